@@ -1,0 +1,66 @@
+"""CBOR in and out: the one place that names cbor2.
+
+Decides which part of CBOR (RFC 8949) crowd speaks: integers, byte and text strings,
+booleans, null, arrays and maps of definite length, nested at most `DEPTH_MAX` deep. No
+tag is ever decoded: a tag can make a decoder build dates, patterns, shared references or
+numbers of a million digits out of a few bytes from a stranger. Leaves the meaning of the
+decoded values to ``command``, ``message`` and ``raft/wire``.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any, Final, Never
+
+import cbor2
+
+from crowd.errors import MalformedError
+
+DEPTH_MAX: Final = 16
+"""The deepest thing crowd writes is 6 deep; a bound keeps a decoder's stack small."""
+
+
+class _ForbiddenTagError(Exception):
+    pass
+
+
+def _refuse(*_: object) -> Never:
+    raise _ForbiddenTagError
+
+
+# Every tag that cbor2 itself would decode; any other tag reaches the tag hook.
+_TAGS: Final = dict.fromkeys(
+    [*range(6), 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799],
+    _refuse,
+)
+
+pack = cbor2.dumps
+"""Return a value's CBOR. Values are of the types above; tuples are written as arrays."""
+
+
+def unpack(data: bytes) -> Any:
+    """Return the one value that `data` holds, arrays as tuples.
+
+    Raises MalformedError if `data` is anything else: cut short, too deep, tagged, or with
+    bytes left over. Time and memory stay proportional to ``len(data)``.
+    """
+    try:
+        stream = BytesIO(data)
+        value = cbor2.CBORDecoder(
+            stream,
+            semantic_decoders=_TAGS,
+            tag_hook=_refuse,
+            max_depth=DEPTH_MAX,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        ).decode(immutable=True)
+    except _ForbiddenTagError:
+        raise MalformedError("CBOR with a tag; expected none") from None
+    except (cbor2.CBORError, EOFError, ValueError, TypeError, MemoryError, OverflowError) as error:
+        if isinstance(error.__cause__, _ForbiddenTagError):
+            raise MalformedError("CBOR with a tag; expected none") from None
+        raise MalformedError(f"not CBOR: {error}") from error
+    if stream.tell() != len(data):
+        raise MalformedError(f"{len(data) - stream.tell()} bytes after the end of a CBOR value")
+    return value

@@ -1,0 +1,279 @@
+"""Commands: what the log's entries say to the ledger, one command an entry.
+
+Decides the shape of every command, its bounds and its bytes. Leaves what a command does to
+``crowd/ledger``, and when one is proposed to ``crowd/raft`` and ``crowd/delivery``.
+
+A command is one CBOR array (RFC 8949) that starts with its kind. An entry's payload puts
+the leader's log time before it, in a form of fixed length, so that a leader stamps what a
+follower encoded without reading it: ``[log_time_us, command]``. The bytes are drawn in
+docs/reference/log-format.md.
+
+Invariant: a command has exactly one byte form; any other is refused at decoding. So equal
+commands are equal bytes, and a digest over the one is a digest over the other.
+
+Invariant: what `decode_command` returns lies within every bound named here. Code behind it
+trusts that and checks nothing again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, NewType, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from crowd.codec import pack, unpack
+from crowd.errors import MalformedCommandError, MalformedError, NeedsNewerCrowdError
+from crowd.message import ConsumerId, Position, RouteId
+
+Index = NewType("Index", int)
+"""An entry's number in the log, from 1 without gaps (Raft paper, section 5.3)."""
+
+Term = NewType("Term", int)
+"""A Raft term. The first entry of any log, a no-op, has term 0."""
+
+SessionId = NewType("SessionId", int)
+"""A proposal session's id: the index of the entry that opened it."""
+
+FORMAT: Final = 1
+"""The newest version of the ledger's state and of its commands that this code knows."""
+
+INTEGER_MAX: Final = 2**63 - 1
+"""No integer in a command is larger, so each fits 64 bits, signed or not, everywhere."""
+
+MESSAGES_MAX: Final = 16_384
+"""Messages in one `Accept`. An entry of 1 MiB holds fewer of any real size (64 bytes each)."""
+
+PROPOSALS_MAX: Final = 1_024
+"""How far `Accept.number` may be above `Accept.low`. A node has a few proposals in flight;
+this bounds what a ledger remembers of one session, whatever its proposer does."""
+
+RANGES_MAX: Final = 16_384
+"""Ranges in one `Settle`. The dispatcher settles about 500 outcomes at a time."""
+
+DEFINITIONS_MAX: Final = 1_024
+"""Routes, and consumers, in one `Define`: one node's configuration file."""
+
+MEMBERS_MAX: Final = 64
+"""Members of a cluster. Raft with more than about nine is slow, long before this."""
+
+_Index = Annotated[Index, Meta(ge=1, le=INTEGER_MAX)]
+_SessionId = Annotated[SessionId, Meta(ge=1, le=INTEGER_MAX)]
+_Position = Annotated[Position, Meta(ge=1, le=INTEGER_MAX)]
+_RouteId = Annotated[RouteId, Meta(ge=1, le=INTEGER_MAX)]
+_ConsumerId = Annotated[ConsumerId, Meta(ge=1, le=INTEGER_MAX)]
+_Counted = Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
+_Amount = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
+_Factor = Annotated[float, Meta(ge=1, le=1_000)]
+_Name = Annotated[str, Meta(min_length=1, max_length=255)]
+_Text = Annotated[str, Meta(min_length=1, max_length=4_096)]
+_Tag = Annotated[str, Meta(pattern="^[0-9a-f]{8}$", max_length=8)]
+_Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
+_Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
+_Range = tuple[_Position, _Position]
+
+
+class _Value(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """The shape of all below: in CBOR an array of the fields in their order.
+
+    Each repeats ``frozen=True``, as type checkers do not inherit it.
+    """
+
+
+class Member(_Value, frozen=True):
+    """A cluster's member. ``journal_id`` (16 bytes) was drawn when its directory was made."""
+
+    name: _Name
+    journal_id: _Bytes16
+
+
+class RouteDefinition(_Value, frozen=True):
+    """Which requests are accepted, and how. Its identity is its ``path`` (Klein's rule syntax).
+
+    ``reads`` says what happens to GET and HEAD; ``upstream`` is where they are proxied to.
+    """
+
+    path: _Text
+    methods: Annotated[tuple[_Name, ...], Meta(max_length=DEFINITIONS_MAX)]
+    reads: Literal["proxy", "refuse"]
+    upstream: _Text | None
+
+
+class Retry(_Value, frozen=True):
+    """How attempts follow one another. Times in microseconds; ``for_us`` is the whole span."""
+
+    first_us: _Amount
+    factor: _Factor
+    most_us: _Amount
+    for_us: _Amount
+
+    def __post_init__(self) -> None:
+        """Make ``factor`` a float, so that 2 and 2.0 are the same bytes."""
+        msgspec.structs.force_setattr(self, "factor", float(self.factor))
+
+
+class ConsumerDefinition(_Value, frozen=True):
+    """Who is delivered to, and how. Its identity is its ``name``.
+
+    ``routes`` are paths of routes, and none means all. ``from_`` says where a consumer that
+    is new begins. ``rate`` and ``order`` are texts in the configuration's syntax, which
+    ``crowd/config.py`` has checked. ``path`` is None to keep each message's own target.
+    """
+
+    name: _Name
+    url: _Text
+    path: _Text | None
+    routes: Annotated[tuple[_Text, ...], Meta(max_length=DEFINITIONS_MAX)]
+    concurrency: _Counted
+    rate: _Name | None
+    timeout_us: _Counted
+    order: _Name
+    from_: Literal["now", "beginning"]
+    retry: Retry
+    backlog_bytes: _Amount
+    when_full: Literal["refuse", "skip"]
+
+
+class Birth(_Value, frozen=True, tag=1):
+    """The first command of a cluster's log: who it is. ``tag`` is in every message's id."""
+
+    cluster: _Name
+    tag: _Tag
+    members: Annotated[tuple[Member, ...], Meta(min_length=1, max_length=MEMBERS_MAX)]
+    format: _Counted
+
+
+class OpenSession(_Value, frozen=True, tag=2):
+    """Open a proposal session for a node and close its older ones.
+
+    The session's id is this entry's index. ``nonce`` (16 random bytes) makes a repeated
+    proposal of the same opening recognisable.
+    """
+
+    node: _Name
+    nonce: _Bytes16
+
+
+class Accept(_Value, frozen=True, tag=3):
+    """Accept a batch: messages in their stored form, with one route each.
+
+    ``number`` counts a session's proposals from 1. ``low`` is the lowest number whose fate
+    its proposer still wants to know; ``low <= number < low + PROPOSALS_MAX``.
+    """
+
+    session: _SessionId
+    number: _Counted
+    low: _Counted
+    routes: Annotated[tuple[_RouteId, ...], Meta(min_length=1, max_length=MESSAGES_MAX)]
+    messages: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=MESSAGES_MAX)]
+
+
+class Settle(_Value, frozen=True, tag=4):
+    """These messages are done with for this consumer: inclusive ranges, rising and disjoint."""
+
+    consumer: _ConsumerId
+    ranges: Annotated[tuple[_Range, ...], Meta(min_length=1, max_length=RANGES_MAX)]
+
+
+class Define(_Value, frozen=True, tag=5):
+    """One node's configuration file: its routes and consumers, and their SHA-256."""
+
+    node: _Name
+    file_hash: _Bytes32
+    routes: Annotated[tuple[RouteDefinition, ...], Meta(max_length=DEFINITIONS_MAX)]
+    consumers: Annotated[tuple[ConsumerDefinition, ...], Meta(max_length=DEFINITIONS_MAX)]
+
+
+class Readmit(_Value, frozen=True, tag=6):
+    """A member that came back with a new, empty journal votes again."""
+
+    name: _Name
+    journal_id: _Bytes16
+
+
+class Control(_Value, frozen=True, tag=7):
+    """An operator's order about one consumer."""
+
+    consumer: _ConsumerId
+    action: Literal["pause", "resume"]
+
+
+class RaiseFormat(_Value, frozen=True, tag=8):
+    """From here on the ledger's state has this version; every member's hello supports it."""
+
+    version: _Counted
+
+
+Command: TypeAlias = (
+    Birth | OpenSession | Accept | Settle | Define | Readmit | Control | RaiseFormat
+)
+_KIND_MAX: Final = 8
+
+_STAMP_HEAD: Final = b"\x82\x1b"  # an array of two; an unsigned integer in eight bytes
+_STAMP_BYTES: Final = len(_STAMP_HEAD) + 8
+
+
+def encode_command(command: Command) -> bytes:
+    """Return a command's bytes. That it lies within its bounds is the caller's care."""
+    return pack(msgspec.to_builtins(command, builtin_types=(bytes,)))
+
+
+def decode_command(data: bytes) -> Command:
+    """Return the command that `data` holds.
+
+    Raises MalformedCommandError if it holds none, and NeedsNewerCrowdError if it is of a
+    kind that this version does not know. At apply the latter is fatal; a leader that was
+    offered such bytes refuses them as it refuses malformed ones.
+    """
+    try:
+        fields = unpack(data)
+    except MalformedError as error:
+        raise MalformedCommandError(f"a command is {error}") from error
+    kind = fields[0] if type(fields) is tuple and fields else None
+    if type(kind) is not int or kind < 1:
+        raise MalformedCommandError("a command does not start with its kind")
+    if kind > _KIND_MAX:
+        raise NeedsNewerCrowdError(f"a command of kind {kind}; this version knows 1-{_KIND_MAX}")
+    try:
+        command: Command = msgspec.convert(fields, Command)
+    except msgspec.ValidationError as error:
+        raise MalformedCommandError(f"a command of kind {kind}: {error}") from error
+    _check(command)
+    if encode_command(command) != data:
+        raise MalformedCommandError(f"a command of kind {kind} is not in its one byte form")
+    return command
+
+
+def _check(command: Command) -> None:
+    """Raise MalformedCommandError for what no single field's bounds can say."""
+    if isinstance(command, Accept):
+        if len(command.routes) != len(command.messages):
+            raise MalformedCommandError(
+                f"{len(command.routes)} routes for {len(command.messages)} messages"
+            )
+        if not command.low <= command.number < command.low + PROPOSALS_MAX:
+            raise MalformedCommandError(f"number {command.number} with low {command.low}")
+    elif isinstance(command, Settle):
+        before = 0
+        for first, last in command.ranges:
+            if not before < first <= last:
+                raise MalformedCommandError(f"range {first}-{last} after {before}")
+            before = last
+
+
+def stamp(log_time_us: int, command: bytes) -> bytes:
+    """Return an entry's payload: `command`'s bytes under the leader's log time (µs since 1970)."""
+    return _STAMP_HEAD + log_time_us.to_bytes(8, "big") + command
+
+
+def open_entry(payload: bytes) -> tuple[int, bytes]:
+    """Return an entry's log time (µs since 1970) and its command's bytes, not decoded.
+
+    Raises MalformedCommandError if `payload` is no stamped command.
+    """
+    if len(payload) <= _STAMP_BYTES or not payload.startswith(_STAMP_HEAD):
+        raise MalformedCommandError("an entry is not a log time and a command")
+    log_time_us = int.from_bytes(payload[len(_STAMP_HEAD) : _STAMP_BYTES], "big")
+    if log_time_us > INTEGER_MAX:
+        raise MalformedCommandError(f"an entry's log time is {log_time_us}")
+    return log_time_us, payload[_STAMP_BYTES:]

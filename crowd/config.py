@@ -1,0 +1,278 @@
+"""A node's configuration: TOML in, frozen values out, every problem reported at once.
+
+Decides the keys, their defaults, bounds and what must fit together; the reference with each
+key's meaning is docs/reference/configuration.md. Leaves to `crowd.service` what is built
+from it, and to the ledger what holds when nodes' files differ. Routes and consumers are the
+log's own definitions (`crowd.command`), as a node proposes them word for word.
+
+Paths in a file are relative to that file; every path in a `Configuration` is absolute, as
+a daemon changes its directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from crowd import kinds
+from crowd.codec import pack
+from crowd.command import ConsumerDefinition, Retry, RouteDefinition
+from crowd.errors import ConfigurationError
+from crowd.table import Findings, Setting, Table, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+METHODS_DEFAULT: Final = ["POST", "PUT", "PATCH", "DELETE"]
+EVERYTHING: Final = "/<path:rest>"
+"""The route of a file that names none."""
+
+
+class Node(msgspec.Struct, frozen=True):
+    """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings."""
+
+    name: str
+    directory: str
+    http: tuple[str, ...]
+    peer: str | None
+    admin: str
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """The cluster that the node is a member of: each member's ``host:port``, and the proofs."""
+
+    name: str
+    peers: dict[str, str]
+    certificate: str
+    private_key: str
+    authority: str
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a node holds at most, and how long a producer waits for a quorum."""
+
+    body_bytes: int
+    in_flight_bytes: int
+    idempotency_keys: int
+    backlog_bytes: int
+    acknowledge_within_s: float
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """All of a file. ``file_hash`` is over routes and consumers, in their order, alone."""
+
+    node: Node
+    cluster: Cluster | None
+    limits: Limits
+    routes: tuple[RouteDefinition, ...]
+    consumers: tuple[ConsumerDefinition, ...]
+    file_hash: bytes
+
+    @property
+    def cluster_name(self) -> str:
+        """The cluster's name; a node on its own is a cluster named as itself."""
+        return self.cluster.name if self.cluster is not None else self.node.name
+
+
+def load_file(path: str | Path) -> Configuration:
+    """Return what the file at `path` means; raise ConfigurationError with every problem."""
+    return from_text(_read(Path(path)), str(path), Path(path).parent)
+
+
+def explain_file(path: str | Path) -> tuple[Configuration, tuple[Setting, ...]]:
+    """Return what `load_file` does, and each key's meaning with the defaults among them."""
+    findings = Findings(str(path))
+    configuration = _configuration(_read(Path(path)), findings, Path(path).parent)
+    return configuration, tuple(findings.settings)
+
+
+def from_text(text: str, source: str, directory: str | Path = ".") -> Configuration:
+    """Return what `text` means; `source` names it in problems.
+
+    Relative paths in it are taken from `directory`. Raises ConfigurationError.
+    """
+    return _configuration(text, Findings(source), Path(directory))
+
+
+def single_node(upstream: str, *, directory: str | Path = "crowd-data") -> Configuration:
+    """Return the configuration of one node in front of `upstream`, all else by default.
+
+    Writes of any path are accepted and delivered to `upstream`; reads go straight to it.
+    Raises ConfigurationError if `upstream` is no http or https URL.
+    """
+    try:
+        kinds.URL.parse(upstream)
+    except ValueError:
+        problem = f"--upstream: found {show(upstream)}; expected {kinds.URL.expected}"
+        raise ConfigurationError((problem,)) from None
+    url = show(upstream)
+    text = f"""
+        [node]
+        directory = {show(str(directory))}
+        [[route]]
+        path = "{EVERYTHING}"
+        reads = "proxy"
+        upstream = {url}
+        [[consumer]]
+        name = "upstream"
+        url = {url}
+    """
+    return from_text(text, "--upstream")
+
+
+def definitions(
+    configuration: Configuration,
+) -> tuple[tuple[RouteDefinition, ...], tuple[ConsumerDefinition, ...]]:
+    """Return the routes and consumers as a `Define` command carries them."""
+    return configuration.routes, configuration.consumers
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        words = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
+        raise ConfigurationError((f"{path}: found {words}; expected a TOML file",)) from None
+
+
+def _configuration(text: str, findings: Findings, directory: Path) -> Configuration:
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        problem = f"{findings.source}: found what is not TOML ({error}); expected TOML 1.0"
+        raise ConfigurationError((problem,)) from None
+    root = Table(content, "", findings)
+    in_cluster = root.has("cluster")
+    node = _node(root.table("node"), directory, in_cluster=in_cluster)
+    cluster = _cluster(root.table("cluster"), node, directory) if in_cluster else None
+    limits = _limits(root.table("limits"))
+    routes = _routes(root)
+    consumers = tuple(_consumer(table, routes) for table in root.tables("consumer"))
+    _check_unique(findings, "consumer", "name", [consumer.name for consumer in consumers])
+    root.close()
+    if findings.problems:
+        raise ConfigurationError(tuple(findings.problems))
+    if cluster is not None and node.peer is None:
+        _, port = kinds.split_address(cluster.peers[node.name])
+        node = msgspec.structs.replace(node, peer=f"tcp:{port}")
+    return Configuration(node, cluster, limits, routes, consumers, _hash(routes, consumers))
+
+
+def _node(table: Table, directory: Path, *, in_cluster: bool) -> Node:
+    named = table.has("name") or in_cluster
+    node = Node(
+        name=table.read("name", kinds.NAME) if named else table.read("name", kinds.NAME, "single"),
+        directory=_path(table, "directory", directory, "crowd-data"),
+        http=table.read("http", kinds.ENDPOINTS, ["tcp:2104"]),
+        peer=table.read_optional("peer", kinds.ENDPOINT),
+        admin=table.read("admin", kinds.ENDPOINT, "tcp:2106:interface=127.0.0.1"),
+    )
+    if node.peer is not None and not in_cluster:
+        table.problem("peer", "none, as there is no [cluster]")
+    table.close()
+    return node
+
+
+def _cluster(table: Table, node: Node, directory: Path) -> Cluster:
+    cluster = Cluster(
+        name=table.read("name", kinds.NAME),
+        peers=table.read("peers", kinds.PEERS),
+        certificate=_path(table, "certificate", directory),
+        private_key=_path(table, "private_key", directory),
+        authority=_path(table, "authority", directory),
+    )
+    if cluster.peers and node.name and node.name not in cluster.peers:
+        table.problem("peers", f"this node, {show(node.name)}, among them")
+    table.close()
+    return cluster
+
+
+def _path(table: Table, name: str, directory: Path, *default: str) -> str:
+    value = table.read(name, kinds.TEXT, *default)
+    return str(directory.absolute() / value)
+
+
+def _limits(table: Table) -> Limits:
+    limits = Limits(
+        body_bytes=table.read("body", kinds.BODY, "1 MiB"),
+        in_flight_bytes=table.read("in_flight", kinds.SIZE, "64 MiB"),
+        idempotency_keys=table.read("idempotency_keys", kinds.COUNT, 500_000),
+        backlog_bytes=table.read("backlog", kinds.SIZE, "20 GiB"),
+        acknowledge_within_s=table.read("acknowledge_within", kinds.PATIENCE, "5 s") / 1e6,
+    )
+    if 0 < limits.in_flight_bytes < limits.body_bytes:
+        table.problem("in_flight", "at least limits.body, or no such body ever gets in")
+    table.close()
+    return limits
+
+
+def _routes(root: Table) -> tuple[RouteDefinition, ...]:
+    if not root.has("route"):
+        rest = RouteDefinition(EVERYTHING, tuple(METHODS_DEFAULT), "refuse", None)
+        root.tables("route")
+        root.note("route", f"{EVERYTHING}, as no [[route]] is given")
+        return (rest,)
+    routes = tuple(_route(table) for table in root.tables("route"))
+    _check_unique(root.findings, "route", "path", [route.path for route in routes])
+    return routes
+
+
+def _route(table: Table) -> RouteDefinition:
+    route = RouteDefinition(
+        path=table.read("path", kinds.RULE),
+        methods=table.read("methods", kinds.METHODS, METHODS_DEFAULT),
+        reads=table.read("reads", kinds.READS, "refuse"),
+        upstream=table.read_optional("upstream", kinds.URL),
+    )
+    if route.reads == "proxy" and not table.has("upstream"):
+        table.problem("upstream", f'{kinds.URL.expected}, as reads = "proxy"')
+    table.close()
+    return route
+
+
+def _consumer(table: Table, routes: Iterable[RouteDefinition]) -> ConsumerDefinition:
+    consumer = ConsumerDefinition(
+        name=table.read("name", kinds.NAME),
+        url=table.read("url", kinds.URL),
+        path=table.read_optional("path", kinds.PATH),
+        routes=table.read("routes", kinds.RULES, []),
+        concurrency=table.read("concurrency", kinds.CONCURRENCY, 32),
+        rate=table.read_optional("rate", kinds.RATE),
+        timeout_us=table.read("timeout", kinds.TIMEOUT, "15 s"),
+        order=table.read("order", kinds.ORDER, "none"),
+        from_=table.read("from", kinds.FROM, "now"),
+        retry=_retry(table.table("retry")),
+        backlog_bytes=table.read("backlog", kinds.SIZE, "5 GiB"),
+        when_full=table.read("when_full", kinds.WHEN_FULL, "refuse"),
+    )
+    paths = {route.path for route in routes}
+    if not paths.issuperset(consumer.routes):
+        table.problem("routes", "paths of routes in this file: " + ", ".join(sorted(paths)))
+    table.close()
+    return consumer
+
+
+def _retry(table: Table) -> Retry:
+    retry = Retry(
+        first_us=table.read("first", kinds.DELAY, "1 s"),
+        factor=table.read("factor", kinds.FACTOR, 2.0),
+        most_us=table.read("most", kinds.DELAY, "5 min"),
+        for_us=table.read("for", kinds.DELAY, "24 h"),
+    )
+    if 0 < retry.most_us < retry.first_us:
+        table.problem("most", "at least retry.first")
+    table.close()
+    return retry
+
+
+def _check_unique(findings: Findings, what: str, key: str, values: list[str]) -> None:
+    for value in sorted({value for value in values if value and values.count(value) > 1}):
+        findings.problem(f"{what}.{key}", f"{show(value)} twice", "each one once")
+
+
+def _hash(routes: tuple[RouteDefinition, ...], consumers: tuple[ConsumerDefinition, ...]) -> bytes:
+    return hashlib.sha256(pack(msgspec.to_builtins([routes, consumers]))).digest()

@@ -1,0 +1,10 @@
+"""The ledger: the replicated state machine. Pure and deterministic; see ``ledger``."""
+
+from __future__ import annotations
+
+from crowd.ledger.consumers import Consumer
+from crowd.ledger.definitions import Route
+from crowd.ledger.ledger import Ledger
+from crowd.ledger.rows import Place
+
+__all__ = ["Consumer", "Ledger", "Place", "Route"]

@@ -1,0 +1,213 @@
+"""A consumer's progress: which messages are its own, and which of those are settled.
+
+Decides the watermark, what is pending and how much is left. Leaves to ``ledger`` when a
+consumer is defined, and to ``crowd/delivery`` when a pending message is attempted.
+
+Invariant: whose a message is was decided when it was accepted and never changes. A consumer
+whose routes are changed takes the messages accepted from then on by its new routes; what it
+had before stays its own. So counting is arithmetic: own messages minus settled ones.
+
+Invariant: every position up to the watermark is settled or not this consumer's; the position
+behind it is unsettled and this consumer's, or does not exist yet.
+
+Invariant: a settled range above the watermark begins right behind an unsettled message of
+this consumer, as positions that are not its own are taken into the range that follows them.
+So there are no more ranges than unsettled messages between settled ones, however the
+consumer's messages lie among others'.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from crowd.ledger.ranges import RangeSet
+from crowd.message import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from crowd.command import ConsumerDefinition
+    from crowd.ledger.rows import Rows
+    from crowd.message import ConsumerId, RouteId
+
+ALL_ROUTES: Final = -1
+"""The bit mask of a consumer that takes every route, those to come included."""
+
+SPAN_MAX: Final = 16_384
+"""How far behind the first pending position others are looked for in one call. With entries
+of one message that is four chunks to open, about a millisecond."""
+
+
+class _Epoch(msgspec.Struct, frozen=True, gc=False):
+    """From behind `after` on, the consumer takes `routes` (a bit mask by route id)."""
+
+    after: int
+    routes: int
+
+
+class Consumer:
+    """One consumer, as the ledger knows it. Only the ledger changes it.
+
+    ``from_position`` is the last position before it began: it takes none up to there.
+    ``own`` counts its messages accepted so far, ``done`` those of them that are settled.
+    """
+
+    def __init__(
+        self,
+        consumer: ConsumerId,
+        definition: ConsumerDefinition,
+        from_position: Position,
+        routes: int,
+    ) -> None:
+        self.id = consumer
+        self.definition = definition
+        self.from_position = from_position
+        self.watermark = from_position
+        self.settled = RangeSet()
+        self.paused = False
+        self.own = 0
+        self.done = 0
+        self._epochs = [_Epoch(from_position, routes)]
+        # Not state: nothing of it is pending within this span. What is accepted later lies
+        # above, and settling or defining makes nothing pending that was not.
+        self._clear = (0, 0)
+
+    @property
+    def routes(self) -> int:
+        """The bit mask of the routes whose messages it takes now."""
+        return self._epochs[-1].routes
+
+    def take(self, routes: int, after: Position) -> None:
+        """Take the messages of `routes` (a bit mask) that are accepted behind `after`."""
+        if routes == self.routes:
+            return
+        ends = [following.after for following in self._epochs[1:]] + [after]
+        # An epoch that is empty, or ends at or below the watermark, decides nothing any more.
+        self._epochs = [
+            epoch
+            for epoch, end in zip(self._epochs, ends, strict=True)
+            if end > max(epoch.after, self.watermark)
+        ]
+        self._epochs.append(_Epoch(after, routes))
+
+    @property
+    def backlog(self) -> int:
+        """The number of its own messages that are not settled."""
+        return self.own - self.done
+
+    def accepted(self, counts: Iterable[tuple[RouteId, int]], before: Position, rows: Rows) -> None:
+        """Count a batch, given as messages by route, that followed position `before`."""
+        routes = self.routes
+        self.own += sum(count for route, count in counts if routes >> route & 1)
+        if self.watermark == before:
+            self.advance(rows)
+
+    def settle(self, ranges: Iterable[tuple[Position, Position]], rows: Rows) -> None:
+        """Settle every message of its own in `ranges`; others in them are none of its own.
+
+        Positions that do not exist yet are ignored: none can have been delivered.
+        """
+        for start, end in ranges:
+            first, last = max(start, self.watermark + 1), min(end, rows.last)
+            if first > last:
+                continue
+            for a, b in self.settled.gaps(first, last):
+                self.done += sum(y - x + 1 for x, y in self._own(a, b, rows))
+            self.settled.add(self._behind_unsettled(first, rows), last)
+        self.advance(rows)
+
+    def _behind_unsettled(self, first: int, rows: Rows) -> int:
+        """Return the position from which on all below `first` is settled or not its own."""
+        below = max(self.watermark, self.settled.previous_end(first - 1) or 0)
+        if first - 1 in self.settled:
+            return first
+        for epoch, until in reversed(self._spans(below + 1, first - 1)):
+            if epoch.routes == ALL_ROUTES:
+                return until + 1
+            found = rows.last_match(max(below, epoch.after) + 1, until, epoch.routes)
+            if found is not None:
+                return found + 1
+        return below + 1
+
+    def advance(self, rows: Rows) -> None:
+        """Raise the watermark as far as nothing of its own is unsettled below it."""
+        before = watermark = int(self.watermark)
+        while True:
+            end = self.settled.end_of_range(watermark + 1)
+            start = (watermark if end is None else end) + 1
+            following = next(self._own(start, rows.last, rows), None)
+            reached = rows.last if following is None else following[0] - 1
+            if reached == watermark:
+                break
+            watermark = reached
+        if watermark > before:
+            self.watermark = Position(watermark)
+            self.settled.discard_through(watermark)
+
+    def pending(self, after: Position, limit: int, rows: Rows) -> list[Position]:
+        """Return the next own unsettled positions above `after`, rising, at most `limit`.
+
+        None come back only if there are none. Fewer than `limit` may come back while there
+        are more: positions more than `SPAN_MAX` above the first found wait for the next call.
+        """
+        first = max(after, self.watermark) + 1
+        clear_from, clear_to = self._clear
+        start = clear_to + 1 if clear_from <= first <= clear_to else first
+        found: list[Position] = []
+        until = rows.last
+        for gap_first, gap_last in self.settled.gaps(start, rows.last):
+            for a, b in self._own(gap_first, gap_last, rows):
+                if not found:
+                    until = Position(min(rows.last, a + SPAN_MAX))
+                stop = min(b, until, a + limit - len(found) - 1)
+                found.extend(map(Position, range(a, stop + 1)))
+                if len(found) >= limit or b >= until:
+                    return found
+        if not found and rows.last >= first:
+            self._clear = (first, rows.last)
+        return found
+
+    def is_settled(self, position: Position, rows: Rows) -> bool:
+        """Return whether `position` needs no attempt: settled, or none of its own."""
+        return (
+            position <= self.watermark
+            or position in self.settled
+            or next(self._own(position, position, rows), None) is None
+        )
+
+    def _spans(self, first: int, last: int) -> list[tuple[_Epoch, int]]:
+        """Return the epochs that first-last meets, rising, each with its last position in it."""
+        if first > last:
+            return []
+        ends = [following.after for following in self._epochs[1:]] + [last]
+        return [
+            (epoch, min(end, last))
+            for epoch, end in zip(self._epochs, ends, strict=True)
+            if epoch.after < last and end >= first
+        ]
+
+    def _own(self, first: int, last: int, rows: Rows) -> Iterator[tuple[int, int]]:
+        """Yield the runs of own positions, settled or not, within first-last, rising."""
+        for epoch, end in self._spans(first, last):
+            start = max(first, epoch.after + 1)
+            if epoch.routes == ALL_ROUTES:
+                if start <= min(end, rows.last):
+                    yield start, min(end, rows.last)
+            elif epoch.routes:
+                yield from rows.matches(start, end, epoch.routes)
+
+    def state(self) -> list[Any]:
+        """Return the consumer as values that CBOR can say, the same on every node."""
+        return [
+            self.id,
+            msgspec.to_builtins(self.definition, builtin_types=(bytes,)),
+            self.from_position,
+            self.watermark,
+            self.settled.to_bytes(),
+            self.paused,
+            self.own,
+            self.done,
+            [[epoch.after, f"{epoch.routes:x}"] for epoch in self._epochs],
+        ]

@@ -1,0 +1,111 @@
+"""What configuration files have defined: routes and consumers, with ids that never change.
+
+Decides how one node's file changes what all nodes' files defined. Leaves progress to
+``consumers``, and what a route or a consumer means to ``crowd/web`` and ``crowd/delivery``.
+
+Invariant: ids are given from 1 in the order of definition and are never given again; a
+route or a consumer that a file does not name is never removed by that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from crowd.ledger.consumers import ALL_ROUTES, Consumer
+from crowd.message import ConsumerId, Position, RouteId
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crowd.command import ConsumerDefinition, Define, RouteDefinition
+    from crowd.ledger.rows import Rows
+
+ROUTES_MAX: Final = 1_024
+"""Routes of a cluster, from all files. A chunk of rows keeps a bit for each."""
+
+CONSUMERS_MAX: Final = 256
+"""Consumers of a cluster. Every accepted batch costs a step for each."""
+
+
+class Route(msgspec.Struct, frozen=True, gc=False):
+    """A route as the ledger knows it."""
+
+    id: RouteId
+    definition: RouteDefinition
+
+
+class Definitions:
+    """All routes and consumers of the cluster."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Route] = {}
+        """By path, in the order of their ids."""
+        self.accepted: dict[RouteId, int] = {}
+        """How many messages were ever accepted on each route."""
+        self.consumers: dict[ConsumerId, Consumer] = {}
+        """In the order of their ids."""
+        self.consumer_ids: dict[str, ConsumerId] = {}
+        self.file_hashes: dict[str, bytes] = {}
+
+    def define(self, file: Define, rows: Rows) -> None:
+        """Apply one node's file: add what is new, replace what it changes, remove nothing.
+
+        The same file again changes nothing, so a node that starts with an old file does not
+        undo what another one's brought. A file that would pass a bound changes nothing and
+        leaves no hash, which shows on its node as a file not applied.
+        """
+        if self.file_hashes.get(file.node) == file.file_hash or not self._has_room(file):
+            return
+        self.file_hashes[file.node] = file.file_hash
+        for route in file.routes:
+            known = self.routes.get(route.path)
+            route_id = RouteId(len(self.routes) + 1) if known is None else known.id
+            self.routes[route.path] = Route(route_id, route)
+            self.accepted.setdefault(route_id, 0)
+        for definition in file.consumers:
+            consumer_id = self.consumer_ids.get(definition.name)
+            if consumer_id is None:
+                self._add_consumer(definition, rows)
+            else:
+                self.consumers[consumer_id].definition = definition
+        # All of them, as this file may define a path that another's consumer waits for.
+        for consumer in self.consumers.values():
+            consumer.take(self._mask(consumer.definition.routes), rows.last)
+
+    def _has_room(self, file: Define) -> bool:
+        paths = {route.path for route in file.routes} | self.routes.keys()
+        names = {consumer.name for consumer in file.consumers} | self.consumer_ids.keys()
+        return len(paths) <= ROUTES_MAX and len(names) <= CONSUMERS_MAX
+
+    def _add_consumer(self, definition: ConsumerDefinition, rows: Rows) -> None:
+        consumer_id = ConsumerId(len(self.consumers) + 1)
+        from_beginning = definition.from_ == "beginning"
+        routes = self._mask(definition.routes)
+        consumer = Consumer(
+            consumer_id, definition, Position(0) if from_beginning else rows.last, routes
+        )
+        if from_beginning:
+            consumer.own = sum(n for route, n in self.accepted.items() if routes >> route & 1)
+        consumer.advance(rows)
+        self.consumers[consumer_id] = consumer
+        self.consumer_ids[definition.name] = consumer_id
+
+    def _mask(self, paths: Sequence[str]) -> int:
+        """Return the bit mask of the routes at `paths`; a path that no file defined has none."""
+        if not paths:
+            return ALL_ROUTES
+        known = {self.routes[path].id for path in paths if path in self.routes}
+        return sum(1 << route for route in known)
+
+    def state(self) -> list[Any]:
+        """Return routes, consumers and file hashes as values that CBOR can say."""
+        return [
+            [
+                [route.id, msgspec.to_builtins(route.definition), self.accepted[route.id]]
+                for route in self.routes.values()
+            ],
+            [consumer.state() for consumer in self.consumers.values()],
+            sorted(self.file_hashes.items()),
+        ]

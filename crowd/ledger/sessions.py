@@ -1,0 +1,96 @@
+"""Proposal sessions: how a batch is accepted once, however often it is proposed (I2).
+
+Decides which proposals are admitted. A node that does not learn a proposal's fate proposes
+it again under its number; so the ledger keeps the exact set of numbers it accepted above a
+low mark that the proposer sends along. (The highest number alone would call a late one a
+repeat, and lose it.) Leaves the proposing to ``crowd/raft/proposer``.
+
+Invariant: a node has at most one open session, and its previous one is still known. So a
+node that was overtaken can still learn which of its numbers were accepted.
+
+Invariant: every number known lies in ``low .. low + 2 * PROPOSALS_MAX``, which bounds it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from crowd.command import SessionId
+    from crowd.message import Position
+
+NONCES_MAX: Final = 8
+"""A node's newest nonces, kept so that a late copy of an older opening opens nothing. A copy
+outlives its proposer by seconds; a node is not started eight times in that."""
+
+
+class Session:
+    """One node's proposals. ``accepted`` maps a number to its batch's first position."""
+
+    __slots__ = ("accepted", "id", "is_open", "low", "node", "nonce")
+
+    def __init__(self, session: SessionId, node: str, nonce: bytes) -> None:
+        self.id = session
+        self.node = node
+        self.nonce = nonce
+        self.is_open = True
+        self.low = 1
+        self.accepted: dict[int, Position] = {}
+
+    def admits(self, number: int) -> bool:
+        """Return whether the proposal of this number is to be accepted, if it came now."""
+        return self.is_open and number >= self.low and number not in self.accepted
+
+    def raise_low(self, low: int) -> None:
+        """Forget the numbers below `low`: their proposer asks no more. It never falls."""
+        if low > self.low:
+            self.low = low
+            self.accepted = {n: first for n, first in self.accepted.items() if n >= low}
+
+    def state(self) -> list[Any]:
+        """Return the session as values that CBOR can say, the same on every node."""
+        numbers = [part for pair in sorted(self.accepted.items()) for part in pair]
+        return [self.id, self.node, self.nonce, self.is_open, self.low, numbers]
+
+
+class Sessions:
+    """All sessions that are known: at most two for each node that ever opened one."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[SessionId, Session] = {}
+        self._by_node: dict[str, list[Session]] = {}  # the previous one, if any, and the newest
+        self._nonces: dict[str, list[bytes]] = {}
+
+    def open(self, session: SessionId, node: str, nonce: bytes) -> None:
+        """Open a session for `node` and close its older one; a known nonce changes nothing."""
+        nonces = self._nonces.setdefault(node, [])
+        if nonce in nonces:
+            return
+        nonces.append(nonce)
+        del nonces[:-NONCES_MAX]
+        sessions = self._by_node.setdefault(node, [])
+        if sessions:
+            sessions[-1].is_open = False
+        opened = self._by_id[session] = Session(session, node, nonce)
+        sessions.append(opened)
+        for old in sessions[:-2]:
+            del self._by_id[old.id]
+        del sessions[:-2]
+
+    def get(self, session: SessionId) -> Session | None:
+        """Return a session that is still known, open or closed."""
+        return self._by_id.get(session)
+
+    def of(self, node: str, nonce: bytes) -> Session | None:
+        """Return the open session that `node` opened with `nonce`, or None if there is none."""
+        sessions = self._by_node.get(node)
+        if sessions and sessions[-1].nonce == nonce:
+            return sessions[-1]
+        return None
+
+    def state(self) -> list[Any]:
+        """Return all sessions as values that CBOR can say, the same on every node."""
+        return [
+            [self._by_id[session].state() for session in sorted(self._by_id)],
+            [[node, self._nonces[node]] for node in sorted(self._nonces)],
+        ]

@@ -1,0 +1,112 @@
+"""A message: what a producer posted, kept byte for byte (invariant I9).
+
+Decides how a message looks in the log and what it is called. Leaves to others which
+requests become messages (``crowd/web``) and where they stand in the log (``crowd/ledger``).
+
+In the log a message is one CBOR array (RFC 8949), encoded once at the door and decoded
+only to be delivered; on the way through proposal, journal and ledger it is opaque bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NewType
+
+import msgspec
+
+from crowd.codec import pack, unpack
+from crowd.errors import MalformedError, MalformedMessageError
+
+Position = NewType("Position", int)
+"""A message's number in the order of acceptance, counted from 1, without gaps.
+
+It grows with acceptance, is the same on every node, and never changes. What a ledger
+refused (a repeated proposal) has none.
+"""
+
+RouteId = NewType("RouteId", int)
+"""A route's number, given by the ledger when the route was first defined; from 1."""
+
+ConsumerId = NewType("ConsumerId", int)
+"""A consumer's number, given by the ledger when the consumer was first defined; from 1."""
+
+FORMAT: Final = 1
+"""The version of a stored message's shape."""
+
+TAG_LENGTH: Final = 8
+"""Hexadecimal digits of a cluster's tag, which tells the ids of two clusters apart."""
+
+_ID = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})\Z")
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One producer's request, as it came.
+
+    ``headers`` are the end-to-end ones in their order and case, names and values without
+    surrounding white space, the producer's own ``Host`` among them. ``target`` is the
+    request-target as it stood in the request line. ``received_us`` is the accepting node's
+    wall clock, in microseconds since 1970. ``client`` is the producer's address as text.
+    """
+
+    method: bytes
+    target: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    received_us: int
+    client: bytes
+    scheme: bytes
+
+
+def encode_message(message: Message) -> bytes:
+    """Return the message's stored form. Headers are flattened: name, value, name, value."""
+    flat = [part for header in message.headers for part in header]
+    return pack(
+        [
+            FORMAT,
+            message.method,
+            message.target,
+            flat,
+            message.body,
+            message.received_us,
+            message.client,
+            message.scheme,
+        ]
+    )
+
+
+def decode_message(stored: bytes) -> Message:
+    """Return the message that `stored` holds; raise MalformedMessageError if it holds none."""
+    try:
+        fields = unpack(stored)
+        version, method, target, flat, body, received_us, client, scheme = fields
+        message = Message(
+            method, target, tuple(zip(flat[::2], flat[1::2], strict=True)), body,
+            received_us, client, scheme,
+        )  # fmt: skip
+    except (MalformedError, ValueError, TypeError) as error:
+        raise MalformedMessageError(f"a stored message does not decode: {error}") from error
+    texts = (method, target, body, client, scheme, *flat)
+    if version != FORMAT or type(received_us) is not int:
+        raise MalformedMessageError(f"a stored message has format {version!r}, expected {FORMAT}")
+    if not all(type(text) is bytes for text in texts):
+        raise MalformedMessageError("a stored message holds something else where bytes belong")
+    return message
+
+
+def message_id(tag: str, position: Position) -> str:
+    """Return the id of the message at `position` in the cluster whose tag is `tag`.
+
+    The same message has the same id at every attempt (I4); two clusters' ids never meet,
+    as their tags are drawn at random at birth.
+    """
+    return f"{tag}-{position:016x}"
+
+
+def parse_message_id(text: str) -> tuple[str, Position]:
+    """Return the tag and position of an id; raise ValueError if it is none."""
+    match = _ID.match(text)
+    if match is None:
+        raise ValueError(
+            f"not a message id: {text!r}; expected 8 and 16 hexadecimal digits, 'tag-position'"
+        )
+    return match[1], Position(int(match[2], 16))

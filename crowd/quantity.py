@@ -1,0 +1,66 @@
+"""Sizes, durations and rates as people write them: ``"1 MiB"``, ``"5 s"``, ``"200/s"``.
+
+Decides the units and their exact meaning. Leaves bounds to who asks. A number without a
+unit is refused: whether 30 was seconds or milliseconds is not for a program to guess.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Final
+
+SIZE_UNITS: Final = {
+    "B": 1,
+    "kB": 1_000,
+    "KiB": 2**10,
+    "MB": 1_000_000,
+    "MiB": 2**20,
+    "GB": 1_000_000_000,
+    "GiB": 2**30,
+    "TB": 1_000_000_000_000,
+    "TiB": 2**40,
+}
+"""IEC 80000-13's binary prefixes beside SI's decimal ones; bytes."""
+
+DURATION_UNITS: Final = {
+    "us": 1,
+    "ms": 1_000,
+    "s": 1_000_000,
+    "min": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+}
+"""Microseconds; a day has 24 hours."""
+
+RATE_UNITS: Final = {"s": 1.0, "min": 60.0, "h": 3_600.0}
+"""Seconds."""
+
+_AMOUNT = re.compile(r"([0-9][0-9_]{0,17}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)\Z")
+_RATE = re.compile(r"([0-9][0-9_]{0,17}(?:\.[0-9]{1,9})?) ?/ ?([a-z]+)\Z")
+
+
+def size_bytes(text: str) -> int:
+    """Return the bytes that `text` means; raise ValueError if it is no size."""
+    return _amount(text, SIZE_UNITS, "a size such as")
+
+
+def duration_us(text: str) -> int:
+    """Return the microseconds that `text` means; raise ValueError if it is no duration."""
+    return _amount(text, DURATION_UNITS, "a duration such as")
+
+
+def rate_per_s(text: str) -> float:
+    """Return how often a second `text` means, above 0; raise ValueError if it is no rate."""
+    match = _RATE.match(text)
+    if match is None or match[2] not in RATE_UNITS or not (count := Decimal(match[1])):
+        raise ValueError(f'{text!r} is no rate such as "200/s", "30/min" or "10/h"')
+    return float(count) / RATE_UNITS[match[2]]
+
+
+def _amount(text: str, units: dict[str, int], what: str) -> int:
+    match = _AMOUNT.match(text)
+    if match is None or match[2] not in units:
+        names = ", ".join(units)
+        raise ValueError(f"{text!r} is not {what} a number and one of {names}")
+    return int(Decimal(match[1]) * units[match[2]])

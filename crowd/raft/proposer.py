@@ -1,0 +1,281 @@
+"""From messages to answers: batches, sessions, and completion by application (I1, I2).
+
+Decides which messages make one entry, when it is proposed again, and what a producer hears.
+Leaves to others how a command reaches the leader (`offer`) and what the log made of it
+(`ledger`).
+
+A proposal is known by (session, number). It is offered, and offered again under the same
+number after a leader change or a silence, until this node's own ledger says that the number
+was accepted: only then are its producers answered. No reply is relied on, so none can be
+lost (D12, L6). When `acknowledge_within_s` has passed, a producer whose message was never
+offered hears that it is not stored; any other one hears that this is unknown, because an
+entry that was offered may still commit.
+
+Everything here runs in the reactor's thread. `accept` is on the hot path: plain calls, one
+Deferred and one tuple for a message.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+
+from crowd.command import Accept, OpenSession, encode_command
+from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError, RefusedError
+from crowd.message import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from crowd.command import SessionId
+    from crowd.message import RouteId
+
+IN_FLIGHT_MAX: Final = 2
+"""Proposals under way: one being written while the next one travels; more only split batches."""
+BATCH_BYTES_MAX: Final = (1 << 20) - (1 << 14)
+"""An entry stays below 1 MiB, unless one message alone is larger."""
+BATCH_MESSAGES_MAX: Final = 4096
+"""Bounds the work of one entry: answering 4 096 producers takes about 40 ms in all."""
+OFFER_AGAIN_S: Final = 1.0
+"""Silence after which a proposal is offered again; a leader change does so at once."""
+CHECK_S: Final = 0.05
+"""How often deadlines are looked at while anything waits."""
+
+
+class Acceptances(Protocol):
+    """What the proposer asks of the ledger."""
+
+    def session_of(self, node: str, nonce: bytes) -> SessionId | None:
+        """Return the session that was opened with `nonce`."""
+
+    def session_is_open(self, session: SessionId) -> bool:
+        """Tell whether a session still takes proposals."""
+
+    def acceptance(self, session: SessionId, number: int) -> Position | None:
+        """Return the first position of an accepted proposal."""
+
+
+class _Batch:
+    """One proposal. `waiters` are (Deferred, deadline), oldest first; `heard` were answered."""
+
+    __slots__ = ("command", "heard", "offered", "offered_s", "waiters")
+
+    def __init__(self, command: bytes, waiters: list[tuple[Deferred[Position], float]]) -> None:
+        self.command = command
+        self.waiters = waiters
+        self.heard = 0
+        self.offered = False
+        self.offered_s = float("-inf")
+
+
+class Proposer:
+    """This node's proposals, from the messages to the producers' answers."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        node: str,
+        clock: IReactorTime,
+        offer: Callable[[bytes], bool],
+        nonce: Callable[[], bytes],
+        *,
+        acknowledge_within_s: float,
+    ) -> None:
+        """Make a proposer; `nonce` draws 16 random bytes, `offer` says whether it could send."""
+        self._node = node
+        self._clock = clock
+        self._offer = offer
+        self._draw = nonce
+        self._within_s = acknowledge_within_s
+        self._ledger: Acceptances | None = None
+        self._nonce = b""
+        self._session: SessionId | None = None
+        self._number = 0
+        self._open: deque[tuple[RouteId, bytes, Deferred[Position], float]] = deque()
+        self._in_flight: dict[int, _Batch] = {}
+        self._flushing: IDelayedCall | None = None
+        self._checking: IDelayedCall | None = None
+        self._session_offered_s = float("-inf")
+        self._drained: Deferred[None] | None = None
+        self.refusal: RefusedError | None = None
+        """Set by the engine while nothing may be accepted; raised to every producer."""
+
+    @property
+    def waiting(self) -> bool:
+        """Does any producer wait for an answer."""
+        return bool(self._open or self._in_flight)
+
+    @property
+    def waiting_count(self) -> int:
+        """How many producers wait."""
+        return len(self._open) + sum(
+            len(batch.waiters) - batch.heard for batch in self._in_flight.values()
+        )
+
+    @property
+    def has_session(self) -> bool:
+        """Whether the log has opened this node's session."""
+        return self._session is not None
+
+    def start(self, ledger: Acceptances) -> None:
+        """Ask for a session: from now on `applied` and `leader_changed` are called."""
+        self._ledger = ledger
+        self._nonce = self._draw()
+        self._check()
+
+    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+        """Take a message; the Deferred fires with its position once it is safe (I1).
+
+        Fails with a RefusedError if it is certainly not stored, with OutcomeUnknownError if
+        it may be. One of the two comes by `acknowledge_within_s`.
+        """
+        if self.refusal is not None:
+            return fail(self.refusal)
+        accepted: Deferred[Position] = Deferred()
+        deadline_s = self._clock.seconds() + self._within_s
+        self._open.append((route, stored, accepted, deadline_s))
+        if self._flushing is None and len(self._in_flight) < IN_FLIGHT_MAX:
+            self._flushing = self._clock.callLater(0, self._flush)
+        if self._checking is None:
+            self._checking = self._clock.callLater(CHECK_S, self._check)
+        return accepted
+
+    def applied(self) -> None:
+        """Answer what the ledger now holds, and propose what gathered meanwhile."""
+        if self._ledger is None:
+            return
+        if self._session is None:
+            self._session = self._ledger.session_of(self._node, self._nonce)
+            if self._session is None:
+                return
+        elif not self._ledger.session_is_open(self._session):
+            self._reopen()
+            return
+        for number in list(self._in_flight):
+            position = self._ledger.acceptance(self._session, number)
+            if position is not None:
+                batch = self._in_flight.pop(number)
+                for place in range(batch.heard, len(batch.waiters)):
+                    batch.waiters[place][0].callback(Position(position + place))
+        self._flush()
+
+    def leader_changed(self) -> None:
+        """Offer everything again: what an old leader had may be lost."""
+        self._session_offered_s = float("-inf")
+        for batch in self._in_flight.values():
+            batch.offered_s = float("-inf")
+        self._offer_due()
+
+    def drain(self) -> Deferred[None]:
+        """Refuse new messages; fire when every producer has been answered."""
+        self.refusal = DrainingError("this node is stopping")
+        if not self.waiting:
+            return succeed(None)
+        self._drained = Deferred()
+        return self._drained
+
+    def stop(self) -> None:
+        """Let go of the timers; whoever still waits hears what is known."""
+        for timer in (self._flushing, self._checking):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._flushing = self._checking = None
+        self.refusal = DrainingError("this node is stopping")
+        while self._open:
+            self._open.popleft()[2].errback(DrainingError("this node is stopping"))
+        for number in list(self._in_flight):
+            self._give_up(number, float("inf"), "this node is stopping")
+
+    def _flush(self) -> None:
+        if self._flushing is not None:
+            if self._flushing.active():
+                self._flushing.cancel()
+            self._flushing = None
+        while self._open and self._session is not None and len(self._in_flight) < IN_FLIGHT_MAX:
+            self._seal(self._session)
+        self._offer_due()
+        if self._drained is not None and not self.waiting:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    def _seal(self, session: SessionId) -> None:
+        """Make one proposal of the oldest messages, within the bounds of an entry."""
+        routes, messages, waiters, size = [], [], [], 0
+        while self._open and len(messages) < BATCH_MESSAGES_MAX:
+            size += len(self._open[0][1]) + 16
+            if messages and size > BATCH_BYTES_MAX:
+                break
+            route, stored, accepted, deadline_s = self._open.popleft()
+            routes.append(route)
+            messages.append(stored)
+            waiters.append((accepted, deadline_s))
+        self._number += 1
+        accept = Accept(
+            session=session,
+            number=self._number,
+            low=min(self._in_flight, default=self._number),
+            routes=tuple(routes),
+            messages=tuple(messages),
+        )
+        self._in_flight[self._number] = _Batch(encode_command(accept), waiters)
+
+    def _offer_due(self) -> None:
+        now = self._clock.seconds()
+        if self._session is None:
+            if self._nonce and now - self._session_offered_s >= OFFER_AGAIN_S:
+                opening = encode_command(OpenSession(node=self._node, nonce=self._nonce))
+                if self._offer(opening):
+                    self._session_offered_s = now
+            return
+        for batch in self._in_flight.values():
+            if now - batch.offered_s >= OFFER_AGAIN_S and self._offer(batch.command):
+                batch.offered = True
+                batch.offered_s = now
+
+    def _check(self) -> None:
+        """Look at the deadlines, and at what has been silent for too long."""
+        self._checking = None
+        now = self._clock.seconds()
+        while self._open and self._open[0][3] <= now:
+            words = f"no quorum within {self._within_s:g} s; the message was not stored"
+            self._open.popleft()[2].errback(NoQuorumError(words))
+        for number in list(self._in_flight):
+            self._give_up(number, now, f"no acknowledgement within {self._within_s:g} s")
+        self._flush()
+        if self._session is None or self.waiting:
+            self._checking = self._clock.callLater(CHECK_S, self._check)
+
+    def _give_up(self, number: int, until_s: float, words: str) -> None:
+        """Answer what is known to those whose deadline is at or before `until_s`.
+
+        A proposal that nobody waits for any more is dropped: its number is never used again,
+        and `low` passes it.
+        """
+        batch = self._in_flight[number]
+        while batch.heard < len(batch.waiters) and batch.waiters[batch.heard][1] <= until_s:
+            accepted = batch.waiters[batch.heard][0]
+            batch.heard += 1
+            if batch.offered:
+                accepted.errback(OutcomeUnknownError(f"{words}; the message may be stored"))
+            else:
+                accepted.errback(NoQuorumError(f"{words}; the message was not stored"))
+        if batch.heard == len(batch.waiters):
+            del self._in_flight[number]
+
+    def _reopen(self) -> None:
+        """Begin anew: another process of this name opened a session, and closed this one."""
+        self._log.warn("session {session} was closed by another one", session=self._session)
+        for number in list(self._in_flight):
+            self._give_up(number, float("inf"), "this node's session was closed")
+        self._session = None
+        self._nonce = self._draw()
+        self._number = 0
+        self._session_offered_s = float("-inf")
+        if self._checking is None:
+            self._checking = self._clock.callLater(CHECK_S, self._check)

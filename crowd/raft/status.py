@@ -1,0 +1,49 @@
+"""A member's state, as ``/api/status`` and ``crowd status`` show it.
+
+Decides the names and shapes of these fields (``docs/reference/http-api.md``); reads only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from crowd.command import Index
+
+if TYPE_CHECKING:
+    from crowd.raft.engine import Engine
+
+
+def describe(engine: Engine) -> dict[str, Any]:
+    """Return an engine's state, ready for JSON: integers, texts, and hexadecimal hashes.
+
+    ``digest`` is the ledger's at the last multiple of 4 096, ``now`` at the applied index.
+    """
+    raft, journal, ledger = engine.raft, engine.journal, engine.ledger
+    latest = max(ledger.digests, default=Index(0))
+    return {
+        "name": engine.member.node,
+        "cluster": engine.member.cluster,
+        "role": engine.role,
+        "term": raft.term,
+        "leader": raft.leader,
+        "commit_index": raft.commit_index,
+        "applied_index": raft.applied_index,
+        "durable_index": journal.durable_index,
+        "last_index": journal.last_index,
+        "journal_id": journal.journal_id.hex(),
+        "members": {name: key.hex() for name, key in sorted(ledger.members.items())},
+        "digests": {str(index): digest.hex() for index, digest in ledger.digests.items()},
+        "digest": {"index": latest, "sha256": ledger.digests.get(latest, b"").hex()},
+        "now": {"index": ledger.applied_index, "sha256": ledger.digest().hex()},
+        "position": ledger.tip,
+        "backlog_bytes": ledger.backlog_bytes,
+        "producers_waiting": engine.proposer.waiting_count,
+        "peers": {
+            name: {
+                "connected": engine.membership.is_present(name),
+                "votes": engine.membership.is_voter(name),
+                "match_index": raft.acked(name),
+            }
+            for name in engine.member.others
+        },
+    }

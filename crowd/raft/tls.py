@@ -1,0 +1,183 @@
+"""Proves peers to each other: mutual TLS 1.3, and the node's name in the certificate.
+
+The one place of OpenSSL and service-identity. Decides whom to believe; leaves connections
+to ``links`` and making certificates to ``certificates``.
+
+Twisted checks a certificate's identity on the connecting side only, so neither side relies
+on it: OpenSSL verifies the chain during the handshake, in both directions, and `identify`
+then matches the name (RFC 6125, by service-identity) on both sides with the same code,
+before a byte of the peer's data is handed on (I6).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from OpenSSL.crypto import X509, PKey
+from service_identity import CertificateError, VerificationError
+from service_identity.cryptography import extract_patterns
+from service_identity.hazmat import DNS_ID, DNSPattern, verify_service_identity
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    TLSVersion,
+    trustRootFromCertificates,
+)
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from crowd.errors import ConfigurationError, PeerRejectedError
+from crowd.raft.certificates import identity_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from crowd.raft.dialer import ClientEndpoint, Clock
+
+
+class MutualTLS:
+    """One node's means of proving itself to its peers, and of checking them.
+
+    `certificate` (with any intermediate ones after it), `private_key` and `authority` (one
+    certificate or, while an authority is being replaced, several) are PEM. Only their
+    contents are read; which files they come from is the configuration's. Raises
+    ConfigurationError with every problem found in them.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        cluster: str,
+        name: str,
+        certificate: bytes,
+        private_key: bytes,
+        authority: bytes,
+    ) -> None:
+        self._clock = clock
+        self._cluster = cluster
+        problems: list[str] = []
+        chain = _certificates("cluster.certificate", certificate, problems)
+        key = _private_key("cluster.private_key", private_key, problems)
+        authorities = _certificates("cluster.authority", authority, problems)
+        if not problems:
+            problems = _misfits(identity_of(cluster, name), chain, key, authorities)
+        if problems:
+            raise ConfigurationError(tuple(problems))
+        self.expires: datetime = chain[0].not_valid_after_utc
+        """When this node's certificate ends, in UTC."""
+        # Neither tickets nor a session cache (Twisted's defaults): each connection proves
+        # its peer anew.
+        # Any: what it implements is known to zope.interface and not to mypy.
+        self._options: Any = CertificateOptions(
+            privateKey=PKey.from_cryptography_key(key),
+            certificate=X509.from_cryptography(chain[0]),
+            extraCertChain=[X509.from_cryptography(link) for link in chain[1:]],
+            trustRoot=_trusted(authorities),
+            raiseMinimumTo=TLSVersion.TLSv1_3,
+        )
+
+    def accepting(self, factory: Any) -> Any:
+        """Return a factory that does the accepting side of TLS around `factory`'s protocols."""
+        return TLSMemoryBIOFactory(self._options, False, factory, cast("Any", self._clock))
+
+    def dialling(self, endpoint: ClientEndpoint) -> ClientEndpoint:
+        """Return an endpoint that does the connecting side of TLS over `endpoint`."""
+        return wrapClientTLS(self._options, cast("Any", endpoint), cast("Any", self._clock))
+
+    def identify(self, transport: Any, candidates: Iterable[str]) -> str:
+        """Return which of the nodes named in `candidates` is at the other end of `transport`.
+
+        To be called when the handshake is complete. Raises PeerRejectedError, which says
+        what was found and expected, if the certificate proves none of them, or more than
+        one: wildcards prove nobody.
+        """
+        certificate = transport.getPeerCertificate()
+        expected = {name: identity_of(self._cluster, name) for name in candidates}
+        wanted = f"expected one for {' or '.join(expected.values()) or 'nobody'}"
+        if certificate is None:
+            raise PeerRejectedError(f"found no certificate; {wanted}")
+        found = certificate.to_cryptography()
+        proved = [name for name, identity in expected.items() if _proves(found, identity)]
+        if len(proved) != 1:
+            raise PeerRejectedError(f"found a certificate for {_names(found)}; {wanted}")
+        return proved[0]
+
+
+def _trusted(authorities: list[x509.Certificate]) -> Any:
+    # Neither of Twisted's two is annotated.
+    trust_root: Any = trustRootFromCertificates
+    wrapped: Any = Certificate
+    return trust_root([wrapped(X509.from_cryptography(root)) for root in authorities])
+
+
+def _proves(certificate: x509.Certificate, identity: str) -> bool:
+    """Return whether `identity` stands in the certificate's alternative names, literally."""
+    try:
+        patterns = [
+            pattern
+            for pattern in extract_patterns(certificate)
+            if isinstance(pattern, DNSPattern) and b"*" not in pattern.pattern
+        ]
+        verify_service_identity(
+            cert_patterns=patterns, obligatory_ids=[DNS_ID(identity)], optional_ids=[]
+        )
+    except (VerificationError, CertificateError):
+        return False
+    return True
+
+
+def _names(certificate: x509.Certificate) -> str:
+    """Return the names in a certificate, for a log line; never more than 200 characters."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        texts = names.value.get_values_for_type(x509.DNSName)
+    except (x509.ExtensionNotFound, ValueError):
+        texts = []
+    return " ".join(texts)[:200] or "no name"
+
+
+def _certificates(what: str, pem: bytes, problems: list[str]) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        problems.append(f"{what}: found no certificate; expected one or more in PEM")
+        return []
+
+
+def _private_key(what: str, pem: bytes, problems: list[str]) -> Any:
+    try:
+        return serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError):  # TypeError: the key is encrypted
+        problems.append(f"{what}: found no key; expected one in PEM, without a passphrase")
+        return None
+
+
+def _misfits(
+    identity: str, chain: list[x509.Certificate], key: Any, authorities: list[x509.Certificate]
+) -> list[str]:
+    """Return what makes these useless together, though each is well-formed."""
+    problems: list[str] = []
+    own = chain[0]
+    if key.public_key() != own.public_key():
+        problems.append("cluster.private_key: found another key; expected the certificate's")
+    if not _proves(own, identity):
+        problems.append(f"cluster.certificate: found {_names(own)}; expected {identity}")
+    if len(chain) == 1 and not any(_issued(own, issuer) for issuer in authorities):
+        problems.append(
+            f"cluster.certificate: found one issued by {own.issuer.rfc4514_string()!r}; "
+            "expected one issued by cluster.authority"
+        )
+    return problems
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True

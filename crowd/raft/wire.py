@@ -1,0 +1,245 @@
+"""What peers say to each other: typed messages, and the hello that comes before them.
+
+Decides the kinds, their fields and bounds, and whether two hellos fit. Leaves framing to
+``frames``, connections to ``links``, and the meaning of Raft's messages to the engine. A
+message is one CBOR array ``[kind, field, ...]``; what does not decode to exactly one of
+the kinds below is refused whole, so nothing past this module looks at raw values (I6).
+
+The first five kinds are those of the Raft paper (figure 2, and section 3.10 of Ongaro's
+dissertation for ``TimeoutNow``) in the shape that pysyncobj gives them; pre-vote is
+section 9.6 of the dissertation. ``docs/reference/peer-protocol.md`` has every field.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, get_args
+
+import msgspec
+from msgspec import Meta
+
+from crowd.codec import pack, unpack
+from crowd.errors import MalformedError, MalformedFrameError, PeerRejectedError
+
+PROTOCOL: Final = 1
+"""The version of everything in this module; two versions do not talk to each other."""
+
+MAGIC: Final = "crowd-peer"
+"""A hello's first field, so that a connection to the wrong port says so."""
+
+NUMBER_MAX: Final = 2**63 - 1
+"""No term, index or stamp is larger: an index is 8 bytes in the journal, and stays signed."""
+
+JOURNAL_ID_BYTES: Final = 16
+ROSTER_MEMBERS_MAX: Final = 32
+"""Raft clusters have 3 to 7 members; learners and a margin fit in 32."""
+
+NAME_LENGTH_MAX: Final = 63
+"""A node's name is a DNS label (RFC 1035, 2.3.4), as it stands in its certificate."""
+
+FOUNDING_BYTES_MAX: Final = 16 * 1024
+"""32 members of 63 + 16 bytes need 3 KiB."""
+
+Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
+
+
+class AppendEntries(
+    msgspec.Struct, frozen=True, array_like=True, tag=1, forbid_unknown_fields=True, gc=False
+):
+    """The leader's entries after (`prev_index`, `prev_term`), or its heartbeat without any.
+
+    Each entry is (command, index, term); indices follow `prev_index` without a gap and
+    terms never fall. `stamp` is the leader's, and comes back in the answer.
+    """
+
+    term: Number
+    commit_index: Number
+    prev_index: Number
+    prev_term: Number
+    stamp: Number
+    entries: tuple[tuple[bytes, Number, Number], ...]
+
+
+class NextIndex(
+    msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True, gc=False
+):
+    """A follower's answer to AppendEntries: where the leader should go on, and its `stamp`."""
+
+    term: Number
+    next_index: Number
+    success: bool
+    reset: bool
+    stamp: Number
+
+
+class RequestVote(
+    msgspec.Struct, frozen=True, array_like=True, tag=3, forbid_unknown_fields=True, gc=False
+):
+    """A candidate asks for a vote in `term`; its log ends at (`last_index`, `last_term`)."""
+
+    term: Number
+    last_index: Number
+    last_term: Number
+
+
+class ResponseVote(
+    msgspec.Struct, frozen=True, array_like=True, tag=4, forbid_unknown_fields=True, gc=False
+):
+    """A vote given in `term`. A vote refused is not sent, as in pysyncobj."""
+
+    term: Number
+
+
+class TimeoutNow(
+    msgspec.Struct, frozen=True, array_like=True, tag=5, forbid_unknown_fields=True, gc=False
+):
+    """The leader of `term` hands over: the receiver stands for election at once."""
+
+    term: Number
+
+
+class PreVote(
+    msgspec.Struct, frozen=True, array_like=True, tag=6, forbid_unknown_fields=True, gc=False
+):
+    """Would the receiver vote for the sender in `term`? Changes nothing on either side."""
+
+    term: Number
+    last_index: Number
+    last_term: Number
+
+
+class PreVoteAnswer(
+    msgspec.Struct, frozen=True, array_like=True, tag=7, forbid_unknown_fields=True, gc=False
+):
+    """The answer to a PreVote for `term`."""
+
+    term: Number
+    granted: bool
+
+
+class Offer(
+    msgspec.Struct, frozen=True, array_like=True, tag=8, forbid_unknown_fields=True, gc=False
+):
+    """A node offers the leader a command for the log. No answer: the ledger is the answer."""
+
+    command: bytes
+
+
+# Kinds 16 to 31 are kept for the transfer of snapshots.
+
+PeerMessage = (
+    AppendEntries
+    | NextIndex
+    | RequestVote
+    | ResponseVote
+    | TimeoutNow
+    | PreVote
+    | PreVoteAnswer
+    | Offer
+)
+"""Every kind of message between two peers that said hello."""
+
+_KINDS: Final[dict[Any, type[PeerMessage]]] = {
+    kind.__struct_config__.tag: kind for kind in get_args(PeerMessage)
+}
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The first frame in each direction: who the sender is, and what it knows of the cluster.
+
+    `format` is the newest ledger format that the sender can apply. `roster` holds the
+    sorted names of all configured members, the sender among them. `founding` is the
+    sender's record of the cluster's birth, opaque here, ``b""`` when there was none.
+    `empty` says that its journal holds nothing yet.
+    """
+
+    protocol: Number
+    format: Number
+    cluster: Name
+    node: Name
+    journal_id: Annotated[bytes, Meta(min_length=JOURNAL_ID_BYTES, max_length=JOURNAL_ID_BYTES)]
+    roster: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=ROSTER_MEMBERS_MAX)]
+    founding: Annotated[bytes, Meta(max_length=FOUNDING_BYTES_MAX)]
+    empty: bool
+
+
+_PLAIN = (bytes,)  # CBOR has byte strings: they pass as they are, not as base64 text
+
+
+def encode_peer_message(message: PeerMessage) -> bytes:
+    """Return the message's CBOR. It must be one that `decode_peer_message` would take."""
+    return pack(msgspec.to_builtins(message, builtin_types=_PLAIN))
+
+
+def decode_peer_message(data: bytes) -> PeerMessage:
+    """Return the message in `data`; raise MalformedFrameError if it is anything else."""
+    try:
+        value: Any = unpack(data)
+        # The kind is looked up here: msgspec takes 6 us more a message to do it by a union.
+        kind = _KINDS[value[0]]
+        message = msgspec.convert(value, kind, builtin_types=_PLAIN)
+    except (MalformedError, msgspec.ValidationError) as error:
+        raise MalformedFrameError(f"not a peer's message: {error}") from error
+    except (LookupError, TypeError):
+        raise MalformedFrameError("not a peer's message: no array with a known kind") from None
+    if type(message) is AppendEntries:
+        _check_entries(message)
+    return message
+
+
+def _check_entries(message: AppendEntries) -> None:
+    """Raise MalformedFrameError unless indices follow one another and terms never fall."""
+    index, term = message.prev_index, 0
+    for _, entry_index, entry_term in message.entries:
+        index += 1
+        if entry_index != index:
+            raise MalformedFrameError(f"entry {entry_index} where {index} belongs")
+        if not term <= entry_term <= message.term:
+            raise MalformedFrameError(
+                f"entry {index} has term {entry_term}, expected {term} to {message.term}"
+            )
+        term = entry_term
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """Return the hello's CBOR: the magic, then its fields."""
+    return pack([MAGIC, *msgspec.to_builtins(hello, builtin_types=_PLAIN)])
+
+
+def decode_hello(data: bytes) -> Hello:
+    """Return the hello in `data`.
+
+    Raises MalformedFrameError if it is none, and PeerRejectedError if it is one of another
+    protocol version, whose other fields may be anything.
+    """
+    try:
+        value: Any = unpack(data)
+    except MalformedError as error:
+        raise MalformedFrameError(f"not a hello: {error}") from error
+    if type(value) is not tuple or value[:1] != (MAGIC,):
+        raise MalformedFrameError(f"not a hello: it does not begin with {MAGIC!r}")
+    if type(version := value[1] if len(value) > 1 else None) is int and version != PROTOCOL:
+        raise PeerRejectedError(f"found protocol version {version}; expected {PROTOCOL}")
+    try:
+        return msgspec.convert(value[1:], Hello, builtin_types=_PLAIN)
+    except msgspec.ValidationError as error:
+        raise MalformedFrameError(f"not a hello: {error}") from error
+
+
+def objection(own: Hello, found: Hello, name: str) -> str | None:
+    """Return why a node with hello `own` must not talk to `found`, or None.
+
+    `name` is the peer's name, proved by its certificate. Both sides decide alike, as the
+    comparison is symmetric, so both logs say why. Differing formats, journal ids and
+    foundings are no objection here: the engine decides what follows from them.
+    """
+    checks = (
+        ("node name", found.node, name),
+        ("cluster", found.cluster, own.cluster),
+        ("roster", " ".join(found.roster), " ".join(own.roster)),
+        ("protocol version", found.protocol, own.protocol),
+    )
+    for what, theirs, ours in checks:
+        if theirs != ours:
+            return f"found {what} {theirs!r}; expected {ours!r}"
+    return None

@@ -1,0 +1,1 @@
+"""What the `crowd` command does besides running a node: one module a command."""

@@ -1,0 +1,1 @@
+"""The HTTP side: producers' requests in, answers out, and the admin pages."""

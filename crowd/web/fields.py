@@ -1,0 +1,145 @@
+"""What the header fields of a producer's request mean to a proxy. Pure.
+
+Decides which fields travel on to consumers (invariant I9: all that are end-to-end, as they
+came) and which end here: the hop-by-hop ones of RFC 9110 section 7.6.1, those that
+``Connection`` names, and ``Crowd-*``, which only crowd may say. Leaves framing to llhttp.
+"""
+
+from __future__ import annotations
+
+import enum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Field = tuple[bytes, bytes]
+
+
+class Kind(enum.Enum):
+    """What a field is to us."""
+
+    PLAIN = 0
+    DROPPED = 1
+    HOST = 2
+    LENGTH = 3
+    ENCODINGS = 4
+    CONNECTION = 5
+    TRANSFER = 6
+    EXPECT = 7
+    UPGRADE = 8
+
+
+_KINDS: Final = {
+    b"host": Kind.HOST,
+    b"content-length": Kind.LENGTH,
+    b"accept-encoding": Kind.ENCODINGS,
+    b"connection": Kind.CONNECTION,
+    b"transfer-encoding": Kind.TRANSFER,
+    b"expect": Kind.EXPECT,
+    b"upgrade": Kind.UPGRADE,
+    b"proxy-connection": Kind.DROPPED,
+    b"keep-alive": Kind.DROPPED,
+    b"te": Kind.DROPPED,
+    # Trailers are not kept, so what announces them would not be true any more.
+    b"trailer": Kind.DROPPED,
+    # RFC 9110 section 11.7.2: for the proxy that it reached, which is this one.
+    b"proxy-authorization": Kind.DROPPED,
+}
+
+# A Content-Length or a Host that Connection names still stands: consumers get their own.
+_NEVER_NAMED: Final = frozenset((b"close", b"keep-alive", b"host", b"content-length"))
+
+
+@lru_cache(maxsize=2048)  # Producers send the same few names over and over; a bound for others.
+def kind_of(name: bytes) -> Kind:
+    """Return what the field called `name` is, in whatever case."""
+    lowered = name.lower()
+    if lowered.startswith(b"crowd-"):
+        return Kind.DROPPED
+    return _KINDS.get(lowered, Kind.PLAIN)
+
+
+class Fields(msgspec.Struct, gc=False):
+    """A request's header fields, sorted once.
+
+    ``kept`` are those that travel on, in their order. ``length`` is the Content-Length, and
+    ``chunked`` the Transfer-Encoding, if the request has one. ``hosts`` counts Host fields.
+    ``encodings`` is the value of Accept-Encoding.
+    """
+
+    kept: list[Field] | Sequence[Field]
+    hosts: int = 0
+    length: int | None = None
+    encodings: bytes = b""
+    connection: bytes | None = None
+    transfer: bytes | None = None
+    expect: bytes | None = None
+    upgrade: bool = False
+
+
+def sort_fields(headers: Iterable[Field]) -> Fields:
+    """Return what `headers` say. A Content-Length that is no number raises ValueError."""
+    kept: list[Field] = []
+    fields = Fields(kept)
+    plain, kinds = Kind.PLAIN, kind_of
+    for field in headers:
+        kind = kinds(field[0])
+        if kind is plain:
+            kept.append(field)
+        elif kind is Kind.HOST:
+            fields.hosts += 1
+            kept.append(field)
+        elif kind is Kind.LENGTH:
+            fields.length = int(field[1])
+            kept.append(field)
+        elif kind is Kind.ENCODINGS:
+            fields.encodings = _joined(fields.encodings or None, field[1])
+            kept.append(field)
+        elif kind is not Kind.DROPPED:
+            _note(fields, kind, field[1])
+    if fields.connection is not None:
+        _drop_named(fields, fields.connection)
+    return fields
+
+
+def _note(fields: Fields, kind: Kind, value: bytes) -> None:
+    if kind is Kind.CONNECTION:
+        fields.connection = _joined(fields.connection, value)
+    elif kind is Kind.TRANSFER:
+        fields.transfer = _joined(fields.transfer, value)
+    elif kind is Kind.EXPECT:
+        fields.expect = _joined(fields.expect, value)
+    else:
+        fields.upgrade = True
+
+
+def _joined(before: bytes | None, value: bytes) -> bytes:
+    return value if before is None else b"%s, %s" % (before, value)
+
+
+def _drop_named(fields: Fields, connection: bytes) -> None:
+    named = {token.strip().lower() for token in connection.split(b",")} - _NEVER_NAMED
+    if named:
+        fields.kept = [field for field in fields.kept if field[0].lower() not in named]
+
+
+@lru_cache(maxsize=256)  # Few values are in use; a bound for inventive producers.
+def accepts_gzip(encodings: bytes) -> bool:
+    """Tell whether an Accept-Encoding allows gzip (RFC 9110 section 12.5.3), q=0 respected."""
+    verdicts: dict[bytes, bool] = {}
+    for part in encodings.lower().split(b","):
+        coding, *parameters = (piece.strip() for piece in part.split(b";"))
+        verdicts[coding] = not any(_is_zero_weight(parameter) for parameter in parameters)
+    for coding in (b"gzip", b"x-gzip", b"*"):
+        if coding in verdicts:
+            return verdicts[coding]
+    return False
+
+
+def _is_zero_weight(parameter: bytes) -> bool:
+    name, _, value = parameter.partition(b"=")
+    return name.strip() == b"q" and value.strip() in (b"0", b"0.", b"0.0", b"0.00", b"0.000")

@@ -1,0 +1,114 @@
+"""Every error that a producer can meet, as an answer: RFC 9457 problem details. Pure.
+
+One table maps errors to answers; ``docs/reference/http-api.md`` has a heading for each
+`type`. The types are relative references, and names to hold on to: scripts branch on them.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+
+from crowd.errors import (
+    BacklogFullError,
+    CrowdError,
+    DrainingError,
+    NoQuorumError,
+    OutcomeUnknownError,
+    RefusedError,
+)
+from crowd.web.reply import Reply, make_reply
+
+CONTENT_TYPE: Final = (b"Content-Type", b"application/problem+json")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A kind of error: its status, the last part of its ``type``, and its title."""
+
+    status: int
+    name: str
+    title: str
+
+
+BAD_REQUEST: Final = Problem(400, "bad-request", "This is not a valid HTTP/1.1 request")
+BAD_TARGET: Final = Problem(400, "bad-target", "This request target cannot be delivered")
+NOT_FOUND: Final = Problem(404, "unknown-route", "No route takes this path")
+NOT_ALLOWED: Final = Problem(405, "method-not-allowed", "The route does not take this method")
+TOO_SLOW: Final = Problem(408, "too-slow", "The request did not arrive in time")
+BODY_TOO_LARGE: Final = Problem(413, "body-too-large", "The body is over the limit")
+TARGET_TOO_LONG: Final = Problem(414, "target-too-long", "The request target is over the limit")
+EXPECTATION: Final = Problem(417, "expectation-failed", "Only 100-continue can be expected")
+HEAD_TOO_LARGE: Final = Problem(431, "head-too-large", "The header fields are over the limit")
+INTERNAL: Final = Problem(500, "internal-error", "crowd failed; its log says how")
+CODING: Final = Problem(501, "unknown-transfer-coding", "Only chunked can be decoded")
+VERSION: Final = Problem(505, "version-not-supported", "Only HTTP/1.0 and HTTP/1.1 are spoken")
+NOT_STORED: Final = Problem(503, "not-stored", "The message was not stored")
+NO_QUORUM: Final = Problem(503, "no-quorum", "Not stored: no majority of the nodes is reachable")
+BACKLOG_FULL: Final = Problem(503, "backlog-full", "Not stored: the backlog is full")
+DRAINING: Final = Problem(503, "draining", "Not stored: this node is stopping")
+OUTCOME_UNKNOWN: Final = Problem(503, "outcome-unknown", "The message may be stored, now or soon")
+
+PROBLEMS: Final = (
+    BAD_REQUEST, BAD_TARGET, NOT_FOUND, NOT_ALLOWED, TOO_SLOW, BODY_TOO_LARGE, TARGET_TOO_LONG,
+    EXPECTATION, HEAD_TOO_LARGE, INTERNAL, CODING, VERSION, NOT_STORED, NO_QUORUM, BACKLOG_FULL,
+    DRAINING, OUTCOME_UNKNOWN,
+)  # fmt: skip
+
+# The first class that fits decides, so the special ones stand before the general ones.
+_OF_ERRORS: Final[tuple[tuple[type[CrowdError], Problem], ...]] = (
+    (NoQuorumError, NO_QUORUM),
+    (BacklogFullError, BACKLOG_FULL),
+    (DrainingError, DRAINING),
+    (RefusedError, NOT_STORED),
+    (OutcomeUnknownError, OUTCOME_UNKNOWN),
+)
+
+
+@lru_cache(maxsize=256)  # In an outage all producers get the same answer: make it once.
+def problem_reply(
+    problem: Problem,
+    detail: str = "",
+    *,
+    retry_after_s: int | None = None,
+    allow: tuple[str, ...] | None = None,
+) -> Reply:
+    """Return the answer for `problem`; `detail` says what was found in this request."""
+    document = {
+        "type": f"/problems/{problem.name}",
+        "title": problem.title,
+        "status": problem.status,
+    }
+    if detail:
+        document["detail"] = detail
+    headers: list[tuple[bytes, bytes]] = [CONTENT_TYPE]
+    if retry_after_s is not None:
+        headers.append((b"Retry-After", b"%d" % retry_after_s))
+    if allow is not None:
+        headers.append((b"Allow", ", ".join(allow).encode("ascii")))
+    return make_reply(problem.status, tuple(headers), json.dumps(document).encode("ascii"))
+
+
+def reply_to_error(error: BaseException) -> Reply:
+    """Return the answer for an error of crowd's own or of the router's.
+
+    Anything else is a defect of crowd's: 500, without a word about what it was; whoever calls
+    this logs it.
+    """
+    if isinstance(error, RefusedError | OutcomeUnknownError):
+        for kind, problem in _OF_ERRORS:
+            if isinstance(error, kind):
+                return problem_reply(problem, error.reason, retry_after_s=error.retry_after_s)
+    if isinstance(error, MethodNotAllowed):
+        return problem_reply(NOT_ALLOWED, allow=tuple(sorted(error.valid_methods or ())))
+    if isinstance(error, NotFound):
+        return problem_reply(NOT_FOUND)
+    return problem_reply(INTERNAL)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Tell whether an error has an answer of its own, so that it needs no log line."""
+    return isinstance(error, RefusedError | OutcomeUnknownError | HTTPException)

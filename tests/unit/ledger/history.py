@@ -1,0 +1,78 @@
+"""A short way to write a history: a ledger that numbers and stamps its own entries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crowd.command import (
+    FORMAT,
+    Accept,
+    Birth,
+    ConsumerDefinition,
+    Define,
+    Member,
+    OpenSession,
+    Retry,
+    RouteDefinition,
+    Settle,
+    decode_command,
+    encode_command,
+)
+from crowd.ledger import Ledger
+
+if TYPE_CHECKING:
+    from crowd.command import Command, SessionId
+
+BIRTH = Birth(
+    "leads", "0123abcd", tuple(Member(name, name.encode() * 16) for name in "abc"), FORMAT
+)
+RETRY = Retry(1_000_000, 2.0, 300_000_000, 86_400_000_000)
+
+
+def route(path: str, *, upstream: str | None = None) -> RouteDefinition:
+    return RouteDefinition(path, ("POST",), "refuse", upstream)
+
+
+def consumer(name: str, *routes: str, from_: str = "now", url: str = "http://x") -> ConsumerDefinition:
+    return ConsumerDefinition(
+        name, url, None, routes, 32, None, 15_000_000, "none", from_, RETRY, 5 << 30, "refuse"
+    )  # fmt: skip
+
+
+class History:
+    """Applies commands as they would come out of a log, by way of their bytes."""
+
+    def __init__(self, *, chunk_rows: int = 4, born: bool = True) -> None:
+        self.ledger = Ledger(chunk_rows=chunk_rows)
+        self.commands: list[Command] = []
+        self.numbers: dict[int, int] = {}
+        self.ledger.skip(1, 0)
+        if born:
+            self.apply(BIRTH)
+
+    def apply(self, command: Command) -> int:
+        """Apply a command as the next entry, and return that entry's index."""
+        index = self.ledger.applied_index + 1
+        self.commands.append(command)
+        self.ledger.apply(index, 1, 1_000_000 * index, decode_command(encode_command(command)))
+        return index
+
+    def open(self, node: str = "a", nonce: bytes = b"n" * 16) -> SessionId:
+        return self.apply(OpenSession(node, nonce))
+
+    def define(self, *definitions: RouteDefinition | ConsumerDefinition, node: str = "a") -> None:
+        """Apply a file of `node`'s, always a new one."""
+        routes = tuple(d for d in definitions if isinstance(d, RouteDefinition))
+        consumers = tuple(d for d in definitions if isinstance(d, ConsumerDefinition))
+        file_hash = len(self.commands).to_bytes(32, "big")
+        self.apply(Define(node, file_hash, routes, consumers))
+
+    def accept(self, session: int, *routes: int, size: int = 3) -> int:
+        """Accept one message for each of `routes` under the session's next number."""
+        number = self.numbers[session] = self.numbers.get(session, 0) + 1
+        messages = tuple(b"m" * size for _ in routes)
+        self.apply(Accept(session, number, number, routes, messages))
+        return number
+
+    def settle(self, consumer: int, *ranges: tuple[int, int]) -> None:
+        self.apply(Settle(consumer, ranges))

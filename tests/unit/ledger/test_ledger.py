@@ -1,0 +1,381 @@
+"""What each command changes, as its proposers and an operator would recognise it."""
+
+from __future__ import annotations
+
+import pytest
+from crowd.errors import NeedsNewerCrowdError
+from tests.unit.ledger.history import BIRTH, History, consumer, route
+
+from crowd.command import Accept, Control, Define, OpenSession, RaiseFormat, Readmit, Settle
+from crowd.ledger import Ledger, Place
+from crowd.ledger.definitions import CONSUMERS_MAX, ROUTES_MAX
+
+
+def changes_nothing(history: History, *commands: object) -> None:
+    """Apply commands and check that all stays but the index, the log time and `refused`."""
+    before = history.ledger.state()
+    for command in commands:
+        history.apply(command)
+    after = history.ledger.state()
+    before[4] = after[4] = None
+    before[5][3] = after[5][3] = None
+    assert after == before
+
+
+def ready(**given) -> tuple[History, int]:
+    """A cluster with the routes /x and /y (1 and 2) and an open session."""
+    history = History(**given)
+    history.define(route("/x"), route("/y"))
+    return history, history.open()
+
+
+# --- The log's order ----------------------------------------------------------------------------
+
+
+def test_an_entry_out_of_order_is_refused_and_changes_nothing():
+    history, session = ready()
+    digest = history.ledger.digest()
+    index = history.ledger.applied_index
+    for wrong, term in ((index, 1), (index + 2, 1), (index + 1, 0)):
+        with pytest.raises(AssertionError):
+            history.ledger.apply(wrong, term, 0, Accept(session, 1, 1, (1,), (b"",)))
+        with pytest.raises(AssertionError):
+            history.ledger.skip(wrong, term)
+    assert history.ledger.digest() == digest
+
+
+def test_log_time_never_goes_back():
+    history = History()
+    before = history.ledger.log_time_us
+    history.ledger.apply(history.ledger.applied_index + 1, 1, before - 5, Readmit("a", bytes(16)))
+    assert history.ledger.log_time_us == before
+
+
+def test_before_birth_nothing_has_effect():
+    history = History(born=False)
+    changes_nothing(
+        history,
+        OpenSession("a", bytes(16)),
+        Define("a", bytes(32), (route("/x"),), (consumer("c"),)),
+        Accept(2, 1, 1, (1,), (b"",)),
+        Settle(1, ((1, 1),)),
+        Control(1, "pause"),
+        Readmit("a", bytes(16)),
+        RaiseFormat(1),
+    )
+
+
+def test_a_cluster_is_born_once():
+    history = History()
+    assert (history.ledger.cluster, history.ledger.tag) == ("leads", "0123abcd")
+    assert history.ledger.members == {"a": b"a" * 16, "b": b"b" * 16, "c": b"c" * 16}
+    other = type(BIRTH)("other", "ffffffff", BIRTH.members[:1], 1)
+    changes_nothing(history, other)
+
+
+def test_a_newer_format_is_fatal_and_changes_nothing():
+    history, _ = ready()
+    digest = history.ledger.digest()
+    with pytest.raises(NeedsNewerCrowdError):
+        history.apply(RaiseFormat(2))
+    assert history.ledger.digest() == digest
+    with pytest.raises(NeedsNewerCrowdError):
+        History(born=False).apply(type(BIRTH)("leads", "0123abcd", BIRTH.members, 2))
+    changes_nothing(history, RaiseFormat(1))
+
+
+def test_a_member_with_a_new_journal_is_readmitted_and_a_stranger_is_not():
+    history = History()
+    history.apply(Readmit("b", b"new journal id.."))
+    assert history.ledger.members["b"] == b"new journal id.."
+    changes_nothing(history, Readmit("z", bytes(16)))
+
+
+# --- Proposals ----------------------------------------------------------------------------------
+
+
+def test_i2_a_proposal_repeated_is_accepted_once():
+    history, session = ready()
+    first = Accept(session, 1, 1, (1, 2), (b"one", b"two"))
+    history.apply(first)
+    changes_nothing(history, first, first)
+    assert history.ledger.tip == 2
+    assert history.ledger.refused == 2
+    assert history.ledger.acceptance(session, 1) == 1
+
+
+def test_i2_a_late_lower_number_is_accepted_not_taken_for_a_repeat():
+    history, session = ready()
+    history.apply(Accept(session, 3, 1, (1,), (b"three",)))
+    assert history.ledger.acceptance(session, 1) is None
+    history.apply(Accept(session, 1, 1, (1, 1), (b"one", b"uno")))
+    history.apply(Accept(session, 2, 1, (1,), (b"two",)))
+    assert [history.ledger.acceptance(session, n) for n in (1, 2, 3)] == [2, 4, 1]
+
+
+def test_below_the_low_mark_nothing_is_accepted_or_known():
+    history, session = ready()
+    history.apply(Accept(session, 1, 1, (1,), (b"",)))
+    history.apply(Accept(session, 4, 3, (1,), (b"",)))
+    assert history.ledger.acceptance(session, 1) is None
+    changes_nothing(history, Accept(session, 2, 1, (1,), (b"",)))
+    # The mark never falls, whatever an older proposal says.
+    history.apply(Accept(session, 3, 1, (1,), (b"",)))
+    changes_nothing(history, Accept(session, 2, 2, (1,), (b"",)))
+    assert history.ledger.acceptance(session, 3) == 3
+
+
+def test_a_refused_proposal_still_raises_the_low_mark():
+    history, session = ready()
+    history.apply(Accept(session, 1, 1, (1,), (b"",)))
+    history.apply(Accept(session, 2, 1, (1,), (b"",)))
+    history.apply(Accept(session, 2, 2, (1,), (b"",)))
+    assert history.ledger.acceptance(session, 1) is None
+    assert history.ledger.acceptance(session, 2) == 2
+
+
+def test_a_newer_session_closes_the_older_and_late_proposals_are_refused():
+    history, old = ready()
+    history.apply(Accept(old, 1, 1, (1,), (b"",)))
+    new = history.open(nonce=b"2" * 16)
+    assert history.ledger.session_of("a", b"n" * 16) is None
+    assert history.ledger.session_of("a", b"2" * 16) == new
+    assert not history.ledger.session_is_open(old)
+    assert history.ledger.session_is_open(new)
+    changes_nothing(history, Accept(old, 2, 1, (1,), (b"",)), Accept(old, 1, 1, (1,), (b"",)))
+    # What became of the older session's proposals can still be learnt.
+    assert history.ledger.acceptance(old, 1) == 1
+    assert history.ledger.acceptance(old, 2) is None
+    history.open(nonce=b"3" * 16)
+    assert history.ledger.acceptance(old, 1) is None
+
+
+def test_an_opening_repeated_or_late_opens_nothing():
+    history, session = ready()
+    changes_nothing(history, OpenSession("a", b"n" * 16))
+    history.open(nonce=b"2" * 16)
+    changes_nothing(history, OpenSession("a", b"n" * 16))
+    assert not history.ledger.session_is_open(session)
+
+
+def test_sessions_of_other_nodes_stay_open_and_a_stranger_gets_none():
+    history, session = ready()
+    other = history.open(node="b")
+    assert history.ledger.session_is_open(session)
+    assert history.ledger.session_is_open(other)
+    changes_nothing(history, OpenSession("z", bytes(16)))
+    assert history.ledger.session_of("z", bytes(16)) is None
+
+
+def test_an_unknown_session_or_route_is_refused():
+    history, session = ready()
+    changes_nothing(
+        history, Accept(99, 1, 1, (1,), (b"",)), Accept(session, 1, 1, (1, 3), (b"", b""))
+    )
+    assert history.ledger.refused == 2
+
+
+def test_positions_are_dense_and_a_place_names_the_entry():
+    history, session = ready()
+    history.accept(session, 1, 2, 1)
+    history.settle(1, (1, 1))
+    history.accept(session, 2)
+    index = history.ledger.applied_index
+    assert [history.ledger.place(p) for p in (1, 2, 3, 4)] == [
+        Place(index - 2, 0, 1),
+        Place(index - 2, 1, 2),
+        Place(index - 2, 2, 1),
+        Place(index, 0, 2),
+    ]
+    for nowhere in (0, 5):
+        with pytest.raises(LookupError):
+            history.ledger.place(nowhere)
+
+
+# --- Definitions --------------------------------------------------------------------------------
+
+
+def test_ids_stay_and_what_a_file_leaves_out_is_not_removed():
+    history, _ = ready()
+    history.define(consumer("one"), consumer("two"))
+    history.define(route("/y", upstream="http://up"), consumer("two", url="http://new"))
+    ledger = history.ledger
+    assert [ledger.route_id(path) for path in ("/x", "/y", "/z")] == [1, 2, None]
+    assert ledger.routes["/y"].definition.upstream == "http://up"
+    assert [ledger.consumer_id(name) for name in ("one", "two", "three")] == [1, 2, None]
+    assert ledger.consumers[2].definition.url == "http://new"
+
+
+def test_the_same_file_again_does_not_undo_another_nodes():
+    history = History()
+    old = Define("a", b"1" * 32, (), (consumer("c", url="http://old"),))
+    history.apply(old)
+    history.apply(Define("b", b"2" * 32, (), (consumer("c", url="http://new"),)))
+    changes_nothing(history, old)
+    assert history.ledger.consumers[1].definition.url == "http://new"
+    assert history.ledger.file_hashes == {"a": b"1" * 32, "b": b"2" * 32}
+
+
+def test_a_file_of_no_members_changes_nothing():
+    history = History()
+    changes_nothing(history, Define("z", bytes(32), (route("/x"),), ()))
+
+
+def test_a_file_past_the_bounds_changes_nothing_and_leaves_no_hash():
+    history = History()
+    routes = tuple(route(f"/{n}") for n in range(ROUTES_MAX))
+    history.define(*routes)
+    changes_nothing(history, Define("b", bytes(32), (route("/more"),), ()))
+    many = tuple(consumer(f"c{n}") for n in range(CONSUMERS_MAX + 1))
+    changes_nothing(history, Define("b", bytes(32), (), many))
+    assert "b" not in history.ledger.file_hashes
+
+
+def test_a_consumer_begins_now_or_at_the_beginning():
+    history, session = ready()
+    history.accept(session, 1, 2, 1)
+    history.define(consumer("now"), consumer("all", from_="beginning"))
+    history.define(consumer("xs", "/x", from_="beginning"))
+    history.accept(session, 2)
+    assert history.ledger.pending(1, 0, 9) == [4]
+    assert history.ledger.pending(2, 0, 9) == [1, 2, 3, 4]
+    assert history.ledger.pending(3, 0, 9) == [1, 3]
+    assert [history.ledger.backlog(c) for c in (1, 2, 3)] == [1, 4, 2]
+    assert [history.ledger.watermark(c) for c in (1, 2, 3)] == [3, 0, 0]
+    assert history.ledger.consumers[1].from_position == 3
+
+
+def test_changed_routes_count_for_what_is_accepted_from_then_on():
+    history, session = ready()
+    history.define(consumer("c", "/x"))
+    history.accept(session, 1, 2)
+    history.define(consumer("c", "/y"))
+    history.accept(session, 1, 2)
+    assert history.ledger.pending(1, 0, 9) == [1, 4]
+    history.define(consumer("c"))
+    history.accept(session, 1, 2)
+    assert history.ledger.pending(1, 0, 9) == [1, 4, 5, 6]
+    history.settle(1, (4, 6))
+    assert history.ledger.watermark(1) == 0
+    history.settle(1, (1, 1))
+    assert history.ledger.watermark(1) == 6
+
+
+def test_a_route_that_comes_later_is_taken_from_then_on():
+    history = History()
+    history.define(consumer("c", "/later"))
+    history.define(route("/later"), node="b")
+    session = history.open()
+    history.accept(session, 1)
+    assert history.ledger.pending(1, 0, 9) == [1]
+
+
+def test_a_consumer_is_paused_and_resumed():
+    history = History()
+    history.define(consumer("c"))
+    history.apply(Control(1, "pause"))
+    assert history.ledger.consumers[1].paused
+    history.apply(Control(1, "resume"))
+    assert not history.ledger.consumers[1].paused
+    changes_nothing(history, Control(2, "pause"))
+
+
+# --- Settling -----------------------------------------------------------------------------------
+
+
+def test_i3_the_watermark_stops_at_the_first_unsettled_message():
+    history, session = ready()
+    history.define(consumer("c"))
+    history.accept(session, *[1] * 10)
+    history.settle(1, (2, 4), (6, 7))
+    ledger = history.ledger
+    assert ledger.watermark(1) == 0
+    assert ledger.pending(1, 0, 9) == [1, 5, 8, 9, 10]
+    assert ledger.pending(1, 5, 2) == [8, 9]
+    assert ledger.backlog(1) == 5
+    assert [p for p in range(1, 11) if ledger.is_settled(1, p)] == [2, 3, 4, 6, 7]
+    history.settle(1, (1, 1))
+    assert ledger.watermark(1) == 4
+    changes_nothing(history, Settle(1, ((1, 4),)), Settle(9, ((1, 9),)))
+
+
+def test_what_does_not_exist_yet_is_not_settled():
+    history, session = ready()
+    history.define(consumer("c"))
+    history.accept(session, 1)
+    history.settle(1, (1, 5))
+    history.accept(session, 1)
+    assert history.ledger.pending(1, 0, 9) == [2]
+
+
+def test_i3_the_slowest_consumer_says_what_is_kept():
+    history, session = ready()
+    ledger = history.ledger
+    history.accept(session, 1, size=100)
+    assert (ledger.lowest_watermark, ledger.backlog_bytes) == (0, 100)
+    history.define(consumer("fast"), consumer("slow"))
+    assert (ledger.lowest_watermark, ledger.backlog_bytes) == (1, 0)
+    history.accept(session, 1, size=10)
+    history.accept(session, 1, size=5)
+    history.settle(1, (2, 3))
+    assert (ledger.lowest_watermark, ledger.backlog_bytes) == (1, 15)
+    history.settle(2, (2, 2))
+    assert (ledger.lowest_watermark, ledger.backlog_bytes) == (2, 5)
+    history.settle(2, (3, 3))
+    assert (ledger.lowest_watermark, ledger.backlog_bytes) == (3, 0)
+
+
+def test_messages_that_no_consumer_takes_hold_nothing_up():
+    history, session = ready()
+    history.define(consumer("xs", "/x"))
+    for _ in range(20):
+        history.accept(session, 2)
+    assert history.ledger.watermark(1) == 20
+    history.accept(session, 1, 2, 2)
+    history.accept(session, 2)
+    assert history.ledger.watermark(1) == 20
+    history.settle(1, (21, 21))
+    assert history.ledger.watermark(1) == 24
+
+
+def test_i7_settled_messages_among_others_are_few_ranges():
+    """A consumer of every other message settles all but its first: one range, not many."""
+    history, session = ready()
+    history.define(consumer("xs", "/x"))
+    history.accept(session, *[1, 2] * 500)
+    for position in range(3, 1000, 4):
+        history.settle(1, (position, position))
+    assert len(history.ledger.consumers[1].settled) == 250
+    for position in range(5, 1000, 4):
+        history.settle(1, (position, position))
+    assert len(history.ledger.consumers[1].settled) == 1
+    assert history.ledger.backlog(1) == 1
+    history.settle(1, (1, 1))
+    assert history.ledger.watermark(1) == 1000
+
+
+def test_forgetting_does_not_change_the_state_and_never_takes_what_is_needed():
+    history, session = ready()
+    history.define(consumer("c"))
+    for _ in range(20):
+        history.accept(session, 1)
+    with pytest.raises(AssertionError):
+        history.ledger.forget(history.ledger.place(2).index)
+    history.settle(1, (1, 10))
+    digest, needed = history.ledger.digest(), history.ledger.place(11)
+    history.ledger.forget(needed.index)
+    assert history.ledger.digest() == digest
+    with pytest.raises(LookupError):
+        history.ledger.place(1)
+    assert history.ledger.place(11) == needed
+    assert history.ledger.pending(1, 0, 3) == [11, 12, 13]
+
+
+def test_an_empty_ledger_knows_nothing():
+    ledger = Ledger()
+    assert (ledger.applied_index, ledger.tip, ledger.tag, ledger.backlog_bytes) == (0, 0, None, 0)
+    assert not ledger.consumers
+    assert not ledger.routes
+    assert not ledger.file_hashes
+    assert not ledger.session_is_open(1)
+    assert ledger.acceptance(1, 1) is None

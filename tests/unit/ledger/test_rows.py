@@ -1,0 +1,101 @@
+"""Rows against a plain list of (index, offset, route, size) by position."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crowd.ledger.rows import Place, Rows
+
+BATCHES = st.lists(
+    st.tuples(st.integers(1, 3), st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9)), min_size=1, max_size=6)),
+    max_size=30,
+)  # fmt: skip
+
+
+def built(batches):
+    rows, model, index = Rows(chunk_rows=5), [], 0
+    for step, batch in batches:
+        index += step
+        routes = tuple(route for route, _ in batch)
+        first = rows.append(index, routes, [size for _, size in batch])
+        assert first == len(model) + 1
+        model += [(index, offset, route, size) for offset, (route, size) in enumerate(batch)]
+    return rows, model
+
+
+@given(BATCHES)
+def test_every_position_has_its_place(batches):
+    rows, model = built(batches)
+    assert rows.last == len(model)
+    for position, (index, offset, route, _) in enumerate(model, 1):
+        assert rows.place(position) == Place(index, offset, route)
+    for beyond in (0, len(model) + 1):
+        with pytest.raises(LookupError):
+            rows.place(beyond)
+
+
+@given(BATCHES, st.integers(0, 31), st.integers(1, 80), st.integers(0, 80))
+def test_matches_are_the_positions_of_those_routes(batches, routes, first, length):
+    rows, model = built(batches)
+    last = first + length
+    wanted = [
+        position
+        for position, (_, _, route, _) in enumerate(model, 1)
+        if first <= position <= last and routes >> route & 1
+    ]
+    runs = list(rows.matches(first, last, routes))
+    assert [position for a, b in runs for position in range(a, b + 1)] == wanted
+    assert rows.last_match(first, last, routes) == (wanted[-1] if wanted else None)
+
+
+@given(BATCHES)
+def test_bytes_are_exact_where_an_entry_ends(batches):
+    rows, model = built(batches)
+    total = 0
+    assert rows.bytes_through(0) == 0
+    for position, (index, _, _, size) in enumerate(model, 1):
+        before, total = total, total + size
+        if position == len(model) or model[position][0] != index:
+            assert rows.bytes_through(position) == total
+        assert rows.bytes_through(position) >= rows.bytes_through(position - 1)
+        assert before <= total
+    assert rows.bytes_total == total
+
+
+@given(BATCHES, st.integers(0, 90))
+def test_forgetting_drops_only_what_is_below(batches, below):
+    rows, model = built(batches)
+    whole = [rows.bytes_through(position) for position in range(len(model) + 1)]
+    rows.forget(below)
+    assert all(index < below for index, *_ in model[: rows.first - 1])
+    for position in range(rows.first, len(model) + 1):
+        index, offset, route, _ = model[position - 1]
+        assert rows.place(position) == Place(index, offset, route)
+        assert rows.bytes_through(position) == whole[position]
+    if rows.first > 1:
+        with pytest.raises(LookupError):
+            rows.place(rows.first - 1)
+    assert rows.bytes_through(rows.first - 1) == whole[rows.first - 1]
+    kept = [p for a, b in rows.matches(1, len(model), -1) for p in range(a, b + 1)]
+    assert kept == list(range(rows.first, len(model) + 1))
+
+
+def test_a_row_costs_less_than_three_bytes():
+    """A backlog of messages that came one by one fits in memory, by the million (I7)."""
+    chance = random.Random(1)
+    count, index = 200_000, 0
+    rows = Rows()
+    tracemalloc.start()
+    try:
+        for _ in range(count):
+            index += chance.choice((1, 1, 1, 2))
+            rows.append(index, (chance.choice((1, 2)),), (chance.randrange(300, 400),))
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < count * 3

@@ -1,0 +1,383 @@
+"""The engine's promises on members in one process: who acknowledges what, and when."""
+
+import pytest
+from tests.unit.raft.cluster import Cluster, Disk
+from twisted.python.failure import Failure
+
+from crowd.errors import BacklogFullError, DrainingError, NoQuorumError, OutcomeUnknownError
+from crowd.raft.engine import Space
+from crowd.raft.guard import Role
+from crowd.raft.wire import AppendEntries, NextIndex, Offer, RequestVote, ResponseVote
+
+
+def failure(heard):
+    (outcome,) = heard
+    assert isinstance(outcome, Failure)
+    return outcome.value
+
+
+def followers(cluster):
+    return [name for name in cluster.names if name != cluster.leader]
+
+
+def converge(cluster, seconds=4):
+    """Run on, and hold all members to one history (I5)."""
+    cluster.run(seconds)
+    assert cluster.leader
+    assert len(set(cluster.digests().values())) == 1
+    assert not cluster.fatal
+
+
+def test_a_cluster_is_born_and_every_node_accepts(cluster):
+    heard = [cluster.post(name) for name in cluster.names]
+    cluster.run(0.5)
+    assert sorted(outcome for [outcome] in heard) == [1, 2, 3]
+    converge(cluster)
+
+
+def test_a_node_without_peers_is_born_at_once():
+    alone = Cluster(size=1).start().run(2)
+    heard = alone.post("a")
+    alone.run(0.2)
+    assert heard == [1]
+
+
+def test_a_cluster_is_not_born_before_every_member_is_there():
+    partial = Cluster().start("a", "b").run(10)
+    assert partial.leader is None
+    assert {e.role for e in partial.engines.values()} == {"unborn"}
+    partial.start("c").run(4)
+    assert partial.leader
+
+
+def test_messages_that_come_together_share_an_entry(cluster):
+    node = followers(cluster)[0]
+    before = cluster.journals[node].last_index
+    heard = [cluster.post(node) for _ in range(500)]
+    cluster.run(0.5)
+    assert sorted(outcome for [outcome] in heard) == list(range(1, 501))
+    assert cluster.journals[node].last_index - before <= 3
+
+
+@pytest.mark.parametrize("where", ["leader", "followers"])
+def test_i1_nothing_is_acknowledged_before_a_majority_has_it_on_disk(cluster, where):
+    """I1: with the leader's disk, or both followers', at rest, no producer hears a 200."""
+    slow = [cluster.leader] if where == "leader" else followers(cluster)
+    cluster.slow.update(slow)
+    heard = {name: cluster.post(name) for name in cluster.names}
+    cluster.run(1)
+    assert not any(heard.values())
+    cluster.slow.clear()
+    cluster.run(0.5)
+    assert all(isinstance(outcome, int) for [outcome] in heard.values())
+
+
+def test_i1_one_slow_follower_delays_nobody(cluster):
+    cluster.slow.add(followers(cluster)[0])
+    heard = {name: cluster.post(name) for name in cluster.names}
+    cluster.run(0.3)
+    assert all(heard.values())
+
+
+def test_i1_a_follower_never_claims_more_than_its_disk_holds(cluster):
+    """Every acknowledgement on the wire is at or below what was durable when it left."""
+    claims = []
+    send = cluster.wires.send
+
+    def watched(one, two, message):
+        if isinstance(message, NextIndex) and message.success:
+            claims.append(message.next_index - 1 <= cluster.journals[one].durable_index)
+        return send(one, two, message)
+
+    cluster.wires.send = watched
+    for turn in range(30):
+        cluster.slow = {name for name in cluster.names if cluster.chance.random() < 0.4}
+        cluster.post(cluster.names[turn % 3])
+        cluster.run(0.1)
+    assert claims
+    assert all(claims)
+
+
+def test_votes_leave_only_after_term_and_vote_are_on_disk(cluster):
+    """D7, D8: with its disk at rest a member neither stands nor votes."""
+    send = cluster.wires.send
+    early = []
+
+    def watched(one, two, message):
+        if isinstance(message, (RequestVote, ResponseVote)):
+            early.append(cluster.disks[one].term < message.term)
+        return send(one, two, message)
+
+    cluster.wires.send = watched
+    leader = cluster.leader
+    cluster.slow.update(followers(cluster))
+    cluster.crash(leader)
+    cluster.run(5)
+    assert cluster.leader is None
+    cluster.slow.clear()
+    cluster.run(5)
+    assert cluster.leader
+    assert early
+    assert not any(early)
+
+
+def test_i2_a_leaders_death_is_a_pause_and_each_message_is_accepted_once(cluster):
+    """I2: what was offered to the dead leader is proposed again, and has one position."""
+    leader = cluster.leader
+    living = followers(cluster)
+    heard = [cluster.post(name, b"%d" % turn) for turn, name in enumerate(living * 20)]
+    cluster.run(0.02)
+    cluster.crash(leader)
+    cluster.run(4)
+    positions = [outcome for [outcome] in heard]
+    assert all(isinstance(position, int) for position in positions)
+    assert len(set(positions)) == len(positions)
+    assert {e.ledger.tip for e in cluster.engines.values()} == {len(positions)}
+    cluster.start(leader)
+    converge(cluster)
+
+
+def test_a_repeated_offer_is_accepted_once(cluster):
+    """The same proposal in the log many times is one acceptance."""
+    node = followers(cluster)[0]
+    send = cluster.wires.send
+
+    def doubled(one, two, message):
+        if isinstance(message, Offer):
+            send(one, two, message)
+            cluster.engines[cluster.leader]._appended.clear()
+        return send(one, two, message)
+
+    cluster.wires.send = doubled
+    heard = [cluster.post(node) for _ in range(10)]
+    cluster.run(1)
+    cluster.wires.deliver()
+    assert sorted(outcome for [outcome] in heard) == list(range(1, 11))
+    assert cluster.engines[node].ledger.tip == 10
+    converge(cluster)
+
+
+def test_a_leader_that_is_cut_off_acknowledges_nothing(cluster):
+    """D2: its producers hear that the outcome is unknown, and it no longer delivers."""
+    leader = cluster.leader
+    cluster.wires.partition(leader)
+    heard = cluster.post(leader, b"lost?")
+    cluster.run(0.6)
+    assert not cluster.engines[leader].may_attempt()
+    cluster.run(6)
+    assert isinstance(failure(heard), OutcomeUnknownError)
+    assert cluster.leader != leader
+    assert cluster.engines[leader].raft.role is not Role.LEADER
+    cluster.wires.heal()
+    converge(cluster)
+
+
+def test_without_a_leader_the_producer_hears_that_nothing_was_stored(cluster):
+    for name in followers(cluster):
+        cluster.crash(name)
+    (left,) = cluster.engines
+    cluster.run(3)
+    heard = cluster.post(left)
+    cluster.run(6)
+    assert isinstance(failure(heard), NoQuorumError)
+
+
+def test_everything_acknowledged_survives_all_nodes_dying_at_once(cluster):
+    heard = [cluster.post(name) for name in cluster.names * 10]
+    cluster.run(0.5)
+    positions = [outcome for [outcome] in heard]
+    for name in cluster.names:
+        cluster.crash(name)
+    cluster.start().run(4)
+    assert {e.ledger.tip for e in cluster.engines.values()} == {len(positions)}
+    converge(cluster)
+
+
+def test_a_follower_that_was_away_catches_up(cluster):
+    away = followers(cluster)[0]
+    cluster.crash(away)
+    for _ in range(50):
+        cluster.post(cluster.leader, b"x" * 100_000)
+        cluster.run(0.02)
+    cluster.start(away)
+    converge(cluster)
+    assert cluster.engines[away].ledger.tip == 50
+
+
+def test_a_conflicting_tail_is_replaced_and_nothing_else(cluster):
+    """D1: an old leader's unacknowledged tail goes; what it shares with the others stays."""
+    leader = cluster.leader
+    shared = cluster.journals[leader].last_index
+    cluster.wires.partition(leader)
+    for _ in range(5):
+        cluster.post(leader, b"tail")
+        cluster.run(0.1)
+    assert cluster.journals[leader].last_index > shared
+    cluster.run(3)
+    for _ in range(5):
+        cluster.post(cluster.leader, b"kept")
+        cluster.run(0.1)
+    removed = []
+    journal = cluster.journals[leader]
+    delete = journal.deleteEntriesFrom
+    journal.deleteEntriesFrom = lambda start: (removed.append(start), delete(start))
+    cluster.wires.heal()
+    converge(cluster)
+    assert removed
+    assert min(removed) >= shared
+
+
+def test_a_resend_truncates_nothing(cluster):
+    """D1: entries that a follower already has leave its log as it is."""
+    node = followers(cluster)[0]
+    for _ in range(3):
+        cluster.post(node)
+        cluster.run(0.1)
+    journal, raft = cluster.journals[node], cluster.engines[node].raft
+    before = list(journal.log)
+    resent = AppendEntries(
+        term=raft.term, commit_index=1, prev_index=1, prev_term=0, stamp=0,
+        entries=tuple(before[1:3]),
+    )  # fmt: skip
+    raft.receive(cluster.leader, resent)
+    assert journal.log == before
+
+
+def test_an_acknowledgement_of_another_term_does_not_count(cluster):
+    """D3: a late answer to an older leadership changes nothing in this one."""
+    leader = cluster.leader
+    raft = cluster.engines[leader].raft
+    peer = followers(cluster)[0]
+    cluster.slow.update(followers(cluster))
+    heard = cluster.post(leader)
+    cluster.run(0.1)
+    late = NextIndex(
+        term=raft.term - 1, next_index=10**6, success=True, reset=False, stamp=0
+    )
+    for name in followers(cluster):
+        raft.receive(name, late)
+    cluster.run(0.1)
+    assert raft.acked(peer) < 10**6
+    assert not heard
+
+
+def test_a_wiped_node_is_a_learner_until_it_has_everything(cluster):
+    """D8: it forgot its votes, so it gives none before a committed entry readmits it."""
+    wiped, other = followers(cluster)
+    for _ in range(5):
+        cluster.post(other)
+        cluster.run(0.1)
+    cluster.crash(wiped)
+    cluster.disks[wiped] = Disk(cluster.chance.randbytes(16))
+    cluster.start(wiped)
+    cluster.run(0.1)
+    assert cluster.engines[wiped].role == "learner"
+    converge(cluster)
+    assert cluster.engines[wiped].role == "follower"
+    assert cluster.engines[wiped].ledger.members[wiped] == cluster.disks[wiped].journal_id
+
+
+def test_two_wiped_nodes_of_three_do_not_elect_each_other(cluster):
+    cluster.post(cluster.leader)
+    cluster.run(0.3)
+    for name in cluster.names:
+        cluster.crash(name)
+    for name in ("b", "c"):
+        cluster.disks[name] = Disk(cluster.chance.randbytes(16))
+    cluster.start().run(20)
+    assert cluster.leader is None
+    assert {cluster.engines[name].role for name in ("b", "c")} == {"learner"}
+
+
+def test_a_stopping_leader_hands_over_and_loses_no_request(cluster):
+    leader = cluster.leader
+    stopped = []
+    heard = [cluster.post(name) for name in cluster.names]
+    cluster.engines[leader].stopService().addBoth(stopped.append)
+    refused = cluster.post(leader)
+    assert isinstance(failure(refused), DrainingError)
+    cluster.run(1)
+    assert stopped == [None]
+    assert all(isinstance(outcome, int) for [outcome] in heard)
+    assert cluster.leader not in {None, leader}
+
+
+def test_a_dead_leaders_followers_elect_within_a_second(cluster):
+    """Its broken links tell them; they need not wait for a whole election timeout."""
+    cluster.crash(cluster.leader)
+    cluster.run(0.9)
+    assert cluster.leader
+
+
+def test_a_partitioned_follower_does_not_disturb_the_leader(cluster):
+    """L5: pre-vote keeps the term where it is."""
+    leader, term = cluster.leader, cluster.engines[cluster.leader].raft.term
+    cluster.wires.partition(followers(cluster)[0])
+    cluster.run(5)
+    cluster.wires.heal()
+    converge(cluster)
+    assert (cluster.leader, cluster.engines[leader].raft.term) == (leader, term)
+
+
+def test_i7_a_full_disk_closes_the_door_and_space_opens_it(cluster):
+    cluster.space = Space(free_bytes=100 << 20, total_bytes=200 << 30)
+    cluster.run(1)
+    assert isinstance(failure(cluster.post("a")), BacklogFullError)
+    cluster.space = Space(free_bytes=100 << 30, total_bytes=200 << 30)
+    cluster.run(1)
+    heard = cluster.post("a")
+    cluster.run(0.3)
+    assert heard == [1]
+
+
+def test_an_offer_that_is_no_command_never_enters_the_log(cluster):
+    """D13: the leader ends the link to its sender and goes on."""
+    leader, peer = cluster.leader, followers(cluster)[0]
+    before = cluster.journals[leader].last_index
+    cluster.engines[leader].peer_message(peer, Offer(command=b"\xff\x00garbage"))
+    assert frozenset((leader, peer)) not in cluster.wires.up
+    assert cluster.journals[leader].last_index == before
+    converge(cluster)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_kills_partitions_and_slow_disks_lose_nothing(seed):
+    """I1, I2, I5 over a seeded minute of faults; every position acknowledged is there at the end."""
+    cluster = Cluster(seed=seed).start().run(4)
+    chance, acknowledged = cluster.chance, []
+    for turn in range(150):
+        fault = chance.random()
+        if fault < 0.06 and len(cluster.engines) == 3:
+            cluster.crash(chance.choice(sorted(cluster.engines)))
+        elif fault < 0.12:
+            down = [name for name in cluster.names if name not in cluster.engines]
+            if down:
+                cluster.start(*down)
+        elif fault < 0.18:
+            cluster.wires.partition(chance.choice(cluster.names))
+        elif fault < 0.28:
+            cluster.wires.heal()
+        elif fault < 0.36:
+            cluster.slow = {chance.choice(cluster.names)}
+        elif fault < 0.42:
+            cluster.slow.clear()
+        for name in sorted(cluster.engines):
+            for _ in range(chance.randrange(3)):
+                body = b"%d-%s-%d" % (turn, name.encode(), len(acknowledged))
+                acknowledged.append((body, cluster.post(name, body)))
+        cluster.run(chance.choice([0.02, 0.1, 0.4]), step=0.01)
+    cluster.slow.clear()
+    cluster.wires.heal()
+    down = [name for name in cluster.names if name not in cluster.engines]
+    if down:
+        cluster.start(*down)
+    converge(cluster, 10)
+    engine = cluster.engines[cluster.leader]
+    seen = set()
+    for body, heard in acknowledged:
+        if heard and isinstance(heard[0], int):
+            place = engine.ledger.place(heard[0])
+            assert engine.messages(place.index)[place.offset] == body
+            assert heard[0] not in seen
+            seen.add(heard[0])
+    assert seen

@@ -1,0 +1,321 @@
+"""Each override on its own: one guarded member, a disk that the test holds, and no links.
+
+Every test names the defect (docs/explanation/engine-defects.md) that its override closes.
+"""
+
+import random
+
+import pytest
+from twisted.internet.task import Clock
+
+from crowd.errors import FatalError
+from crowd.raft import guard
+from crowd.raft.guard import GuardedRaft, Role
+from crowd.raft.wire import (
+    AppendEntries,
+    NextIndex,
+    PreVote,
+    PreVoteAnswer,
+    RequestVote,
+    ResponseVote,
+    TimeoutNow,
+)
+from tests.unit.raft.cluster import Disk, FakeJournal
+
+
+class Member:
+    """A guarded member `a` of a, b, c (d, e), with what it sent and applied."""
+
+    def __init__(self, others=("b", "c")):
+        self.clock = Clock()
+        self.clock.advance(100)
+        guard.install(self.clock.seconds, random.Random(7))
+        self.journal = FakeJournal(Disk(b"a" * 16))
+        self.journal.on_durable = lambda: None
+        self.sent, self.applied, self.learners = [], [], set()
+        self.raft = GuardedRaft("a", others, self.journal, self, self)
+        for other in others:
+            self.raft.connected(other)
+
+    # the outbox
+    def send(self, name, message):
+        self.sent.append((name, message))
+        return True
+
+    def writable(self, name):
+        return True
+
+    # the host
+    def apply(self, index, term, command):
+        self.applied.append(index)
+
+    def is_voter(self, name):
+        return name not in self.learners
+
+    def role_changed(self):
+        pass
+
+    def sync(self):
+        self.journal.sync()
+        self.raft.durable()
+        self.raft.tick()
+        return self
+
+    def take(self, kind):
+        """Return, and forget, the messages of one kind that were sent."""
+        taken = [(name, m) for name, m in self.sent if isinstance(m, kind)]
+        self.sent = [(name, m) for name, m in self.sent if not isinstance(m, kind)]
+        return taken
+
+    def wait(self, seconds):
+        self.clock.advance(seconds)
+        self.raft.tick()
+        return self
+
+    def append(self, *entries, term=5, prev=(1, 0), commit=1, leader="b", stamp=1):
+        """Receive an AppendEntries from the leader of `term`."""
+        message = AppendEntries(
+            term=term, commit_index=commit, prev_index=prev[0], prev_term=prev[1],
+            stamp=stamp, entries=entries,
+        )  # fmt: skip
+        self.raft.receive(leader, message)
+        return self
+
+    def stand(self):
+        """Pass the pre-vote and become a candidate, its own vote on disk."""
+        self.wait(2)
+        for name, question in self.take(PreVote):
+            self.raft.receive(name, PreVoteAnswer(term=question.term, granted=True))
+        return self.wait(0.01).sync()
+
+    def lead(self):
+        self.stand()
+        self.raft.receive("b", ResponseVote(term=self.raft.term))
+        return self.sync()
+
+    def acknowledge(self, name, index, **fields):
+        given = {"term": self.raft.term, "success": True, "reset": False, "stamp": 1, **fields}
+        self.raft.receive(name, NextIndex(next_index=index + 1, **given))
+        self.raft.tick()
+        return self
+
+
+def entry(index, term=5):
+    return (b"\x00e%d" % index, index, term)
+
+
+def test_d1_truncation_begins_at_the_first_conflict():
+    member = Member().append(entry(2), entry(3), entry(4)).sync()
+    member.append(entry(2), entry(3, 6), term=6)
+    assert member.journal.log[1:] == [entry(2), entry(3, 6)]
+
+
+def test_d1_truncating_what_is_committed_is_fatal():
+    member = Member().append(entry(2), entry(3), commit=3).sync()
+    with pytest.raises(FatalError, match="the committed one here has 5"):
+        member.append(entry(2), entry(3, 6), term=6)
+
+
+def test_d2_a_heartbeat_commits_only_what_it_proved_to_match():
+    member = Member().append(entry(2), entry(3), entry(4)).sync()
+    member.append(term=6, prev=(2, 5), commit=4)
+    assert member.raft.commit_index == 2
+
+
+def test_d3_a_late_acknowledgement_counts_in_no_other_term():
+    member = Member().lead()
+    last = member.journal.last_index
+    member.acknowledge("b", last, term=member.raft.term - 1)
+    assert member.raft.commit_index < last
+    member.acknowledge("b", last)
+    assert member.raft.commit_index == last
+
+
+def test_d7_commit_waits_for_the_leaders_own_disk():
+    member = Member().lead()
+    member.raft.propose(b"command")
+    member.raft.tick()
+    last = member.journal.last_index
+    member.acknowledge("b", last).acknowledge("c", last)
+    assert member.raft.commit_index == last - 1
+    member.sync()
+    assert member.raft.commit_index == last
+    assert member.applied[-1] == last
+
+
+def test_d7_an_acknowledgement_waits_for_the_followers_disk():
+    member = Member().append(entry(2), entry(3))
+    assert member.take(NextIndex) == []  # not even the term is on disk
+    member.sync()
+    assert {answer.next_index for _, answer in member.take(NextIndex)} == {2, 4}
+    member.append(entry(4), prev=(3, 5))
+    assert [answer.next_index for _, answer in member.take(NextIndex)] == [4]
+    member.sync()
+    assert [answer.next_index for _, answer in member.take(NextIndex)] == [5]
+
+
+def test_d8_a_vote_leaves_after_it_is_on_disk():
+    member = Member()
+    member.raft.receive("b", RequestVote(term=3, last_index=1, last_term=0))
+    assert member.take(ResponseVote) == []
+    member.sync()
+    assert member.take(ResponseVote) == [("b", ResponseVote(term=3))]
+
+
+def test_d8_a_learner_neither_votes_nor_stands_nor_counts():
+    member = Member()
+    member.learners = {"a"}
+    member.raft.receive("b", RequestVote(term=3, last_index=1, last_term=0))
+    member.sync().wait(10)
+    assert member.take(ResponseVote) == member.take(PreVote) == []
+    leader = Member().lead()
+    leader.learners = {"b"}
+    leader.acknowledge("b", leader.journal.last_index)
+    assert leader.raft.commit_index < leader.journal.last_index
+
+
+def test_d10_a_reset_below_what_was_acknowledged_is_ignored():
+    member = Member().lead()
+    last = member.journal.last_index
+    member.acknowledge("b", last)
+    member.acknowledge("b", 0, success=False, reset=True)
+    assert member.raft.acked("b") == last
+
+
+def test_d13_what_cannot_be_applied_ends_the_node_at_its_index():
+    member = Member().append(entry(2), entry(3), commit=3)
+
+    def broken(index, term, command):
+        raise FatalError(f"entry {index}")
+
+    member.apply = broken
+    with pytest.raises(FatalError, match="entry 2"):
+        member.wait(0.1)
+    assert member.raft.applied_index == 1
+
+
+def test_d15_one_voter_has_one_vote():
+    member = Member(("b", "c", "d", "e")).stand()
+    for _ in range(5):
+        member.raft.receive("b", ResponseVote(term=member.raft.term))
+    assert member.raft.role is Role.CANDIDATE
+    member.raft.receive("c", ResponseVote(term=member.raft.term))
+    assert member.raft.role is Role.LEADER
+
+
+def test_l1_while_probing_no_entries_are_sent_and_the_index_only_falls():
+    member = Member().lead()
+    for _ in range(10):
+        member.raft.propose(b"x")
+        member.raft.tick()
+    member.take(AppendEntries)
+    places = []
+    for hint in (9, 5, 7, 3):
+        member.acknowledge("c", hint - 1, success=False, reset=True).wait(0.2)
+        sent = [m for name, m in member.take(AppendEntries) if name == "c"]
+        assert all(m.entries == () for m in sent)
+        places += [m.prev_index for m in sent]
+    assert places == sorted(places, reverse=True)
+
+
+def test_l2_a_mismatch_names_the_first_index_of_the_conflicting_term():
+    member = Member().append(entry(2, 3), *(entry(n, 4) for n in range(3, 50)), term=4).sync()
+    member.take(NextIndex)
+    member.append(term=6, prev=(49, 5)).sync()
+    ((_, answer),) = member.take(NextIndex)
+    assert (answer.success, answer.next_index) == (False, 3)
+
+
+def test_l3_only_a_window_of_entries_is_under_way():
+    member = Member().lead()
+    member.acknowledge("b", 1)
+    member.take(AppendEntries)
+    for _ in range(3 * guard.WINDOW_MESSAGES):
+        member.raft.propose(b"x")
+        member.raft.tick()
+    sent = [m for name, m in member.take(AppendEntries) if name == "b" and m.entries]
+    assert len(sent) <= guard.WINDOW_MESSAGES
+    member.acknowledge("b", sent[-1].entries[-1][1])
+    assert [m for name, m in member.take(AppendEntries) if name == "b" and m.entries]
+
+
+def test_l5_nobody_stands_before_a_majority_said_yes():
+    member = Member().wait(5)
+    assert member.raft.term == 0
+    assert member.take(RequestVote) == []
+    member.stand()
+    assert member.raft.role is Role.CANDIDATE
+
+
+def test_l5_a_leader_of_the_past_is_told_so():
+    member = Member().append(term=5).sync()
+    member.take(NextIndex)
+    member.append(term=3, leader="c")
+    ((name, answer),) = member.take(NextIndex)
+    assert (name, answer.term, answer.success) == ("c", 5, False)
+
+
+def test_l5_a_follower_with_a_live_leader_grants_no_pre_vote():
+    member = Member().append(term=5).sync()
+    member.raft.receive("c", PreVote(term=6, last_index=9, last_term=5))
+    ((_, answer),) = member.take(PreVoteAnswer)
+    assert not answer.granted
+    member.wait(guard.ELECTION_MIN_S + 0.01)
+    member.raft.receive("c", PreVote(term=6, last_index=9, last_term=5))
+    assert member.take(PreVoteAnswer)[-1][1].granted
+
+
+def test_l5_a_leader_without_a_majority_steps_down():
+    member = Member().lead()
+    for _ in range(20):
+        member.wait(0.1)
+    assert member.raft.role is Role.FOLLOWER
+
+
+def test_l7_a_commit_index_that_moved_is_sent_at_once():
+    member = Member().lead()
+    last = member.journal.last_index
+    member.acknowledge("c", 1).take(AppendEntries)
+    member.acknowledge("b", last)
+    assert ("b", last) in [(n, m.commit_index) for n, m in member.take(AppendEntries)]
+
+
+def test_a_hand_over_skips_the_pre_vote():
+    member = Member().append(term=5).sync()
+    member.raft.receive("b", TimeoutNow(term=5))
+    member.wait(0.01).sync()
+    assert {name for name, _ in member.take(RequestVote)} == {"b", "c"}
+
+
+def test_two_leaders_in_one_term_end_the_node():
+    member = Member().lead()
+    with pytest.raises(FatalError, match="two leaders"):
+        member.append(term=member.raft.term, leader="c")
+
+
+def test_what_a_leader_heard_is_timed_by_when_it_asked():
+    """The fence rests on when a heartbeat was sent, not on when its answer was read."""
+    member = Member().lead()
+    member.take(AppendEntries)
+    asked_s = member.clock.seconds() + 0.2
+    member.wait(0.2)
+    stamp = max(m.stamp for name, m in member.take(AppendEntries) if name == "b")
+    member.clock.advance(60)  # stopped, and woken
+    member.acknowledge("b", 1, stamp=stamp)
+    assert member.raft.quorum_heard_s() == pytest.approx(asked_s, abs=0.001)
+
+
+def test_i6_stock_paths_that_unpickle_are_closed():
+    member = Member()
+    with pytest.raises(FatalError):
+        member.raft._SyncObj__doApplyCommand(b"\x00")
+    with pytest.raises(FatalError):
+        member.raft._SyncObj__loadDumpFile(clearJournal=True)
+    with pytest.raises(FatalError):
+        member.raft._SyncObj__onMessageReceived(None, {"type": "apply_command"})
+
+
+def test_another_version_of_pysyncobj_is_refused(monkeypatch):
+    monkeypatch.setattr(guard, "VERSION", "0.3.18")
+    with pytest.raises(FatalError, match=r"0\.3\.18 is installed"):
+        guard.install(lambda: 0.0, random.Random(1))

@@ -1,0 +1,37 @@
+"""Log time never goes back, and one wrong clock moves it by little."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crowd.raft.logclock import STEP_US, LogClock
+
+WALL = 1_700_000_000_000_000
+
+
+def test_the_first_stamp_is_the_wall_clock():
+    assert LogClock().stamp(WALL, 0.0) == WALL
+
+
+def test_a_clock_that_is_a_year_ahead_moves_log_time_by_a_second_an_entry():
+    clock = LogClock()
+    clock.stamp(WALL, 10.0)
+    assert clock.stamp(WALL + 10**13, 10.5) == WALL + 500_000 + STEP_US
+
+
+def test_a_new_leader_goes_on_where_the_log_is():
+    clock = LogClock()
+    clock.follow(WALL)
+    assert clock.stamp(WALL - 10**9, 3.0) == WALL
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**62), st.floats(0, 100)), min_size=1, max_size=50),
+)
+def test_stamps_rise_no_faster_than_time_and_a_second_an_entry(steps):
+    clock, now = LogClock(), 0.0
+    last = clock.stamp(WALL, now)
+    for wall, passed in steps:
+        now += passed
+        stamped = clock.stamp(wall, now)
+        assert 0 <= stamped - last <= int(passed * 1e6) + STEP_US + 1
+        last = stamped

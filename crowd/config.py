@@ -142,7 +142,7 @@ def _read(path: Path) -> str:
 def _configuration(text: str, findings: Findings, directory: Path) -> Configuration:
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         problem = f"{findings.source}: found what is not TOML ({error}); expected TOML 1.0"
         raise ConfigurationError((problem,)) from None
     root = Table(content, "", findings)

@@ -68,6 +68,18 @@ class OutcomeUnknownError(CrowdError):
         self.retry_after_s = retry_after_s
 
 
+# --- A delivery's attempt: it is made again -----------------------------------------------------
+
+
+class AttemptFailedError(CrowdError):
+    """An attempt ended without an answer. ``kind`` is a `FailureKind`'s value."""
+
+    def __init__(self, kind: str, words: str) -> None:
+        super().__init__(words)
+        self.kind = kind
+        self.words = words
+
+
 # --- The node itself: an operator must act ----------------------------------------------------
 
 

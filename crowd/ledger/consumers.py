@@ -114,7 +114,7 @@ class Consumer:
             if first > last:
                 continue
             for a, b in self.settled.gaps(first, last):
-                self.done += sum(y - x + 1 for x, y in self._own(a, b, rows))
+                self.done += self._count_own(a, b, rows)
             self.settled.add(self._behind_unsettled(first, rows), last)
         self.advance(rows)
 
@@ -181,6 +181,8 @@ class Consumer:
         """Return the epochs that first-last meets, rising, each with its last position in it."""
         if first > last:
             return []
+        if len(self._epochs) == 1:
+            return [(self._epochs[0], last)] if self._epochs[0].after < last else []
         ends = [following.after for following in self._epochs[1:]] + [last]
         return [
             (epoch, min(end, last))
@@ -197,6 +199,13 @@ class Consumer:
                     yield start, min(end, rows.last)
             elif epoch.routes:
                 yield from rows.matches(start, end, epoch.routes)
+
+    def _count_own(self, first: int, last: int, rows: Rows) -> int:
+        """Return how many positions within first-last, which all exist, are its own."""
+        epoch = self._epochs[0]
+        if len(self._epochs) == 1 and epoch.routes == ALL_ROUTES and first > epoch.after:
+            return last - first + 1
+        return sum(b - a + 1 for a, b in self._own(first, last, rows))
 
     def state(self) -> list[Any]:
         """Return the consumer as values that CBOR can say, the same on every node."""

@@ -118,9 +118,11 @@ class Ledger:
     def forget(self, below: Index) -> None:
         """Drop the rows of entries below `below`, which the log no longer holds.
 
-        Not part of the state: a node's log ends where that node cut it. Raises
-        AssertionError if an entry that a consumer still needs would go. What is left of
-        a chunk of rows that `below` cuts through stays.
+        Not part of the state: a node's log begins where that node cut it. So a log must not
+        be cut while a consumer can still be defined to begin at the beginning, which is
+        position 1, unless an entry has said on every node that it is not any more. Raises
+        AssertionError if an entry that a consumer still needs would go. What is left of a
+        chunk of rows that `below` cuts through stays.
         """
         needed = self.lowest_watermark + 1
         if needed <= self.tip and below > self._rows.place(Position(needed)).index:

@@ -90,16 +90,23 @@ class RangeSet:
         return self._bounds[place - 1] - 1 if place else None
 
     def gaps(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield the ranges within first-last that are not in the set, rising."""
-        while first <= last:
-            end = self.end_of_range(first)
-            if end is not None:
-                first = end + 1
-                continue
-            start = self.next_start(first)
-            stop = last if start is None else min(last, start - 1)
-            yield first, stop
-            first = stop + 1
+        """Yield the ranges within first-last that are not in the set, rising.
+
+        The set must not change meanwhile.
+        """
+        bounds = self._bounds
+        place = bisect_right(bounds, first)
+        if place % 2:
+            first = bounds[place]
+            place += 1
+        for following in range(place, len(bounds), 2):
+            start = bounds[following]
+            if start > last:
+                break
+            yield first, start - 1
+            first = bounds[following + 1]
+        if first <= last:
+            yield first, last
 
     def to_bytes(self) -> bytes:
         """Return the boundaries as big-endian integers of eight bytes: equal for equal sets."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
+    from crowd.clock import Clock
+
 DELAY_FIRST_S: Final = 0.05
 """A restarted peer is back within a second; the first calls are to meet it early."""
 
@@ -21,16 +23,6 @@ DELAY_MOST_S: Final = 1.0
 
 CONNECT_WITHIN_S: Final = 5.0
 """For name lookup and TCP's handshake, with one lost packet of it sent again."""
-
-
-class Clock(Protocol):
-    """What is used of Twisted's IReactorTime. Its seconds must never step back."""
-
-    def seconds(self) -> float:
-        """Return the time in seconds since some moment."""
-
-    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any) -> Any:  # noqa: A002, N802
-        """Call after `delay` seconds; return what can be cancelled."""
 
 
 class ClientEndpoint(Protocol):

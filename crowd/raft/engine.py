@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from crowd.command import (
@@ -53,8 +53,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
-
+    from crowd.clock import Clock, Timer
     from crowd.command import Command
     from crowd.raft.guard import Log
     from crowd.raft.wire import PeerMessage
@@ -76,7 +75,7 @@ class DurableLog(Protocol):
     """The journal, beyond what the guard asks of it (:class:`crowd.raft.guard.Log`)."""
 
     journal_id: bytes
-    memory: bytes
+    founding: bytes
     full: bool
     on_durable: Callable[[], None]
     on_fatal: Callable[[FatalError], None]
@@ -106,8 +105,8 @@ class Links(Protocol):
     def startService(self) -> None:  # noqa: N802  Twisted's name
         """Listen and dial."""
 
-    def stopService(self) -> Any:  # noqa: N802  Twisted's name
-        """Close all links."""
+    def stopService(self) -> Deferred[None]:  # noqa: N802  Twisted's name
+        """Close all links; fire when that is done."""
 
 
 class Space(NamedTuple):
@@ -160,7 +159,7 @@ class Engine(Service):
 
     def __init__(
         self,
-        clock: IReactorTime,
+        clock: Clock,
         wall_us: Callable[[], int],
         chance: random.Random,
         member: Identity,
@@ -178,10 +177,9 @@ class Engine(Service):
         self._seams = seams
         self._bounds = bounds
         self._links: Links | None = None
-        self._waking: IDelayedCall | None = None
-        self._ticking = LoopingCall(self._tick)
-        self._housekeeping = LoopingCall(self._keep_house)
-        self._ticking.clock = self._housekeeping.clock = clock  # type: ignore[assignment]
+        self._waking: Timer | None = None
+        self._ticking = _loop(clock, self._tick)
+        self._housekeeping = _loop(clock, self._keep_house)
         self._log_clock = LogClock()
         self._appended: set[tuple[int, int]] = set()
         self._wanted: dict[str, tuple[Callable[[Ledger], bool], Callable[[], Command]]] = {}
@@ -189,6 +187,9 @@ class Engine(Service):
         self._leading = False
         self._handing_over = False
         self._dead = False
+        self._urgent = False
+        self._remembering = False
+        self._after_remembering: list[Callable[[], None]] = []
         self._quorum_s = float("-inf")
         self.applied_hooks: list[Callable[[], None]] = []
         """Called after entries were applied, coalesced."""
@@ -208,7 +209,7 @@ class Engine(Service):
 
         Raises FatalError if the journal is damaged, foreign, or in use.
         """
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         self.journal = self._seams.open_journal()
         self.journal.on_durable = self._durable
         self.journal.on_fatal = self._die
@@ -217,7 +218,7 @@ class Engine(Service):
             self.member.node,
             self.journal.journal_id,
             self.member.others,
-            self.journal.memory,
+            self.journal.founding,
         )
         log: Log = self.journal
         self.raft = GuardedRaft(self.member.node, self.member.others, log, self, self)
@@ -236,26 +237,26 @@ class Engine(Service):
         if not self._dead:
             await self.proposer.drain()
             await self._hand_over()
-        self._end()
+        self._rest()
+        self.proposer.stop()
+        if self._links is not None:
+            await self._links.stopService()
+        if hasattr(self, "journal"):
+            self.journal.close()
 
     def stopService(self) -> Deferred[None]:  # noqa: N802  Twisted's name
         """End as :meth:`stop` does."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         return Deferred.fromCoroutine(self.stop())
 
-    def _end(self) -> None:
+    def _rest(self) -> None:
+        """Tick no more."""
+        self._dead = True
         for loop in (self._ticking, self._housekeeping):
             if loop.running:
                 loop.stop()
         if self._waking is not None and self._waking.active():
             self._waking.cancel()
-        self._dead = True
-        self.proposer.stop()
-        if self._links is not None:
-            self._links.stopService()
-            self._links = None
-        if hasattr(self, "journal"):
-            self.journal.close()
 
     async def _hand_over(self) -> None:
         """Stop proposing, and ask a follower that has everything to lead."""
@@ -268,17 +269,16 @@ class Engine(Service):
                 asked = target is not None
                 if asked:
                     self._log.info("hands leadership over to {peer}", peer=target)
-            await deferLater(self._clock, TICK_S)  # type: ignore[arg-type]
+            passed: Deferred[None] = Deferred()
+            self._clock.callLater(TICK_S, passed.callback, None)
+            await passed
 
     def _die(self, error: FatalError) -> None:
         """End the node: nothing is acknowledged from here on (I8)."""
         if self._dead:
             return
-        self._dead = True
+        self._rest()
         self._log.critical("the node ends: {error}", error=str(error))
-        for loop in (self._ticking, self._housekeeping):
-            if loop.running:
-                loop.stop()
         self._seams.on_fatal(error)
 
     # --- Ticking ------------------------------------------------------------------------------
@@ -317,6 +317,9 @@ class Engine(Service):
             self._leading = leading
             for led in self.leading_hooks:
                 led(leading)
+        if self._urgent:
+            self._urgent = False
+            self._keep_house()
         if self.raft.applied_index != self._seen_applied:
             self._seen_applied = self.raft.applied_index
             self.proposer.applied()
@@ -415,6 +418,9 @@ class Engine(Service):
             self._appended.discard((value.session, value.number))
         elif isinstance(value, Readmit):
             self._readmitted(value)
+        elif isinstance(value, Birth):
+            self._urgent = True
+            self.proposer.leader_changed()  # what was offered before the birth is void
 
     def message(self, index: int, offset: int) -> bytes:
         """Return the stored message at a place in the log; raise DamagedError on bad bytes."""
@@ -442,6 +448,7 @@ class Engine(Service):
             leader=self.raft.leader,
         )
         if self.raft.leader is not None:
+            self._urgent = True
             self.proposer.leader_changed()
 
     def may_attempt(self) -> bool:
@@ -453,23 +460,34 @@ class Engine(Service):
     def _found(self) -> None:
         if self.membership.found():
             self._log.info("founds the cluster {cluster}", cluster=self.member.cluster)
-            self.journal.remember(self.membership.memory, self._founded)
+            self._remember(self._founded)
 
-    def _remember(self) -> None:
-        self.journal.remember(self.membership.memory, self._remembered)
-
-    def _founded(self) -> None:
-        """Let every member say hello anew: this node's hello now holds the roster."""
-        self._remembered()
-        for name in self.member.others:
-            self._disconnect(name, "the cluster is founded; says hello again")
+    def _remember(self, then: Callable[[], None] | None = None) -> None:
+        """Make the roster durable, one record after the other, and use it then."""
+        if then is not None:
+            self._after_remembering.append(then)
+        if not self._remembering:
+            self._remembering = True
+            self.journal.remember(self.membership.memory, self._remembered)
 
     def _remembered(self) -> None:
         """Use the roster that is now durable."""
+        self._remembering = False
         if self._dead:
             return
+        if self.journal.founding != self.membership.memory:
+            self._remember()
+            return
         self.raft.members_changed()
+        after, self._after_remembering = self._after_remembering, []
+        for then in after:
+            then()
         self.wake()
+
+    def _founded(self) -> None:
+        """Let every member say hello anew: this node's hello now holds the roster."""
+        for name in self.member.others:
+            self._disconnect(name, "the cluster is founded, and says hello again")
 
     def _readmitted(self, readmit: Readmit) -> None:
         self._log.info("{peer} votes again", peer=readmit.name)
@@ -511,7 +529,7 @@ class Engine(Service):
             node=self.member.node,
             journal_id=self.journal.journal_id,
             roster=tuple(sorted((self.member.node, *self.member.others))),
-            founding=self.journal.memory,
+            founding=self.journal.founding,
             empty=self.journal.last_index == 1,
         )
 
@@ -537,8 +555,8 @@ class Engine(Service):
         self.wake()
 
     def peer_disconnected(self, name: str, why: str) -> None:
-        """Let go of a peer."""
-        self._log.info("lost {peer}: {why}", peer=name, why=why)
+        """Let go of a peer; the links have logged `why`."""
+        del why
         self.membership.left(name)
         if not self._dead:
             self.raft.disconnected(name)
@@ -588,3 +606,9 @@ class Engine(Service):
         """Raft's role in small letters, or ``learner`` or ``unborn``."""
         standing = self.membership.standing
         return self.raft.role.name.lower() if standing is Standing.VOTER else standing.value
+
+
+def _loop(clock: Any, call: Callable[[], None]) -> LoopingCall:
+    looping = LoopingCall(call)
+    looping.clock = clock
+    return looping

@@ -47,6 +47,16 @@ if TYPE_CHECKING:
 
     from crowd.raft.wire import PeerMessage
 
+    RaftMessage = (
+        AppendEntries
+        | NextIndex
+        | RequestVote
+        | ResponseVote
+        | TimeoutNow
+        | PreVote
+        | PreVoteAnswer
+    )
+
 SUPPORTED_VERSION: Final = "0.3.17"
 """The overrides depend on this version's text, so no other one is accepted."""
 
@@ -183,7 +193,7 @@ class _Transport:
 
     ready = True
 
-    def __init__(self, send: Callable[[str, PeerMessage], None]) -> None:
+    def __init__(self, send: Callable[[str, RaftMessage], None]) -> None:
         self._send = send
 
     def send(self, node: Any, message: dict[str, Any]) -> None:
@@ -238,7 +248,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._outbox = outbox
         self._host = host
         self._progress: dict[str, Progress] = {}
-        self._held: list[tuple[str, PeerMessage]] = []
+        self._held: list[tuple[str, RaftMessage]] = []
         self._votes: set[str] = set()
         self._pre_votes: set[str] = set()
         self._pre_vote_term = 0
@@ -270,6 +280,8 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._SyncObj__raftCurrentTerm = max(log.getCurrentTerm(), log.last_term)
         self._SyncObj__votedForNodeId = log.getVotedForNodeId()
         self._SyncObj__raftCommitIndex = max(1, log.getRaftCommitIndex())
+        if not nodes:
+            self._SyncObj__raftElectionDeadline = 0  # nobody else could lead
 
     # --- What the engine reads --------------------------------------------------------------
 
@@ -296,7 +308,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     @property
     def leader(self) -> str | None:
         """The leader's name, if one is known."""
-        node = self._SyncObj__raftLeader
+        node: Any = self._SyncObj__raftLeader
         return None if node is None else str(node.id)
 
     @property
@@ -380,7 +392,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         node = self._nodes[name]
         self._SyncObj__connectedNodes.discard(node)
         self._held = [(peer, message) for peer, message in self._held if peer != name]
-        if self._SyncObj__raftLeader == node:
+        if self.leader == name:
             self._SyncObj__raftLeader = None
             self._heard_s = float("-inf")
             wait_s = ORPHAN_MIN_S + (ORPHAN_MAX_S - ORPHAN_MIN_S) * self._chance()
@@ -567,6 +579,13 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             and self._votes_itself()
             and self._up_to_date(message.last_index, message.last_term)
         )
+        if granted and (self._pre_vote_term == 0 or name < self.selfNode.id):
+            # Two that stand at once split the votes: the one that asked first, or whose name
+            # sorts first, goes ahead.
+            self._pre_vote_term = 0
+            wait_s = ORPHAN_MAX_S * (1 + self._chance())
+            deadline_s = max(self._SyncObj__raftElectionDeadline, self._now() + wait_s)
+            self._SyncObj__raftElectionDeadline = deadline_s
         answer = PreVoteAnswer(term=message.term if granted else self.term, granted=granted)
         self._outbox.send(name, answer)
 
@@ -622,7 +641,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         durable = min(acked, self._log.durable_index)
         self._SyncObj__raftMatchIndex[self._nodes[name]] = durable
 
-    def _dispatch(self, name: str, message: PeerMessage) -> None:
+    def _dispatch(self, name: str, message: RaftMessage) -> None:
         """Send, or hold until term and vote are on disk (D7, D8)."""
         if self._log.vote_pending:
             self._held.append((name, message))

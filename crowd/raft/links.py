@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IAddress
 
-    from crowd.raft.dialer import ClientEndpoint, Clock
+    from crowd.clock import Clock
+    from crowd.raft.dialer import ClientEndpoint
 
 BULK_BYTES_MAX: Final = 4 * 1024 * 1024
 """Entries and offers wait with the sender above this: half a second at 10 MB/s."""

@@ -30,8 +30,7 @@ from crowd.message import Position
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
-
+    from crowd.clock import Clock, Timer
     from crowd.command import SessionId
     from crowd.message import RouteId
 
@@ -81,7 +80,7 @@ class Proposer:
     def __init__(
         self,
         node: str,
-        clock: IReactorTime,
+        clock: Clock,
         offer: Callable[[bytes], bool],
         nonce: Callable[[], bytes],
         *,
@@ -99,8 +98,8 @@ class Proposer:
         self._number = 0
         self._open: deque[tuple[RouteId, bytes, Deferred[Position], float]] = deque()
         self._in_flight: dict[int, _Batch] = {}
-        self._flushing: IDelayedCall | None = None
-        self._checking: IDelayedCall | None = None
+        self._flushing: Timer | None = None
+        self._checking: Timer | None = None
         self._session_offered_s = float("-inf")
         self._drained: Deferred[None] | None = None
         self.refusal: RefusedError | None = None
@@ -206,7 +205,10 @@ class Proposer:
 
     def _seal(self, session: SessionId) -> None:
         """Make one proposal of the oldest messages, within the bounds of an entry."""
-        routes, messages, waiters, size = [], [], [], 0
+        routes: list[RouteId] = []
+        messages: list[bytes] = []
+        waiters: list[tuple[Deferred[Position], float]] = []
+        size = 0
         while self._open and len(messages) < BATCH_MESSAGES_MAX:
             size += len(self._open[0][1]) + 16
             if messages and size > BATCH_BYTES_MAX:

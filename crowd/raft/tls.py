@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from crowd.raft.dialer import ClientEndpoint, Clock
+    from crowd.clock import Clock
+    from crowd.raft.dialer import ClientEndpoint
 
 
 class MutualTLS:

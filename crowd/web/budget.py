@@ -62,6 +62,10 @@ class Budget:
         """Stop waiting. Nothing happens if `waiter` did not wait."""
         self._waiting.pop(waiter, None)
 
+    def waits(self, waiter: Waiter) -> bool:
+        """Tell whether `waiter` waits."""
+        return waiter in self._waiting
+
     @property
     def waiting_count(self) -> int:
         """How many wait."""

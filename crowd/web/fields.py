@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 Field = tuple[bytes, bytes]
 
@@ -67,14 +67,15 @@ class Fields(msgspec.Struct, gc=False):
     """A request's header fields, sorted once.
 
     ``kept`` are those that travel on, in their order. ``length`` is the Content-Length, and
-    ``chunked`` the Transfer-Encoding, if the request has one. ``hosts`` counts Host fields.
-    ``encodings`` is the value of Accept-Encoding.
+    ``transfer`` the Transfer-Encoding, if the request has one. ``hosts`` counts Host fields.
+    ``encodings`` is the value of Accept-Encoding. ``unusual``: any of the fields below it.
     """
 
-    kept: list[Field] | Sequence[Field]
+    kept: list[Field]
     hosts: int = 0
     length: int | None = None
     encodings: bytes = b""
+    unusual: bool = False
     connection: bytes | None = None
     transfer: bytes | None = None
     expect: bytes | None = None
@@ -107,6 +108,7 @@ def sort_fields(headers: Iterable[Field]) -> Fields:
 
 
 def _note(fields: Fields, kind: Kind, value: bytes) -> None:
+    fields.unusual = True
     if kind is Kind.CONNECTION:
         fields.connection = _joined(fields.connection, value)
     elif kind is Kind.TRANSFER:

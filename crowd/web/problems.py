@@ -92,6 +92,13 @@ def problem_reply(
     return make_reply(problem.status, tuple(headers), json.dumps(document).encode("ascii"))
 
 
+def in_flight_full() -> Reply:
+    """Return the answer for a request that never got room for its body."""
+    return problem_reply(
+        NOT_STORED, "too many bodies of unanswered requests are held", retry_after_s=1
+    )
+
+
 def reply_to_error(error: BaseException) -> Reply:
     """Return the answer for an error of crowd's own or of the router's.
 

@@ -59,7 +59,7 @@ class Request:
     __slots__ = (
         "_args", "_code", "_content", "_finish", "_parts", "_request_headers",
         "_response_headers", "answers_itself", "body", "connection", "fields", "finished", "held",
-        "keep_alive", "method", "path", "postpath", "prepath", "raw_headers", "uri", "wire",
+        "keep_alive", "method", "notified", "path", "postpath", "prepath", "raw_headers", "uri", "wire",
     )  # fmt: skip
 
     # Everything that is not set here is set when it is first needed: `_lazy` makes it.
@@ -86,6 +86,7 @@ class Request:
         self.keep_alive = keep_alive
         self.finished = False
         self.answers_itself = False
+        self.notified = False
         self.wire: bytes | None = None
 
     def reply(self, reply: Reply, extra: Sequence[Field] = ()) -> None:
@@ -170,16 +171,13 @@ class Request:
     def notifyFinish(self) -> Deferred[None]:
         """Return a Deferred that fires when the answer was sent, or fails if it cannot be."""
         waiting: Deferred[None] = Deferred()
+        self.notified = True
         self._finish.append(waiting)
         return waiting
 
     def settle(self, reason: Failure | None) -> None:
         """Tell those who asked with `notifyFinish`. Called by the channel, once."""
-        try:
-            waiting = object.__getattribute__(self, "_finish")
-        except AttributeError:
-            return
-        for each in waiting:
+        for each in self._finish:
             if reason is None:
                 each.callback(None)
             else:

@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 from klein import Response
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
 from crowd.web.problems import BAD_TARGET, problem_reply, reply_to_error
@@ -22,7 +23,6 @@ from crowd.web.reply import Reply, make_reply
 
 if TYPE_CHECKING:
     from klein import Klein
-    from twisted.python.failure import Failure
 
     from crowd.web.fields import Field
     from crowd.web.request import Request
@@ -92,7 +92,7 @@ class Router:
     def _failed(self, request: Request, error: BaseException) -> None:
         reply = _reply_to(error)
         if reply.status == 500:  # noqa: PLR2004 - the answer for what nobody foresaw
-            self.log.error("a handler failed: {error!r}", error=error, exc_info=error)
+            self.log.failure("a handler failed", failure=Failure(error))
         if not request.finished:
             request.reply(reply)
 

@@ -108,7 +108,7 @@ class Appender:
         self._seconds = seconds
         self._draw = draw
         self._begun: list[Begun] = []
-        self._failed = False
+        self.failed = False
 
     def append(self, batch: Batch) -> Appended:
         """Make a batch durable.
@@ -230,11 +230,11 @@ class Appender:
         return file
 
     def _check(self) -> None:
-        if self._failed:
+        if self.failed:
             raise StorageFailedError("the journal failed before; nothing is written any more")
 
     def _fail(self, what: str, error: OSError) -> StorageFailedError:
-        self._failed = True
+        self.failed = True
         return StorageFailedError(f"{self._directory}: could not {what}: {error}")
 
 

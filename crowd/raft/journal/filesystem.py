@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from pathlib import Path
 from typing import Final
 
 from crowd.errors import DirectoryError
@@ -99,18 +100,18 @@ class DiskFileSystem:
 
     def make_directory(self, path: str) -> None:
         """Create the directory and its parents, each name durable before this returns."""
-        if os.path.isdir(path):
+        if Path(path).is_dir():
             return
-        parent = os.path.dirname(os.path.abspath(path))
+        parent = str(Path(path).absolute().parent)
         self.make_directory(parent)
-        os.mkdir(path, 0o750)
+        Path(path).mkdir(0o750)
         # The new directory's name is in its parent: without this a crash forgets it, and
         # with it all that was ever made durable inside.
         self.sync_directory(parent)
 
     def names(self, path: str) -> list[str]:
         """Return the names in a directory, sorted."""
-        return sorted(os.listdir(path))
+        return sorted(entry.name for entry in Path(path).iterdir())
 
     def open(self, path: str, *, create: bool = False) -> DiskFile:
         """Open a file; it is not inherited by a process that this one starts."""
@@ -119,11 +120,11 @@ class DiskFileSystem:
 
     def rename(self, old: str, new: str) -> None:
         """Rename atomically."""
-        os.replace(old, new)
+        Path(old).replace(new)
 
     def remove(self, path: str) -> None:
         """Remove a file."""
-        os.unlink(path)
+        Path(path).unlink()
 
     def sync_directory(self, path: str) -> None:
         """Make the directory's names durable."""
@@ -142,7 +143,7 @@ class DiskFileSystem:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise DirectoryError(
-                f"{os.path.dirname(path)}: found it in use by process {holder}; "
+                f"{Path(path).parent}: found it in use by process {holder}; "
                 "expected a directory that no other process uses"
             ) from None
         os.ftruncate(descriptor, 0)

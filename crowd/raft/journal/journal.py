@@ -28,9 +28,11 @@ from twisted.logger import Logger
 
 from crowd.errors import FatalError, NoSpaceError, StorageFailedError
 from crowd.raft.journal.appender import Appended, Batch
-from crowd.raft.journal.memory import FOUNDING_BYTES_MAX
+from crowd.raft.journal.ballot import Ballot
+from crowd.raft.journal.gathered import Gathered
 from crowd.raft.journal.places import Segment
-from crowd.raft.journal.shape import COMMAND_BYTES_MAX, SEGMENT_HEADER_BYTES, Cut, Kind
+from crowd.raft.journal.recent import ENTRY_OVERHEAD_BYTES, Recent
+from crowd.raft.journal.shape import COMMAND_BYTES_MAX, SEGMENT_HEADER_BYTES, Kind
 from crowd.raft.journal.view import EntryView
 
 if TYPE_CHECKING:
@@ -43,12 +45,6 @@ if TYPE_CHECKING:
     from crowd.raft.journal.recovery import Found
     from crowd.raft.journal.shape import Entry
 
-BATCH_BYTES_MAX: Final = 8 << 20
-"""One write, beyond its first entry: about 10 ms of a disk; what else gathered comes next."""
-ENTRY_OVERHEAD_BYTES: Final = 200
-"""What an entry costs in memory besides its command: a tuple, a bytes object, two integers."""
-_EVICT_AT_ONCE: Final = 1024
-"""Entries leave the memory in groups, since taking them off a list's front moves the rest."""
 _NO_LIMIT: Final = 1 << 63
 
 
@@ -57,24 +53,30 @@ def _ignore(*_: object) -> None:
 
 
 class Counters(msgspec.Struct):
-    """What the writer did since the start; for metrics."""
+    """What was made durable since the start; for metrics. A write includes its fdatasync."""
 
     batches: int = 0
     entries: int = 0
-    bytes: int = 0
+    written_bytes: int = 0
     write_s: float = 0.0
-    slowest_write_s: float = 0.0
 
 
 class Journal:
     """The log of one node. Made by `open_journal`.
 
     ``first_index``, ``last_index`` and ``last_term`` include what is not durable yet; an
-    empty log has ``last_index == first_index - 1``. All attributes are to be read only, but
-    for the callbacks `on_durable` and `on_fatal`.
+    empty log has ``last_index == first_index - 1`` and ``last_term == 0``. ``full`` says
+    that the disk has no space: entries gather in memory, `pending_bytes` of them, and none
+    becomes durable until a `retry` succeeds. ``vote_pending`` says that the newest term and
+    vote are not durable yet.
+
+    The engine sets two callbacks. `on_durable()`: `durable_index` moved, or a term, a vote
+    or a founding record became durable. `on_fatal(error)`: a write or fsync failed, nothing
+    becomes durable any more and the process must end (I8); called once. Neither is ever
+    called from within another call to the journal.
     """
 
-    log = Logger()
+    _log = Logger()
 
     def __init__(
         self,
@@ -90,45 +92,44 @@ class Journal:
         self._places, self._terms = found.places, found.terms
         self._appender, self._reader = appender, reader
         self._writer, self._lock = writer, lock
-        self._cache_bytes = cache_bytes
         self.journal_id = memory.journal_id
-        self.memory = memory.founding
-
         self.first_index = found.places.first_index
-        self.last_index = found.places.last_index
+        self.last_index = self.durable_index = found.places.last_index
         self.last_term = found.terms.last
-        self.durable_index = self.last_index
-        self._commit_index = max(1, found.commit_index)
-        self._recent: list[Entry] = []  # the newest entries, ending with the last one
-        self._recent_bytes = 0
+        self._recent = Recent(cache_bytes)
         self._first: Entry | None = None
         self._last: Entry | None = None
-
-        self._pending: list[Entry] = []  # not yet handed to the writer
-        self.pending_bytes = 0
-        self._cut: Cut | None = None  # to be written before them
+        self._gathered = Gathered()  # what the writer was not handed yet
         self._cleared = False
         self._scheduled = False
+        # What the writer has, and the last index that was not cut off meanwhile.
         self._in_flight: Batch | None = None
         self._flight_limit = _NO_LIMIT
-        self._confirmed = found.confirmed
+        self._commit_index = max(1, found.commit_index)
         self._written_commit_index = found.commit_index
-
-        self._term, self._vote = memory.term, memory.vote
-        if self.last_term > self._term:
-            # An entry of a later term reached the disk before that term itself did. No vote
-            # of that term was given away, as a vote leaves only when it is durable.
-            self._term, self._vote = self.last_term, None
-        self._stored_vote = (memory.term, memory.vote)
-        self._memory_in_flight = False
-        self._founding_wanted: tuple[bytes, Callable[[], object]] | None = None
+        self._confirmed = found.confirmed
+        self._ballot = Ballot(memory, self._change_memory, self._memory_changed)
         self.vote_pending = False
-
         self.full = False
         self.counters = Counters()
         self.on_durable: Callable[[], object] = _ignore
         self.on_fatal: Callable[[FatalError], object] = _ignore
         self._failed = self._closed = False
+
+    @property
+    def pending_bytes(self) -> int:
+        """The bytes of commands that were not handed to the writer yet; for back-pressure."""
+        return self._gathered.size_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the log takes of the disk, the room kept for its last segment not counted."""
+        return sum(segment.used_bytes for segment in self._places.segments)
+
+    @property
+    def founding(self) -> bytes:
+        """What `remember` stored last; empty at first."""
+        return self._ballot.founding
 
     # --- The log, as pysyncobj reads it ------------------------------------------------------
 
@@ -162,3 +163,328 @@ class Journal:
         if place == 0:
             self._first = entry
         return entry
+
+    def entry(self, index: int) -> Entry:
+        """Return (command, index, term) of the entry at `index`.
+
+        Raises IndexError if it is not in the log, DamagedError if its bytes on the disk do
+        not match their checksum, StorageFailedError if they cannot be read.
+        """
+        entry = self._recent.get(index)
+        if entry is not None:
+            return entry
+        if not self.first_index <= index <= self.last_index:
+            raise IndexError(f"no entry {index} in {self.first_index}..{self.last_index}")
+        return self._reader.entries(index, index, 0)[0]
+
+    def entries(self, from_index: int, bytes_max: int) -> list[Entry]:
+        """Return consecutive entries: at least one, and at most `bytes_max` beyond the first.
+
+        Raises as `entry` does. An empty list if `from_index` is just above the last one.
+        """
+        if from_index == self.last_index + 1:
+            return []
+        found = [self.entry(from_index)]
+        index = from_index + 1
+        recent_index = self._recent.first_index(self.last_index + 1)
+        while index < recent_index and bytes_max > 0:
+            more = self._reader.entries(index, recent_index - 1, bytes_max)
+            for entry in more:
+                bytes_max -= len(entry[0])
+                if bytes_max < 0:
+                    return found
+                found.append(entry)
+            index += len(more)
+        if index >= recent_index:
+            recent = self._recent.entries
+            for place in range(index - recent_index, len(recent)):
+                bytes_max -= len(recent[place][0])
+                if bytes_max < 0:
+                    break
+                found.append(recent[place])
+        return found
+
+    def term_at(self, index: int) -> int:
+        """Return the term of the entry at `index`. Raises IndexError if it is not in the log."""
+        if not self.first_index <= index <= self.last_index:
+            raise IndexError(f"no entry {index} in {self.first_index}..{self.last_index}")
+        return self._terms.at(index)
+
+    # --- The log, as it is changed -----------------------------------------------------------
+
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        """Append an entry; not durable at return. About 1 µs.
+
+        `idx` follows the last index, but in a log that `clear` emptied; `term` does not
+        fall; `command` is at most `COMMAND_BYTES_MAX` long. Raises ValueError otherwise.
+        """
+        size_bytes = len(command)
+        if (
+            idx != self.last_index + 1
+            or term < self.last_term
+            or size_bytes > COMMAND_BYTES_MAX
+            or self._cleared
+        ):
+            self._begin(size_bytes, idx, term)
+        if term != self.last_term or idx == self.first_index:
+            self._terms.add(idx, term)
+            self.last_term = term
+        entry = (command, idx, term)
+        self.last_index = idx
+        self._last = entry
+        gathered, recent = self._gathered, self._recent
+        gathered.entries.append(entry)
+        gathered.size_bytes += size_bytes
+        recent.entries.append(entry)
+        recent.size_bytes += size_bytes + ENTRY_OVERHEAD_BYTES
+        if self._in_flight is None and not self._scheduled:
+            self._schedule()
+
+    def clear(self) -> None:
+        """Empty the log. The next `add` may have any index.
+
+        On the disk this happens in the batch of that next entry, so a crash leaves either
+        the old log or the new one's beginning (D5).
+        """
+        self._forget_above(-1)
+        self._gathered.clear()
+        self._cleared = True
+        self.first_index = self.last_index + 1
+        self.durable_index = self._flight_limit = 0
+
+    def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803  pysyncobj's names
+        """Truncate: this entry, counted from the first one as 0, and all after it go.
+
+        At once for who reads; on the disk in front of the entries that come next.
+        """
+        last_kept = self.first_index + entryFrom - 1
+        if last_kept >= self.last_index:
+            return
+        assert last_kept >= self.first_index - 1
+        self._forget_above(last_kept)
+        self._gathered.cut_above(last_kept)
+        self.last_index = last_kept
+        self.durable_index = min(self.durable_index, last_kept)
+        self._flight_limit = min(self._flight_limit, last_kept)
+        self._schedule()
+
+    def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803  pysyncobj's names
+        """Give back the disk of the entries before this one, counted from the first as 0.
+
+        Whole segments only: the log may keep more than asked, and `first_index` says from
+        where. Entries that are not durable always stay.
+        """
+        dropped = self._places.drop_below(min(self.first_index + entryTo, self.durable_index))
+        if not dropped:
+            return
+        self.first_index = self._places.first_index
+        self._terms.drop_below(self.first_index)
+        self._recent.drop_below(self.first_index)
+        self._first = None
+        self._reader.forget(dropped)
+        numbers = range(dropped[0].number, dropped[-1].number + 1)
+        self._submit_other(partial(self._appender.remove_segments, numbers), _ignore)
+
+    # --- Commit index, term and vote ----------------------------------------------------------
+
+    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803  pysyncobj's
+        """Note the commit index; it is written with the next batch, at the latest in a second."""
+        self._commit_index = raftCommitIndex
+
+    def getRaftCommitIndex(self) -> int:  # noqa: N802  pysyncobj's name
+        """Return the commit index. After a start: a lower bound, never above the durable log."""
+        return self._commit_index
+
+    def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:  # noqa: N802, N803
+        """Start making term and vote durable; `vote_pending` until they are."""
+        self._ballot.set(term, votedForNodeId)
+        self.vote_pending = self._ballot.pending
+
+    def getCurrentTerm(self) -> int:  # noqa: N802  pysyncobj's name
+        """Return the newest term, durable or not."""
+        return self._ballot.term
+
+    def getVotedForNodeId(self) -> str | None:  # noqa: N802  pysyncobj's name
+        """Return the newest vote, durable or not."""
+        return self._ballot.vote
+
+    def vote_durable(self, term: int, vote: str | None) -> bool:
+        """Tell whether exactly this term and vote are on the disk now."""
+        return self._ballot.stored == (term, vote)
+
+    def remember(self, founding: bytes, done: Callable[[], object]) -> None:
+        """Store what the engine knows of the cluster's birth; call `done` when it is durable.
+
+        At most `FOUNDING_BYTES_MAX`, and one at a time.
+        """
+        self._ballot.remember(founding, done)
+
+    # --- Time and end -------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Start the write of what gathered, if none is under way.
+
+        It starts by itself in the reactor's next turn; a caller that knows that nothing more
+        comes now saves that turn.
+        """
+        if self._in_flight is not None or self.full or self._failed or self._closed:
+            return
+        if self._gathered:
+            self._submit(self._gathered.take(self._commit_index))
+
+    def retry(self) -> None:
+        """Try again to write what found no space."""
+        if self.full:
+            self.full = False
+            self.flush()
+
+    def onOneSecondTimer(self) -> None:  # noqa: N802  pysyncobj's name
+        """Once a second: try a full disk again; otherwise confirm the last batch, if idle.
+
+        An empty batch after the last one proves that it was durable: a flaw in it is then
+        found as damage, where it would have been taken for a torn write. It also holds the
+        commit index, so that a restart begins there.
+        """
+        self.retry()
+        self.flush()
+        idle = self._in_flight is None and not (self.full or self._failed or self._closed)
+        if idle and not (self._confirmed and self._written_commit_index == self._commit_index):
+            self._submit(Batch(None, [], self._commit_index))
+
+    def close(self) -> None:
+        """Write what gathered, wait for it, and let go of the directory.
+
+        Blocks for a write or two. No callback comes after it. Raises StorageFailedError if
+        the journal failed meanwhile; the directory is let go of all the same.
+        """
+        if self._closed:
+            return
+        self.flush()
+        self._closed = True
+        try:
+            self._writer.close()
+            if not self._appender.failed:
+                self._appender.append(Batch(None, [], self._commit_index))
+        except NoSpaceError as error:
+            # The log is whole without this confirmation; only less can be proved of it.
+            self._log.warn("closed without confirming the last batch: {error}", error=error)
+        finally:
+            self._reader.close()
+            self._appender.close()
+            self._lock.close()
+
+    def _destroy(self) -> None:
+        """Close; pysyncobj's name for it."""
+        self.close()
+
+    # --- Within -------------------------------------------------------------------------------
+
+    def _begin(self, size_bytes: int, index: int, term: int) -> None:
+        """Take the first entry of a cleared log, or say what is wrong with an entry."""
+        if size_bytes > COMMAND_BYTES_MAX:
+            raise ValueError(f"a command of {size_bytes} bytes; expected {COMMAND_BYTES_MAX}")
+        if term < self.last_term:
+            raise ValueError(f"entry {index} of term {term} after term {self.last_term}")
+        if not self._cleared:
+            raise ValueError(f"entry {index} after entry {self.last_index}")
+        self._cleared = False
+        self.first_index = index
+        self._gathered.reset_to(index)
+
+    def _forget_above(self, last_kept: int) -> None:
+        """Forget what memory says of the entries above `last_kept`."""
+        self._recent.cut(last_kept)
+        self._terms.cut(last_kept)
+        self.last_term = self._terms.last
+        self._first = self._last = None
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._in_flight is None:
+            self._scheduled = True
+            self._writer.soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._scheduled = False
+        self.flush()
+
+    def _submit(self, batch: Batch) -> None:
+        self._in_flight, self._flight_limit = batch, _NO_LIMIT
+        self._writer.submit(partial(self._appender.append, batch), partial(self._appended, batch))
+
+    def _appended(self, batch: Batch, result: Appended | BaseException) -> None:
+        self._in_flight = None
+        if self._closed:
+            return
+        if isinstance(result, NoSpaceError):
+            self._gathered.put_back(batch, self._flight_limit)
+            self.full = True
+            self._log.error("no space: {error}; nothing more becomes durable", error=result)
+            return
+        if isinstance(result, BaseException):
+            self._fail(result)
+            return
+        self._place(batch, result)
+        before = self.durable_index
+        if batch.entries:
+            # What was cut off while it was written is on the disk, but not in the log.
+            self.durable_index = max(before, min(batch.entries[-1][1], self._flight_limit))
+        self._confirmed = batch.cut is None and not batch.entries
+        self._written_commit_index = batch.commit_index
+        self._recent.evict(self.durable_index)
+        self.flush()  # first: the disk works while the engine hears
+        if self.durable_index > before:
+            self.on_durable()
+
+    def _place(self, batch: Batch, appended: Appended) -> None:
+        """Note where a durable batch stands, in the order in which it took effect."""
+        places = self._places
+        for begun in appended.begun:
+            base = places.last_index + 1
+            places.add_segment(
+                Segment(begun.number, begun.name, begun.salt, base, SEGMENT_HEADER_BYTES)
+            )
+        if batch.cut is not None:
+            if batch.cut.kind is Kind.RESET:
+                places.reset(batch.cut.index)
+            else:
+                places.cut(batch.cut.index)
+        places.extend(appended.start, appended.offsets)
+        places.segments[-1].used_bytes = appended.end
+        counters = self.counters
+        counters.batches += 1
+        counters.entries += len(batch.entries)
+        counters.written_bytes += appended.end - appended.start
+        counters.write_s += appended.took_s
+
+    def _change_memory(self, fields: dict[str, object], then: Callable[[], object]) -> None:
+        self._submit_other(partial(self._appender.change_memory, **fields), then)
+
+    def _memory_changed(self) -> None:
+        self.vote_pending = self._ballot.pending
+        self.on_durable()
+
+    def _submit_other(self, job: Callable[[], None], then: Callable[[], object]) -> None:
+        """Have the writer do something besides the log, and `then` go on in the reactor."""
+        if self._failed or self._closed:
+            return
+
+        def done(result: BaseException | None) -> None:
+            if self._closed:
+                return
+            if result is not None:
+                self._fail(result)
+            else:
+                then()
+
+        self._writer.submit(job, done)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failed:
+            return
+        self._failed = True
+        if not isinstance(error, FatalError):
+            fatal = StorageFailedError(f"the journal's writer failed: {error!r}")
+            fatal.__cause__ = error
+            error = fatal
+        self._log.critical("the journal failed: {error}", error=error)
+        self.on_fatal(error)

@@ -50,17 +50,17 @@ class Places:
         return self.segments[-1].last_index
 
     def add_segment(self, segment: Segment) -> None:
-        """A new segment took over."""
+        """Take a new segment, which follows the last one."""
         assert not self.segments or segment.base == self.last_index + 1
         self.segments.append(segment)
         self._bases.append(segment.base)
 
     def extend(self, start: int, offsets: array[int]) -> None:
-        """Entries were written to the last segment, `offsets` bytes after `start`."""
+        """Take entries that were written to the last segment, `offsets` bytes after `start`."""
         self.segments[-1].offsets.extend(array("I", [start + offset for offset in offsets]))
 
     def cut(self, last_kept: int) -> None:
-        """Entries above this index are gone."""
+        """Forget the entries above this index."""
         for place in range(len(self.segments) - 1, -1, -1):
             segment = self.segments[place]
             if segment.base <= last_kept + 1:
@@ -71,7 +71,7 @@ class Places:
             segment.offsets = array("I")
 
     def reset(self, next_index: int) -> None:
-        """All entries are gone; the next one has this index."""
+        """Forget all entries; the next one has this index."""
         for place, segment in enumerate(self.segments):
             segment.base = self._bases[place] = next_index
             segment.offsets = array("I")
@@ -114,13 +114,13 @@ class Terms:
         return self._terms[-1] if self._terms else 0
 
     def add(self, index: int, term: int) -> None:
-        """An entry was appended."""
+        """Take the term of an appended entry."""
         if not self._terms or self._terms[-1] != term:
             self._firsts.append(index)
             self._terms.append(term)
 
     def cut(self, last_kept: int) -> None:
-        """Entries above this index are gone."""
+        """Forget the entries above this index."""
         keep = bisect_right(self._firsts, last_kept)
         del self._firsts[keep:], self._terms[keep:]
 

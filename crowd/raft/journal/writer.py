@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import threading
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
-
-    class Reactor(IReactorFromThreads, IReactorTime):
-        """What this module needs of a reactor."""
-
-
 T = TypeVar("T")
+
+
+class Reactor(Protocol):
+    """What this needs of Twisted's reactor, by Twisted's names."""
+
+    def callLater(self, delay: float, call: Callable[..., Any], /, *args: object) -> object:  # noqa: N802
+        """Call it in the reactor after `delay` seconds."""
+
+    def callFromThread(self, call: Callable[..., Any], /, *args: object) -> object:  # noqa: N802
+        """Call it in the reactor; may be called from any thread."""
 
 
 class ThreadWriter:

@@ -33,7 +33,9 @@ def route(path: str, *, upstream: str | None = None) -> RouteDefinition:
     return RouteDefinition(path, ("POST",), "refuse", upstream)
 
 
-def consumer(name: str, *routes: str, from_: str = "now", url: str = "http://x") -> ConsumerDefinition:
+def consumer(
+    name: str, *routes: str, from_: str = "now", url: str = "http://x"
+) -> ConsumerDefinition:
     return ConsumerDefinition(
         name, url, None, routes, 32, None, 15_000_000, "none", from_, RETRY, 5 << 30, "refuse"
     )  # fmt: skip

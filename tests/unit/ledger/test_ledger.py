@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from crowd.errors import NeedsNewerCrowdError
-from tests.unit.ledger.history import BIRTH, History, consumer, route
 
 from crowd.command import Accept, Control, Define, OpenSession, RaiseFormat, Readmit, Settle
+from crowd.errors import NeedsNewerCrowdError
 from crowd.ledger import Ledger, Place
 from crowd.ledger.definitions import CONSUMERS_MAX, ROUTES_MAX
+from tests.unit.ledger.history import BIRTH, History, consumer, route
 
 
 def changes_nothing(history: History, *commands: object) -> None:
@@ -23,7 +23,7 @@ def changes_nothing(history: History, *commands: object) -> None:
 
 
 def ready(**given) -> tuple[History, int]:
-    """A cluster with the routes /x and /y (1 and 2) and an open session."""
+    """Return a cluster with the routes /x and /y (1 and 2) and an open session."""
     history = History(**given)
     history.define(route("/x"), route("/y"))
     return history, history.open()

@@ -142,13 +142,18 @@ def test_i3_the_ledger_is_what_its_model_is_after_every_entry(steps):
 @given(st.lists(STEP, max_size=30), st.data())
 def test_i5_one_history_is_one_digest_whatever_was_asked_meanwhile(steps, data):
     """Ledgers with other chunks, asked other things at other times, are the same state."""
+    # What is cut is gone for a consumer that begins at the beginning: see Ledger.forget.
+    steps = [(*step[:3], "now") if step[0] == "define" else step for step in steps]
     asked = []
     for history, _ in play(steps, chunk_rows=2):
         ledger = history.ledger
         for consumer_id in ledger.consumers:
             after = data.draw(st.integers(0, 20))
             ledger.pending(consumer_id, after, data.draw(st.integers(1, 5)))
-        ledger.forget(data.draw(st.integers(0, 3)))
+        if ledger.consumers and data.draw(st.booleans()):
+            needed = ledger.lowest_watermark + 1
+            end = needed > ledger.tip
+            ledger.forget(ledger.applied_index + 1 if end else ledger.place(needed).index)
         asked.append(ledger.digest())
     assert asked == [history.ledger.digest() for history, _ in play(steps, chunk_rows=100)]
 
@@ -178,7 +183,7 @@ def test_i5_the_messages_themselves_are_in_the_digest():
 
 
 def scripted() -> Ledger:
-    """A history with something of everything, always the same."""
+    """Return a ledger of a history with something of everything, always the same."""
     steps = [("define", "c1", ("/r3", "/r1"), "now"), ("define", "c2", (), "beginning")]
     for n in range(60):
         steps.append(("accept", [1 + (n + k) % 3 for k in range(1 + n % 4)], n % 2))

@@ -25,7 +25,7 @@ def built(steps):
 
 
 def runs(values):
-    """The maximal runs of consecutive values, as inclusive ranges."""
+    """Return the maximal runs of consecutive values, as inclusive ranges."""
     found = []
     for value in sorted(values):
         if found and found[-1][1] == value - 1:

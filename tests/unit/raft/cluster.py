@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import deque
 
+from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 
 from crowd.command import ConsumerDefinition, Define, Retry, RouteDefinition
@@ -41,7 +42,7 @@ class FakeJournal:
         self.disk = disk
         self.log = list(disk.entries)
         self.term, self.vote, self.commit = disk.term, disk.vote, disk.commit
-        self.journal_id, self.memory = disk.journal_id, disk.memory
+        self.journal_id, self.founding = disk.journal_id, disk.memory
         self.full = self.closed = False
         self.vote_pending = False
         self.truncated = len(self.log)
@@ -110,7 +111,7 @@ class FakeJournal:
         pass
 
     def remember(self, data, done):
-        self.memory = data
+        self.founding = data
         self.remembering.append(done)
 
     def retry(self):
@@ -130,7 +131,7 @@ class FakeJournal:
         self.disk.entries = list(self.log)
         self.truncated = len(self.log)
         self.disk.term, self.disk.vote, self.disk.commit = self.term, self.vote, self.commit
-        self.disk.memory = self.memory
+        self.disk.memory = self.founding
         self.vote_pending = False
         done, self.remembering = self.remembering, []
         for call in done:
@@ -149,6 +150,7 @@ class FakeLinks:
 
     def stopService(self):  # noqa: N802
         self.wires.leave(self.engine.member.node)
+        return succeed(None)
 
     def send(self, name, message):
         return self.wires.send(self.engine.member.node, name, message)

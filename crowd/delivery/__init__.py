@@ -1,0 +1,1 @@
+"""Delivery: from accepted messages to answered attempts; see docs/explanation/delivery.md."""

@@ -1,0 +1,332 @@
+"""An HTTP agent for one consumer, which sends a request's stored bytes as they are (I9).
+
+Decides which connection carries an exchange, and when connecting, an exchange or an idle
+connection has taken too long. It is the IAgent under treq: what the layers above it would
+add, recase or regroup it does not look at, as the request's head comes with its body, in a
+`PreparedRequest` (docs/decisions/0007-treq-over-own-agent.md). It follows no redirect and
+keeps no cookie, because nothing here would.
+
+It has no queue and no bound of its own: as many connections are open as exchanges were ever
+under way together, and the lane bounds those.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    wrapClientTLS,
+)
+from twisted.internet.protocol import Factory
+from twisted.web.client import ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from crowd.delivery.connection import ConsumerConnection, Exchange
+from crowd.delivery.outcome import FailureKind
+from crowd.errors import AttemptFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import (
+        IConsumer,
+        IDelayedCall,
+        IProtocol,
+        IReactorTime,
+        IStreamClientEndpoint,
+    )
+    from twisted.python.failure import Failure
+
+    from crowd.delivery.request import Destination
+
+CONNECT_S: Final = 5.0
+"""Two lost SYNs, sent again after 1 s and 3 s, still make a connection (RFC 6298)."""
+
+IDLE_S: Final = 4.0
+"""Shorter than the shortest idle timeout in wide use (5 s, Node.js and Apache httpd), so that
+seldom a request meets a connection that is being closed."""
+
+SWEEP_S: Final = 0.5
+"""How late a deadline of seconds may be noticed; short ones are looked at ten times as often.
+One timer for all connections costs nothing for each request."""
+
+SWEEP_MIN_S: Final = 0.02
+
+
+@implementer(IBodyProducer)
+class PreparedRequest:
+    """A request as it goes over the wire: its head, with the empty line, and its body."""
+
+    def __init__(self, head: bytes, body: bytes) -> None:
+        self.head = head
+        self.body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  Twisted's name
+        """Write the body at once: it is in memory."""
+        consumer.write(self.body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Do nothing: there is nothing left to produce."""
+
+    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Do nothing: there is nothing left to produce."""
+
+    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Do nothing: there is nothing left to produce."""
+
+
+@implementer(IResponse)
+class ConsumerAnswer:
+    """A consumer's whole answer: its status, and of its headers those that decide anything."""
+
+    version = (b"HTTP", 1, 1)
+    phrase = b""
+    length = 0
+    request = None
+    previousResponse = None  # noqa: N815  Twisted's name
+
+    def __init__(self, code: int, kept: list[tuple[bytes, bytes]]) -> None:
+        self.code = code
+        self.headers = Headers()
+        for name, value in kept:
+            self.headers.addRawHeader(name, value)
+
+    def deliverBody(self, protocol: IProtocol) -> None:  # noqa: N802  Twisted's name
+        """Deliver nothing: the body was read and let go."""
+        from twisted.python.failure import Failure  # noqa: PLC0415  off the usual path
+
+        protocol.connectionLost(Failure(ResponseDone()))
+
+    def setPreviousResponse(self, response: IResponse) -> None:  # noqa: N802  Twisted's name
+        """Refuse: nothing here follows redirects."""
+        raise NotImplementedError("no redirect is followed")
+
+
+def endpoint_to(reactor: Any, destination: Destination) -> IStreamClientEndpoint:
+    """Return the endpoint of a consumer. Only names are looked up, in the reactor's threads."""
+    host, port = destination.host, destination.port
+    endpoint: IStreamClientEndpoint
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        endpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT_S)
+    else:
+        kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
+        endpoint = kind(reactor, host, port, timeout=int(CONNECT_S))
+    if destination.scheme == "https":
+        from twisted.internet.ssl import optionsForClientTLS  # noqa: PLC0415  only where it is used
+
+        endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+    return endpoint
+
+
+@implementer(IAgent)
+class ConsumerAgent:
+    """The connections to one consumer, and the exchanges on them."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        endpoint: IStreamClientEndpoint,
+        timeout_s: float,
+        may_send: Callable[[], bool],
+        spent: Callable[[float], None],
+        *,
+        secure: bool,
+    ) -> None:
+        """Make an agent without a connection.
+
+        `timeout_s` bounds an exchange as a whole, connecting included. `may_send` is asked
+        again after connecting (the fence); `spent` hears the seconds that answers took.
+        """
+        self._clock = clock
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._may_send = may_send
+        self._spent = spent
+        self._secure = secure
+        self._sweep_every_s = min(SWEEP_S, max(SWEEP_MIN_S, timeout_s / 10))
+        self._idle: list[ConsumerConnection] = []
+        self._open: set[ConsumerConnection] = set()
+        self._connecting: dict[Exchange, Deferred[Any]] = {}
+        self._sweeping: IDelayedCall | None = None
+        self._closed = False
+
+    # --- IAgent -------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: bytes,  # noqa: ARG002  the head holds it
+        uri: bytes,  # noqa: ARG002  the head holds the target; the endpoint is fixed
+        headers: Headers | None = None,  # noqa: ARG002  the head holds them
+        bodyProducer: IBodyProducer | None = None,  # noqa: N803  Twisted's name
+    ) -> Deferred[IResponse]:
+        """Send a PreparedRequest. Fires with the whole answer, or fails with AttemptFailedError.
+
+        Fires once within the timeout, give or take a sweep. Cancelling it ends the exchange.
+        """
+        if not isinstance(bodyProducer, PreparedRequest):
+            raise TypeError(f"expected a PreparedRequest, found {bodyProducer!r}")
+        now_s = self._clock.seconds()
+        exchange = Exchange(bodyProducer.head, bodyProducer.body, now_s + self._timeout_s)
+        exchange.answered = Deferred(lambda _: self._abandon(exchange))
+        if self._closed:
+            self._fail(exchange, FailureKind.STOPPED, "the consumer's connections are closed")
+        elif self._idle:
+            exchange.reused = True
+            self._idle.pop().send(exchange)
+        else:
+            self._connect(exchange)
+        self._arm()
+        return exchange.answered
+
+    def close(self) -> None:
+        """Close every connection once it carries nothing; begin no exchange."""
+        self._closed = True
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+
+    def abort(self) -> None:
+        """End everything at once; exchanges fail as STOPPED."""
+        self.close()
+        for exchange in list(self._connecting):
+            self._fail_connecting(exchange, FailureKind.STOPPED, "delivery stops")
+        for connection in list(self._open):
+            self._cut(connection, FailureKind.STOPPED, "delivery stops")
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+
+    # --- Connecting -----------------------------------------------------------------------------------
+
+    def _connect(self, exchange: Exchange) -> None:
+        exchange.reused = False
+        exchange.connect_until_s = min(exchange.deadline_s, self._clock.seconds() + CONNECT_S)
+        connection = ConsumerConnection(
+            self, exchange, self._clock.seconds, self._spent, secure=self._secure
+        )
+        connecting = self._endpoint.connect(Factory.forProtocol(lambda: connection))
+        self._connecting[exchange] = connecting
+        connecting.addCallbacks(self._connected, self._unconnected, (exchange,), None, (exchange,))
+
+    def _connected(self, connection: ConsumerConnection, exchange: Exchange) -> None:
+        del self._connecting[exchange]
+        if exchange.answered.called and connection.exchange is exchange:
+            connection.exchange = None  # abandoned in the moment it connected
+            connection.abort()
+            return
+        if not connection.gone:
+            self._open.add(connection)
+
+    def _unconnected(self, reason: Failure, exchange: Exchange) -> None:
+        del self._connecting[exchange]
+        if reason.check(CancelledError) and exchange.answered.called:
+            return
+        self._fail(exchange, FailureKind.CONNECT, reason.getErrorMessage())
+
+    def ready(self, connection: ConsumerConnection) -> None:
+        """Send what the connection was opened for, unless the fence has closed meanwhile."""
+        exchange = connection.exchange
+        if exchange is None or exchange.answered.called:
+            connection.abort()
+        elif self._may_send():
+            connection.send(exchange)
+        else:
+            connection.exchange = None
+            connection.abort()
+            self._fail(exchange, FailureKind.FENCED, "this node may no longer lead")
+
+    # --- Ends of exchanges ------------------------------------------------------------------------------
+
+    def ended(
+        self, connection: ConsumerConnection, exchange: Exchange, status: int,
+        kept: list[tuple[bytes, bytes]],
+    ) -> None:  # fmt: skip
+        """Keep the connection if it can be kept, and hand the answer on."""
+        if connection.reusable and not self._closed:
+            connection.idle_until_s = self._clock.seconds() + IDLE_S
+            self._idle.append(connection)
+        else:
+            connection.abort()
+        exchange.answered.callback(ConsumerAnswer(status, kept))
+
+    def broken(
+        self, connection: ConsumerConnection, exchange: Exchange, kind: FailureKind, words: str,
+        *, untouched: bool,
+    ) -> None:  # fmt: skip
+        """Try once more on a new connection if an old one broke before it said a word.
+
+        The consumer then most likely closed it while it was idle. Should it have taken the
+        request nevertheless, it gets it twice, under the same id: at least once (I4).
+        """
+        self._open.discard(connection)
+        stale = kind is FailureKind.BROKEN and untouched and exchange.reused and not exchange.resent
+        if stale and not self._closed and self._clock.seconds() < exchange.deadline_s:
+            exchange.resent = True
+            self._connect(exchange)
+        else:
+            self._fail(exchange, kind, words)
+
+    def lost(self, connection: ConsumerConnection) -> None:
+        """Forget a connection."""
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def _fail(self, exchange: Exchange, kind: FailureKind, words: str) -> None:
+        if not exchange.answered.called:
+            exchange.answered.errback(AttemptFailedError(kind, words))
+
+    def _fail_connecting(self, exchange: Exchange, kind: FailureKind, words: str) -> None:
+        self._fail(exchange, kind, words)
+        self._connecting[exchange].cancel()
+
+    def _cut(self, connection: ConsumerConnection, kind: FailureKind, words: str) -> None:
+        exchange, connection.exchange = connection.exchange, None
+        connection.abort()
+        if exchange is not None:
+            self._fail(exchange, kind, words)
+
+    def _abandon(self, exchange: Exchange) -> None:
+        """End a cancelled exchange; its Deferred fails by itself."""
+        if exchange in self._connecting:
+            self._connecting[exchange].cancel()
+        for connection in self._open:
+            if connection.exchange is exchange:
+                self._cut(connection, FailureKind.STOPPED, "cancelled")
+                break
+
+    # --- Deadlines ----------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        if self._sweeping is None and (self._open or self._connecting):
+            self._sweeping = self._clock.callLater(self._sweep_every_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """End what has taken too long: absolute deadlines, which no byte moves."""
+        self._sweeping = None
+        now_s = self._clock.seconds()
+        for exchange in [e for e in self._connecting if e.connect_until_s <= now_s]:
+            self._fail_connecting(exchange, FailureKind.CONNECT, "no connection in time")
+        for connection in list(self._open):
+            carried = connection.exchange
+            if carried is None:
+                if connection.idle_until_s <= now_s:
+                    connection.abort()
+            elif not connection.proven:
+                if carried.connect_until_s <= now_s:
+                    self._cut(connection, FailureKind.TLS, "no TLS in time")
+            elif carried.deadline_s <= now_s:
+                words = f"no whole answer within {self._timeout_s:g} s"
+                self._cut(connection, FailureKind.TIMEOUT, words)
+        self._arm()

@@ -1,0 +1,223 @@
+"""One HTTP/1.1 connection to a consumer, on llhttp (httptools).
+
+Decides when an answer is whole, when it is none, and whether the connection can carry
+another request. Leaves connecting, deadlines and reuse to ``agent``. Only here, in delivery,
+is llhttp named. RFC 9112, sections 6.3 (where a message ends) and 9.3 (persistence).
+
+Requests are not pipelined: each `Exchange` that is begun ends with one call of its agent's
+`ended` or `broken`, and only then another one can begin.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+import httptools
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from zope.interface import implementer
+
+from crowd.delivery.outcome import FailureKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
+    from twisted.web.iweb import IResponse
+
+ANSWER_BYTES_MAX: Final = 64 << 10
+"""How much of an answer is read. Its status decides; the rest is for nobody."""
+
+_KEPT: Final = frozenset({b"retry-after", b"date"})
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class Exchange:
+    """One request and its answer. `reused` and `resent` say on which connection it is."""
+
+    __slots__ = ("answered", "body", "connect_until_s", "deadline_s", "head", "resent", "reused")
+
+    def __init__(self, head: bytes, body: bytes, deadline_s: float) -> None:
+        self.head = head
+        self.body = body
+        self.deadline_s = deadline_s
+        self.connect_until_s = deadline_s
+        self.reused = False
+        self.resent = False
+        self.answered: Deferred[IResponse]
+
+
+class Exchanges(Protocol):
+    """Who owns connections: told what becomes of them."""
+
+    def ready(self, connection: ConsumerConnection) -> None:
+        """A new connection is open, and the consumer has proved who it is if it must."""
+
+    def ended(
+        self, connection: ConsumerConnection, exchange: Exchange, status: int,
+        kept: list[tuple[bytes, bytes]],
+    ) -> None:  # fmt: skip
+        """A whole answer came. `kept` are those of its headers that matter here."""
+
+    def broken(
+        self, connection: ConsumerConnection, exchange: Exchange, kind: FailureKind, words: str,
+        *, untouched: bool,
+    ) -> None:  # fmt: skip
+        """No answer will come; `untouched`: not a byte of one had."""
+
+    def lost(self, connection: ConsumerConnection) -> None:
+        """The connection is gone."""
+
+
+@implementer(IHandshakeListener)
+class ConsumerConnection(TwistedProtocol):
+    """A connection; `exchange` is what it carries now, if anything.
+
+    It is `proven` once requests may be written to it, and `gone` once it has ended.
+
+    The methods ``on_...`` are llhttp's callbacks. They only take notes: what follows from
+    the notes is done once llhttp has returned.
+    """
+
+    def __init__(
+        self, owner: Exchanges, first: Exchange, seconds: Callable[[], float],
+        spent: Callable[[float], None], *, secure: bool,
+    ) -> None:  # fmt: skip
+        """Make a connection that is opened for `first`. `spent` hears of time worked."""
+        self.exchange: Exchange | None = first
+        self.idle_until_s = 0.0
+        self.proven = False
+        self.gone = False
+        self._owner = owner
+        self._seconds = seconds
+        self._spent = spent
+        self._secure = secure
+        self._sent = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._received = 0
+        self._status = 0
+        self._whole = False
+        self._head_whole = False
+        self._framed = False
+        self._excess = False
+        self._kept: list[tuple[bytes, bytes]] = []
+
+    # --- The transport's side -------------------------------------------------------------------
+
+    def connectionMade(self) -> None:  # noqa: N802  Twisted's name
+        """Be ready, if nothing has to be proved first."""
+        transport = cast("ITCPTransport", self.transport)
+        transport.setTcpNoDelay(True)
+        if not self._secure:
+            self.proven = True
+            self._owner.ready(self)
+
+    def handshakeCompleted(self) -> None:  # noqa: N802  Twisted's name
+        """Be ready: the consumer's certificate was found good."""
+        self.proven = True
+        self._owner.ready(self)
+
+    def send(self, exchange: Exchange) -> None:
+        """Write a request; this connection is ready and carries none."""
+        assert self.transport is not None
+        self.exchange = exchange
+        self._sent = True
+        self._forget()
+        self.transport.writeSequence((exchange.head, exchange.body))
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self.transport is not None:
+            cast("ITCPTransport", self.transport).abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
+        """Take a piece of the answer."""
+        started_s = self._seconds()
+        exchange = self.exchange
+        if exchange is None or not self._sent:
+            self.abort()  # it speaks without having been asked: nothing after this can be trusted
+            return
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.abort()
+            if not self._whole:
+                words = f"no HTTP answer: {error}"
+                self._break(exchange, FailureKind.MALFORMED, words)
+                return
+            self._excess = True
+        if self._whole:
+            self._end(exchange)
+        elif self._received > ANSWER_BYTES_MAX:
+            self.abort()
+            if self._head_whole:
+                self._end(exchange)
+            else:
+                words = f"no end of the answer's head within {ANSWER_BYTES_MAX} bytes"
+                self._break(exchange, FailureKind.MALFORMED, words)
+        self._spent(self._seconds() - started_s)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802  Twisted's name
+        """Say what the end of the connection means for the exchange."""
+        self.gone = True
+        exchange = self.exchange
+        if exchange is not None:
+            words = reason.getErrorMessage()
+            if not self.proven:
+                self._break(exchange, FailureKind.TLS, f"no TLS: {words}")
+            elif self._head_whole and not self._framed and reason.check(ConnectionDone):
+                self._end(exchange)  # a body that ends with the connection (RFC 9112, 6.3)
+            else:
+                self._break(exchange, FailureKind.BROKEN, words)
+        self._owner.lost(self)
+
+    # --- llhttp's side ----------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Note an answer too many."""
+        if self._whole:
+            self._excess = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep the few headers that decide anything."""
+        lowered = name.lower()
+        if lowered in _FRAMING:
+            self._framed = True
+        elif lowered in _KEPT:
+            self._kept.append((lowered, value))
+
+    def on_headers_complete(self) -> None:
+        """Note the status; 1xx only announce the answer (RFC 9110, 15.2)."""
+        if not self._whole:
+            self._status = self._parser.get_status_code()
+            self._head_whole = self._status >= 200
+
+    def on_message_complete(self) -> None:
+        """Note that the answer is whole."""
+        if self._head_whole:
+            self._whole = True
+        else:
+            self._kept = []
+
+    # --- Ends -------------------------------------------------------------------------------------
+
+    @property
+    def reusable(self) -> bool:
+        """Whether, after a whole answer, another request can follow."""
+        return self._whole and not self._excess and self._parser.should_keep_alive()
+
+    def _end(self, exchange: Exchange) -> None:
+        self.exchange = None
+        self._sent = False
+        self._owner.ended(self, exchange, self._status, self._kept)
+
+    def _break(self, exchange: Exchange, kind: FailureKind, words: str) -> None:
+        self.exchange = None
+        self._owner.broken(self, exchange, kind, words, untouched=self._received == 0)

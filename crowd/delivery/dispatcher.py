@@ -1,0 +1,273 @@
+"""The dispatcher: delivery, on the leader only (DESIGN.md, "Delivery is fenced").
+
+Decides when lanes get their turns and how long a turn is. Leaves what is attempted to each
+lane's plan, and an attempt to its courier.
+
+It works in *slices*: a slice lets every lane look at the ledger, then gives them turns, one
+attempt each, round after round, until none has one to start or the slice's time is over.
+A slice is asked for by what was applied, by an answer, or by the earliest due time of any
+lane; when there is nothing to do, no timer runs. While producers wait, a budget bounds the
+time that slices and answers take together.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from crowd.delivery.entries import Entries
+from crowd.delivery.lane import Counts, Lane, Surroundings
+from crowd.delivery.pace import BURST_S, TimeBudget
+from crowd.errors import FatalError
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from crowd.clock import Clock, Timer
+    from crowd.delivery.ports import CourierFactory, Leadership, LedgerView
+    from crowd.message import ConsumerId, Position
+
+FENCED_S: Final = 0.05
+"""How soon a closed fence is looked at again: a heartbeat's interval or less."""
+
+DRAIN_S: Final = 3.0
+"""How long a stopping dispatcher waits for attempts under way. What ends later is repeated."""
+
+DRAIN_LOOK_S: Final = 0.02
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """One consumer's delivery, for people and metrics. Counts begin anew with each leadership."""
+
+    consumer: ConsumerId
+    name: str
+    paused: bool
+    silent: bool
+    watermark: Position
+    cursor: Position
+    backlog: int
+    in_flight: int
+    waiting: int
+    attempts: int
+    delivered: int
+    retried: int
+    unknown: int
+    last_problem: str
+
+
+class Dispatcher(Service):
+    """Delivers accepted messages while this node leads. All in the reactor's thread."""
+
+    _log = Logger()
+    name = "dispatcher"
+
+    def __init__(
+        self,
+        clock: Clock,
+        chance: random.Random,
+        ledger: LedgerView,
+        leadership: Leadership,
+        couriers: CourierFactory,
+        producers_wait: Callable[[], bool],
+        on_fatal: Callable[[FatalError], None],
+    ) -> None:
+        """Make a dispatcher that does nothing before it is told to `lead`.
+
+        `clock` is monotonic. `on_fatal` hears, once, why the node must end.
+        """
+        self._clock = clock
+        self._ledger = ledger
+        self._leadership = leadership
+        self._producers_wait = producers_wait
+        self._on_fatal = on_fatal
+        self._entries = Entries(leadership.messages)
+        self._around = Surroundings(
+            clock, chance, ledger, leadership, self._entries, couriers, self._wake
+        )
+        self._lanes: dict[ConsumerId, Lane] = {}
+        self._leads = False
+        self._draining = False
+        self._working = False
+        self._next: Timer | None = None
+        self._first = 0
+        self.budget = TimeBudget()
+
+    # --- Told by others ---------------------------------------------------------------------------
+
+    def lead(self) -> None:
+        """Begin to deliver, from what the ledger shows.
+
+        To be called once this node leads *and* its ledger has applied every entry of earlier
+        terms: then only outcomes that never reached the log are repeated (I4).
+        """
+        if self._leads:
+            return
+        self._leads = True
+        self._log.info("delivers from here on")
+        self.advanced()
+
+    def unlead(self) -> None:
+        """Stop delivering. Attempts under way end unheard; the next leader repeats them."""
+        if not self._leads:
+            return
+        self._leads = False
+        self._log.info("delivers no more")
+        self._close_lanes(at_once=False)
+
+    def leading(self, leads: bool) -> None:  # noqa: FBT001  the shape of the engine's hook
+        """Call `lead` or `unlead`."""
+        if leads:
+            self.lead()
+        else:
+            self.unlead()
+
+    def advanced(self) -> None:
+        """Look at the ledger soon: entries were applied."""
+        if self._leads:
+            self._follow_definitions()
+            self._wake()
+
+    def spent(self, seconds: float) -> None:
+        """Count time that answers took, outside of slices."""
+        self.budget.work(seconds)
+
+    # --- Life -------------------------------------------------------------------------------------
+
+    def stopService(self) -> Deferred[None]:  # noqa: N802  Twisted's name
+        """Start no attempt, wait a while for those under way, propose outcomes, and end.
+
+        To be stopped before the engine, which can then hand a complete log over.
+        """
+        super().stopService()
+        self._draining = True
+        drained: Deferred[None] = Deferred()
+        self._drain(self._clock.seconds() + DRAIN_S, drained)
+        return drained
+
+    def _drain(self, until_s: float, drained: Deferred[None]) -> None:
+        now_s = self._clock.seconds()
+        if now_s < until_s and any(lane.plan.in_flight for lane in self._lanes.values()):
+            self._clock.callLater(DRAIN_LOOK_S, self._drain, until_s, drained)
+            return
+        for lane in self._lanes.values():
+            lane.settle(now_s, at_once=True)
+        self._leads = False
+        self._close_lanes(at_once=True)
+        drained.callback(None)
+
+    def _close_lanes(self, *, at_once: bool) -> None:
+        for lane in self._lanes.values():
+            lane.close(at_once=at_once)
+        self._lanes.clear()
+        self._entries.clear()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+    def _follow_definitions(self) -> None:
+        """Have a lane for each consumer, as it is defined now. None is ever removed by a file."""
+        for consumer, known in self._ledger.consumers.items():
+            lane = self._lanes.get(consumer)
+            if lane is None:
+                self._lanes[consumer] = Lane(consumer, known.definition, self._around)
+            elif lane.definition is not known.definition:
+                lane.redefine(known.definition)
+
+    # --- Slices -------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Ask for a slice now; many calls make one. A slice under way looks again by itself."""
+        if not self._working:
+            self._ask(0.0)
+
+    def _ask(self, delay_s: float) -> None:
+        """Have the next slice after `delay_s` at the latest."""
+        if self._next is not None:
+            if self._next.getTime() <= self._clock.seconds() + delay_s:
+                return
+            self._next.cancel()
+        self._next = self._clock.callLater(delay_s, self._slice)
+
+    def _slice(self) -> None:
+        self._next = None
+        if not self._leads:
+            return
+        started_s = self._clock.seconds()
+        if self._producers_wait() and not self.budget.may_work(started_s):
+            self._ask(self.budget.wait_s(started_s))
+            return
+        self._working = True
+        try:
+            delay_s = self._work(started_s)
+        except FatalError as error:
+            self._fail(error)
+            return
+        except Exception as error:  # noqa: BLE001  whatever it is, what follows is not to be trusted
+            self._log.failure("delivery failed")
+            self._fail(FatalError(f"delivery failed: {error!r}"))
+            return
+        finally:
+            self._working = False
+            self.budget.work(self._clock.seconds() - started_s)
+        if delay_s is not None:
+            self._ask(delay_s)
+
+    def _fail(self, error: FatalError) -> None:
+        self._leads = False
+        self._close_lanes(at_once=True)
+        self._on_fatal(error)
+
+    def _work(self, started_s: float) -> float | None:
+        """Do one slice's work; return the seconds until the next one, or None for none."""
+        lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.look()
+            lane.settle(started_s)
+        if self._draining:
+            return None
+        until_s = started_s + BURST_S
+        # Another lane comes first each time, so that a short slice passes none over for long.
+        self._first = (self._first + 1) % max(1, len(lanes))
+        turns = lanes[self._first :] + lanes[: self._first]
+        now_s = started_s
+        while turns and now_s < until_s:
+            still = []
+            for lane in turns:
+                if not self._leadership.may_attempt():
+                    return FENCED_S
+                if lane.start_one(now_s):
+                    still.append(lane)
+            turns = still
+            now_s = self._clock.seconds()
+        dues = [due for due in (lane.next_due_s() for lane in lanes) if due is not None]
+        return max(0.0, min(dues) - now_s) if dues else None
+
+    # --- What others read -----------------------------------------------------------------------
+
+    def progress(self) -> tuple[Progress, ...]:
+        """Return each consumer's delivery, in the order of their ids; idle ones on a follower."""
+        return tuple(self._progress(consumer) for consumer in sorted(self._ledger.consumers))
+
+    def _progress(self, consumer: ConsumerId) -> Progress:
+        known = self._ledger.consumers[consumer]
+        watermark = self._ledger.watermark(consumer)
+        lane = self._lanes.get(consumer)
+        counts = lane.counts if lane is not None else Counts()
+        return Progress(
+            consumer=consumer,
+            name=known.definition.name,
+            paused=known.paused,
+            silent=lane is not None and lane.plan.silent,
+            watermark=watermark,
+            cursor=lane.plan.cursor if lane is not None else watermark,
+            backlog=known.backlog,
+            in_flight=lane.plan.in_flight if lane is not None else 0,
+            waiting=lane.plan.waiting if lane is not None else 0,
+            last_problem=lane.last_problem if lane is not None else "",
+            **msgspec.structs.asdict(counts),
+        )

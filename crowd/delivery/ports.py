@@ -1,0 +1,108 @@
+"""What delivery asks of others: small protocols, declared by who uses them.
+
+Everything here runs in the reactor's thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from twisted.internet.defer import Deferred
+
+    from crowd.command import Command, ConsumerDefinition, Index
+    from crowd.delivery.outcome import Answer
+    from crowd.delivery.request import Naming
+    from crowd.message import ConsumerId, Message, Position
+
+
+class PlaceView(Protocol):
+    """Where a message is: its entry's index, and its place in that entry from 0."""
+
+    @property
+    def index(self) -> Index:
+        """The entry's index."""
+
+    @property
+    def offset(self) -> int:
+        """The place in the entry."""
+
+
+class ConsumerView(Protocol):
+    """A consumer as the ledger knows it."""
+
+    @property
+    def definition(self) -> ConsumerDefinition:
+        """How it is delivered to; another object once it was redefined."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator holds it."""
+
+    @property
+    def backlog(self) -> int:
+        """How many of its messages are not settled."""
+
+
+class LedgerView(Protocol):
+    """What the dispatcher reads of the ledger, and never changes."""
+
+    tag: str | None
+
+    @property
+    def consumers(self) -> Mapping[ConsumerId, ConsumerView]:
+        """Every consumer that was ever defined."""
+
+    def pending(self, consumer: ConsumerId, after: Position, limit: int) -> list[Position]:
+        """Return the next unsettled positions above `after`, rising; none only if none are."""
+
+    def is_settled(self, consumer: ConsumerId, position: Position) -> bool:
+        """Return whether a position needs no attempt."""
+
+    def watermark(self, consumer: ConsumerId) -> Position:
+        """Return the position up to which, inclusive, nothing needs an attempt."""
+
+    def place(self, position: Position) -> PlaceView:
+        """Return where a message is in the log."""
+
+
+class Leadership(Protocol):
+    """What only a leader can do. The engine is one."""
+
+    def may_attempt(self) -> bool:
+        """Return whether this node surely leads right now; asked before every attempt."""
+
+    def messages(self, index: int) -> tuple[bytes, ...]:
+        """Return the stored messages of an accepted entry, in their order.
+
+        May read the disk. Raises FatalError if the bytes there are damaged.
+        """
+
+    def propose(self, command: Command) -> bool:
+        """Append a command to the log; False if this node does not lead (any more).
+
+        Nothing is durable when it returns. An appended command takes effect in the order of
+        proposals, or this node stops leading and the dispatcher is told.
+        """
+
+
+class Courier(Protocol):
+    """Brings messages to one consumer."""
+
+    def attempt(self, message: Message, naming: Naming) -> Deferred[Answer]:
+        """Make one attempt. The Deferred fires once, in bounded time, and never fails."""
+
+    def close(self) -> None:
+        """Let attempts under way end, and start no more."""
+
+    def abort(self) -> None:
+        """End attempts under way at once."""
+
+
+class CourierFactory(Protocol):
+    """Makes the courier that fits a consumer's definition."""
+
+    def __call__(self, definition: ConsumerDefinition) -> Courier:
+        """Return a courier; ValueError if the definition's address is none."""

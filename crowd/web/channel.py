@@ -1,0 +1,420 @@
+"""One producer's connection: requests in, answers out in their order.
+
+Decides when the connection is read, when answers leave, and when a silent or slow producer is
+let go. Leaves to ``intake`` what a request is, to ``router`` who answers it, and to
+``listener`` the clock and the sockets.
+
+Invariants: answers leave in the order of their requests. A deadline is absolute: more bytes do
+not renew it. What the connection holds is bounded: requests unanswered, bodies by the budget,
+answers unread by the transport's buffer; at a bound it is not read.
+
+This is the hot path: plain calls, no Deferred of its own, one object for a request.
+``docs/decisions/0002-llhttp-under-klein.md`` has the measurements.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport, ITCPTransport
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from crowd.web import problems
+from crowd.web.fields import Fields
+from crowd.web.intake import Intake, Stage
+from crowd.web.limits import SLICE_BYTES
+from crowd.web.request import Request
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+    from twisted.python.failure import Failure
+
+    from crowd.web.budget import Budget
+    from crowd.web.fields import Field
+    from crowd.web.limits import WebLimits
+    from crowd.web.reply import Reply
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Pause(enum.Flag):
+    """Why a connection is not read."""
+
+    NONE = 0
+    PIPELINE = enum.auto()
+    """Too many of its requests are unanswered."""
+    BUDGET = enum.auto()
+    """The bodies of all connections together fill their bound."""
+    UNREAD = enum.auto()
+    """The producer does not read its answers."""
+
+
+class Shared(Protocol):
+    """What all connections share. Times are the reactor's clock in seconds, 0.5 s coarse."""
+
+    limits: WebLimits
+    budget: Budget
+    date: bytes
+    """The line of the ``Date`` field."""
+    now_s: float
+    idle_by_s: float
+    """When a connection that falls idle now is closed."""
+    answer_by_s: float
+    """When an answer that is due from now on is given up."""
+    draining: bool
+
+    def handle(self, request: Request) -> None:
+        """Have a request answered, at once or later."""
+
+    def refusal(self, method: bytes, target: bytes) -> Reply | None:
+        """Return the answer that is certain before the body is read."""
+
+    def soon(self, channel: Channel) -> None:
+        """Call ``channel.turn()`` in the reactor's next turn."""
+
+    def opened(self, channel: Channel) -> None:
+        """Watch a connection's deadline."""
+
+    def closed(self, channel: Channel) -> None:
+        """Forget a connection."""
+
+
+@implementer(IHalfCloseableProtocol)
+class Channel(TwistedProtocol):
+    """A connection. `deadline_s` is when `expired` is due."""
+
+    log = Logger()
+    transport: Any
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._limits = shared.limits
+        self._budget = shared.budget
+        self._intake = Intake(shared.limits, self)
+        self._queue: deque[Request] = deque()
+        self._feeding = False
+        self._lost = False
+        self._read_lost = False
+        self._write: Any = None  # the transport's writeSomeData, while everything went out
+        self._pause = Pause.NONE
+        self._rest: list[bytes] = []  # input that waits for the end of a pause
+        self._held = 0  # bytes of the budget for the request that is being read
+        self._wants = 0  # bytes that it waits for
+        self._watched: Stage | None = None  # the stage whose deadline is set
+        self._expecting: tuple[bytes, bytes] | None = None  # who waits for 100 (Continue)
+        self.client = b""
+        self.scheme = b"http"
+        self.deadline_s = 0.0
+
+    @property
+    def date(self) -> bytes:
+        """The line of the ``Date`` field, now."""
+        return self._shared.date
+
+    def peer(self) -> IAddress:
+        """Return the producer's address."""
+        address: IAddress = self.transport.getPeer()
+        return address
+
+    def host(self) -> IAddress:
+        """Return the address on which the connection arrived."""
+        address: IAddress = self.transport.getHost()
+        return address
+
+    # --- The transport's calls -------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Start to watch the connection."""
+        transport = self.transport
+        self.client = str(getattr(self.peer(), "host", "")).encode("ascii", "backslashreplace")
+        if ISSLTransport.providedBy(transport):
+            self.scheme = b"https"
+        elif ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+            self._write = getattr(transport, "writeSomeData", None)
+        transport.registerProducer(self, True)
+        self.deadline_s = self._shared.idle_by_s
+        self._shared.opened(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what the producer sent."""
+        if self._pause or len(data) > SLICE_BYTES:
+            self._rest.append(data)
+            self._feed_rest()
+        else:
+            self._feed(data)
+
+    def readConnectionLost(self) -> None:
+        """Answer what is complete, then close: the producer sends no more."""
+        self._read_lost = True
+        self._feed_rest()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing to do: after a refusal we only wait for the producer to go, or the sweep."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget the connection. Requests that were handed on are decided without it.
+
+        They keep their part of the budget until then: their messages are still held.
+        """
+        self._lost = True
+        self._shared.closed(self)
+        self._budget.forget(self)
+        self._budget.give(self._held)
+        self._held = 0
+        self._rest.clear()
+        self._intake.close()
+        for request in self._queue:
+            request.settle(reason)
+        self._queue.clear()
+
+    def pauseProducing(self) -> None:
+        """Stop reading: the producer does not read its answers."""
+        self._pause_for(Pause.UNREAD)
+
+    def resumeProducing(self) -> None:
+        """Read again: the answers went out."""
+        self._pause &= ~Pause.UNREAD
+        self._shared.soon(self)
+
+    def stopProducing(self) -> None:
+        """Nothing to do: connectionLost follows."""
+
+    # --- The intake's calls -------------------------------------------------------------------------
+
+    def head(self, body_bytes: int, method: bytes, target: bytes, *, expects: bool) -> None:
+        """Make room for a body before it is read."""
+        held = body_bytes + self._limits.request_bytes
+        if self._budget.take(held):
+            self._held = held
+        else:
+            self._wants = held
+            self._budget.wait(self, held)
+        if expects:
+            self._expecting = (method, target)
+
+    def request(
+        self, method: bytes, target: bytes, headers: list[Field], fields: Fields,
+        body: bytes, alive: bool,  # noqa: FBT001 - the hot path passes it by position
+    ) -> None:  # fmt: skip
+        """Have a request answered."""
+        if self._wants or fields.transfer is not None:
+            self._weigh(len(body) + self._limits.request_bytes)
+        shared = self._shared
+        if shared.draining:
+            alive = False
+            self._intake.end()
+        request = Request(self, method, target, headers, fields, body, self._held, alive)
+        self._held = 0
+        self._watched = None
+        self._expecting = None
+        self._queue.append(request)
+        shared.handle(request)
+
+    def refused(self, reply: Reply) -> None:
+        """Send `reply` when its turn comes, and end the connection."""
+        self._budget.forget(self)
+        request = Request(self, b"", b"", [], Fields([]), b"", self._held, False)
+        self._held = self._wants = 0
+        self._expecting = None
+        self._rest.clear()
+        self._queue.append(request)
+        self.deadline_s = self._shared.answer_by_s
+        request.reply(reply)
+
+    # --- Reading ------------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        """Hand on at most one slice, then send what was answered meanwhile."""
+        intake = self._intake
+        if intake.stage is Stage.REFUSED or intake.stage is Stage.ENDED:
+            return
+        self._feeding = True
+        intake.feed(data)
+        self._feeding = False
+        queue = self._queue
+        if intake.stage is Stage.BETWEEN:
+            self.deadline_s = self._shared.answer_by_s
+        elif intake.stage is not Stage.REFUSED:
+            self._partial(intake.stage)
+        if queue:
+            if queue[0].wire is not None:
+                self._flush()
+            if len(queue) >= self._limits.pipeline_max:
+                self._pause_for(Pause.PIPELINE)
+        elif intake.stage is Stage.BETWEEN:
+            self.deadline_s = self._shared.idle_by_s
+        if self._budget.waiting_count and self._budget.waits(self):
+            self._pause_for(Pause.BUDGET)
+
+    def _feed_rest(self) -> None:
+        """Go on with the input that waits, until it is used up or the connection pauses."""
+        rest = self._rest
+        while rest and not self._pause:
+            data = rest.pop(0)
+            if len(data) > SLICE_BYTES:
+                rest.insert(0, data[SLICE_BYTES:])
+                data = data[:SLICE_BYTES]
+            self._feed(data)
+        if self._read_lost and not rest:
+            self._last_request()
+
+    def _last_request(self) -> None:
+        """Close once everything that was read is answered."""
+        self._intake.end()
+        if self._queue:
+            self._queue[-1].keep_alive = False
+        else:
+            self.transport.loseConnection()
+
+    def _partial(self, stage: Stage) -> None:
+        """Set the deadline of a request that is not complete, once for its head and its body."""
+        if stage is not self._watched and stage is not Stage.ENDED:
+            self._watched = stage
+            limits = self._limits
+            wait_s = limits.head_s if stage is Stage.HEAD else limits.body_s
+            self.deadline_s = self._shared.now_s + wait_s
+        if self._wants:  # it is not the producer who is slow
+            self.deadline_s = self._shared.answer_by_s
+        elif self._expecting is not None and not self._queue:
+            self._continue(*self._expecting)
+
+    def _continue(self, method: bytes, target: bytes) -> None:
+        """Ask for the body, unless the answer is certain without it."""
+        self._expecting = None
+        reply = self._shared.refusal(method, target)
+        if reply is None:
+            self._send(_CONTINUE)
+        else:
+            self._intake.refuse(reply)
+
+    # --- Back-pressure ------------------------------------------------------------------------------
+
+    def admitted(self) -> None:
+        """The budget has room for what this connection waited for."""
+        self._held, self._wants = self._wants, 0
+        self._watched = None
+        self._pause &= ~Pause.BUDGET
+        self._shared.soon(self)
+
+    def _weigh(self, held: int) -> None:
+        """Hold what a complete body really takes."""
+        if self._wants:
+            self._budget.overdraw(self, held)
+            self._wants = 0
+        else:
+            self._budget.give(self._held - held)
+        self._held = held
+
+    def _pause_for(self, why: Pause) -> None:
+        if not self._pause:
+            self.transport.pauseProducing()
+        self._pause |= why
+
+    def turn(self) -> None:
+        """Send what is ready, and read on if nothing stands against it. See `Shared.soon`."""
+        if self._lost:
+            return
+        self._flush()
+        if Pause.PIPELINE in self._pause and len(self._queue) * 2 <= self._limits.pipeline_max:
+            self._pause &= ~Pause.PIPELINE
+        if self._pause:
+            return
+        if self._intake.stage is Stage.BODY:
+            self._partial(Stage.BODY)
+        self._feed_rest()
+        if not self._pause and not self._read_lost:
+            self.transport.resumeProducing()
+
+    # --- Answers --------------------------------------------------------------------------------------
+
+    def answered(self, request: Request, wire: bytes) -> None:
+        """Send an answer now if it is the only one due, or else when its turn has come."""
+        self._budget.give(request.held)
+        queue = self._queue
+        if len(queue) == 1 and not self._feeding:
+            queue.clear()
+            self._send(wire)
+            self._after(request)
+        elif not self._lost:
+            request.wire = wire
+            if queue[0] is request and not self._feeding:
+                self._shared.soon(self)  # the others' answers come in the same turn
+
+    def _flush(self) -> None:
+        """Send all answers whose turn has come, in one write."""
+        queue = self._queue
+        out: list[bytes] = []
+        done: list[Request] = []
+        while queue and queue[0].wire is not None:
+            request = queue.popleft()
+            out.append(request.wire or b"")
+            done.append(request)
+        if out:
+            self._send(b"".join(out))
+            for request in done:
+                self._after(request)
+
+    def _send(self, data: bytes) -> None:
+        """Write, at once where the transport can.
+
+        That saves two epoll_ctl and a turn of the reactor, 9 us for an answer. What does not
+        go out at once, and everything after it, goes through the transport's buffer.
+        """
+        if self._write is not None:
+            sent = self._write(data)
+            if sent == len(data):
+                return
+            self._write = None
+            if isinstance(sent, int):
+                data = data[sent:]
+        self.transport.write(data)
+
+    def _after(self, request: Request) -> None:
+        """See what an answer that went out means for the connection."""
+        if request.notified:
+            request.settle(None)
+        if not request.keep_alive:
+            self._close()
+        elif not self._queue and self._intake.stage is Stage.BETWEEN:
+            self.deadline_s = self._shared.idle_by_s
+
+    # --- The end --------------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        """Close, giving a refused producer, which may still be sending, time to read why."""
+        self.deadline_s = self._shared.now_s + self._limits.linger_s
+        if self._intake.stage is Stage.REFUSED and not self._read_lost:
+            half = getattr(self.transport, "loseWriteConnection", None)
+            if half is not None:
+                half()
+                return
+        self.transport.loseConnection()
+
+    def drain(self) -> None:
+        """Take no new request: close now, or after the answers that are due."""
+        if self._intake.stage is Stage.BETWEEN and not self._rest:
+            self._last_request()
+
+    def expired(self) -> None:
+        """The deadline is over."""
+        stage = self._intake.stage
+        if stage is Stage.BETWEEN and not self._queue:
+            self.deadline_s = self._shared.now_s + self._limits.linger_s
+            self._intake.end()
+            self.transport.loseConnection()
+        elif self._wants:
+            self._intake.refuse(problems.in_flight_full())
+        elif stage is Stage.HEAD or stage is Stage.BODY:
+            self._intake.refuse(problems.problem_reply(problems.TOO_SLOW))
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self.transport.abortConnection()

@@ -1,0 +1,304 @@
+"""From bytes to requests, on llhttp: the one place that names httptools.
+
+Decides what is refused before a handler sees it. Leaves to ``channel`` when there is more to
+read, how long that may take, and the answers. No I/O and no clock: bytes in, calls out.
+
+`Intake.stage` moves with llhttp's callbacks:
+
+    BETWEEN -> HEAD -> BODY -> BETWEEN   a request was read
+    BODY -> ENDED                        it was the connection's last one; the rest is dropped
+    any -> REFUSED                       what came is refused; the rest is dropped
+
+In its strict mode llhttp refuses what smuggles requests past proxies: Content-Length beside
+Transfer-Encoding, a second Content-Length, folded fields, bare CR and LF, NUL, bad chunk sizes
+(RFC 9112 sections 5 to 7 and 11.2). What it leaves open is refused in `on_headers_complete`.
+
+Invariant: at most one slice of input is looked at past any bound.
+
+This is the hot path: llhttp's callbacks cost about 0.1 us each, so there is one attribute
+write in most of them, and whatever ordinary requests do not have is checked off that path.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Final, Never, Protocol
+
+import httptools
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from crowd.web import problems
+from crowd.web.fields import sort_fields
+from crowd.web.limits import SLICE_BYTES
+
+if TYPE_CHECKING:
+    from crowd.web.fields import Field, Fields
+    from crowd.web.limits import WebLimits
+    from crowd.web.reply import Reply
+
+_FRAMING_FACTOR: Final = 8
+"""A chunk of one byte takes six: a body in tiny chunks passes, endless extensions do not."""
+
+
+class Stage(enum.Enum):
+    """Where in a request the input stands."""
+
+    BETWEEN = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    ENDED = enum.auto()
+    REFUSED = enum.auto()
+
+
+class Receiver(Protocol):
+    """Whom an intake tells. Called from within `Intake.feed` and `Intake.refuse` only."""
+
+    def head(self, body_bytes: int, method: bytes, target: bytes, *, expects: bool) -> None:
+        """A head is complete; its body has `body_bytes`, or as many at most if chunked.
+
+        `expects`: the producer waits for 100 (Continue) before it sends the body.
+        """
+
+    def request(
+        self, method: bytes, target: bytes, headers: list[Field], fields: Fields,
+        body: bytes, alive: bool,  # noqa: FBT001 - the hot path passes it by position
+    ) -> None:  # fmt: skip
+        """A request is complete. `alive`: another one may follow."""
+
+    def refused(self, reply: Reply) -> None:
+        """Send `reply` after the answers that are still due; there will be no more calls."""
+
+
+class _StopError(Exception):
+    """Stops llhttp within its input; why is in the intake already."""
+
+
+class Intake:
+    """One connection's requests, one after the other."""
+
+    log = Logger()
+
+    def __init__(self, limits: WebLimits, receiver: Receiver) -> None:
+        self.stage = Stage.BETWEEN
+        self._limits = limits
+        self._receiver = receiver
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._always_measure = limits.head_bytes_max < SLICE_BYTES
+        self._refusal: Reply | None = None
+        self.on_message_begin()
+        self.stage = Stage.BETWEEN
+
+    def feed(self, data: bytes) -> None:
+        """Take at most `SLICE_BYTES` of input, and tell the receiver what they complete.
+
+        Never raises: what is wrong with the bytes becomes one call of ``receiver.refused``.
+        """
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._after_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._stopped(error)
+        if self.stage is Stage.HEAD or self.stage is Stage.BODY:
+            self._count(len(data))
+
+    def refuse(self, reply: Reply) -> None:
+        """Take nothing more, and have `reply` sent. Nothing happens after the first time."""
+        if self.stage is not Stage.REFUSED:
+            self.stage = Stage.REFUSED
+            self._receiver.refused(reply)
+
+    def end(self) -> None:
+        """Take nothing more."""
+        if self.stage is not Stage.REFUSED:
+            self.stage = Stage.ENDED
+
+    def close(self) -> None:
+        """Let go of the parser, which holds this object's methods: a cycle."""
+        self._parser = None
+        self.stage = Stage.REFUSED
+
+    # --- llhttp's calls ------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Start a request."""
+        self.stage = Stage.HEAD
+        self._target = b""
+        self._headers: list[Field] = []
+        self._body = b""
+        self._parts: list[bytes] | None = None
+        self._seen_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Add a part of the request-target."""
+        self._target += url
+        if len(self._target) > self._limits.target_bytes_max:
+            self._stop(problems.TARGET_TOO_LONG, f"over {self._limits.target_bytes_max} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header field, or a trailer to a list that goes nowhere."""
+        self._headers.append((name, value.rstrip()))
+
+    def on_headers_complete(self) -> None:
+        """Check what llhttp does not, and announce the body."""
+        parser = self._parser
+        headers = self._head = self._headers
+        self._headers = []
+        self.stage = Stage.BODY
+        if self._seen_bytes or self._always_measure or len(headers) > self._limits.headers_max:
+            self._measure(headers)
+        self._seen_bytes = 0
+        self._fields = fields = sort_fields(headers)
+        self._method = method = parser.get_method()
+        self._alive = alive = parser.should_keep_alive()
+        self._upgrading = False
+        expects = False
+        if not alive or fields.hosts != 1 or fields.unusual:
+            expects = self._check_unusual(method, fields)
+        length = fields.length or 0
+        if fields.transfer is not None:
+            length = self._limits.body_bytes_max
+        elif length > self._limits.body_bytes_max:
+            self._stop(problems.BODY_TOO_LARGE, f"over {self._limits.body_bytes_max} bytes")
+        self._receiver.head(length, method, self._target, expects=expects)
+
+    def on_body(self, data: bytes) -> None:
+        """Add a part of the body; most bodies come in one."""
+        if self._parts is None and not self._body:
+            self._body = data
+            self._body_bytes = len(data)
+        else:
+            if self._parts is None:
+                self._parts = [self._body]
+            self._parts.append(data)
+            self._body_bytes += len(data)
+        if self._body_bytes > self._limits.body_bytes_max:
+            self._stop(problems.BODY_TOO_LARGE, f"over {self._limits.body_bytes_max} bytes")
+
+    def on_message_complete(self) -> None:
+        """Hand the request on."""
+        if self._upgrading:
+            return  # llhttp skips the body of an upgrade; `_after_upgrade` reads it after all
+        self.stage = Stage.BETWEEN if self._alive else Stage.ENDED
+        self._receiver.request(
+            self._method, self._target, self._head, self._fields,
+            self._body if self._parts is None else b"".join(self._parts), self._alive,
+        )  # fmt: skip
+
+    # --- Off the hot path ----------------------------------------------------------------------
+
+    def _check_unusual(self, method: bytes, fields: Fields) -> bool:
+        """Refuse what llhttp lets pass; return whether 100 (Continue) is expected."""
+        version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._stop(problems.VERSION, f"found {version}")
+        if fields.hosts > 1 or (version == "1.1" and not fields.hosts):
+            self._stop(problems.BAD_REQUEST, f"{fields.hosts} Host fields; expected 1")
+        if fields.transfer is not None:
+            if version == "1.0":  # RFC 9112 section 6.1: its framing is faulty
+                self._stop(problems.BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 request")
+            if fields.transfer.lower() != b"chunked":
+                self._stop(problems.CODING)
+        if method == b"CONNECT":
+            self._alive = False
+        elif fields.upgrade and self._parser.should_upgrade():
+            # RFC 9110 section 7.8: an upgrade may be ignored. Clients that would like HTTP/2
+            # (curl, Java's) offer it with their first request, its body included.
+            self._upgrading = bool(fields.length) or fields.transfer is not None
+        if fields.expect is None or version == "1.0":
+            return False
+        if fields.expect.lower() != b"100-continue":
+            self._stop(problems.EXPECTATION)
+        return bool(fields.length) or fields.transfer is not None
+
+    def _measure(self, headers: list[Field]) -> None:
+        """Refuse a head over its bounds, measured as it stood on the wire."""
+        head_bytes = sum(len(name) + len(value) + 4 for name, value in headers)
+        if head_bytes + len(self._target) > self._limits.head_bytes_max:
+            self._stop(problems.HEAD_TOO_LARGE, f"over {self._limits.head_bytes_max} bytes")
+        if len(headers) > self._limits.headers_max:
+            self._stop(problems.HEAD_TOO_LARGE, f"over {self._limits.headers_max} fields")
+
+    def _count(self, fed_bytes: int) -> None:
+        """Bound what a request that is not complete has taken of the input."""
+        self._seen_bytes += fed_bytes
+        seen_max = self._limits.head_bytes_max + SLICE_BYTES
+        if self.stage is Stage.HEAD:
+            if self._seen_bytes > seen_max:
+                self.refuse(_too_large(self._limits.head_bytes_max))
+        elif (
+            self._fields.transfer is not None
+            and self._seen_bytes > seen_max + _FRAMING_FACTOR * self._body_bytes_so_far()
+        ):
+            self.refuse(problems.problem_reply(problems.BAD_REQUEST, "more framing than body"))
+
+    def _body_bytes_so_far(self) -> int:
+        return self._body_bytes if self._body else 0
+
+    def _stop(self, problem: problems.Problem, detail: str = "") -> Never:
+        """Refuse from within one of llhttp's calls."""
+        self._refusal = problems.problem_reply(problem, detail)
+        raise _StopError
+
+    def _stopped(self, error: httptools.HttpParserError) -> None:
+        if self._refusal is not None:
+            self.refuse(self._refusal)
+        elif isinstance(error, httptools.HttpParserCallbackError):
+            # Not the producer's fault but a defect here: say so, and lose only this connection.
+            self.log.failure("reading a request failed", failure=Failure(error))
+            self.refuse(problems.problem_reply(problems.INTERNAL))
+        elif self.stage is not Stage.ENDED:
+            self.refuse(problems.problem_reply(problems.BAD_REQUEST, str(error)))
+
+    def _after_upgrade(self, rest: bytes) -> None:
+        """Go on behind the head of a request to upgrade, which is answered as if it were none.
+
+        llhttp expects another protocol there. A new parser is told of a head with the same
+        framing, of which nothing reaches the receiver, and then reads what follows.
+        """
+        if not self._upgrading:
+            self._parser = httptools.HttpRequestParser(self)
+            if self.stage is Stage.BETWEEN and rest:
+                self.feed(rest)
+            return
+        self._upgrading = False
+        self._parser = httptools.HttpRequestParser(_AfterHead(self))
+        if self._fields.transfer is not None:
+            framing = b"Transfer-Encoding: chunked"
+        else:
+            framing = b"Content-Length: %d" % (self._fields.length or 0)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n\r\n" % framing)
+        if rest:
+            self.feed(rest)
+
+
+def _too_large(bytes_max: int) -> Reply:
+    return problems.problem_reply(problems.HEAD_TOO_LARGE, f"over {bytes_max} bytes")
+
+
+class _AfterHead:
+    """llhttp's calls for a request whose head is known already, and for all that follow it."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._known = True
+        self.on_body = intake.on_body
+        self.on_message_complete = intake.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if not self._known:
+            self._intake.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._known:
+            self._intake.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._known:
+            self._intake.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self._known:
+            self._intake.on_headers_complete()
+        self._known = False

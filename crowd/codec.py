@@ -1,6 +1,6 @@
 """CBOR in and out: the one place that names cbor2.
 
-Decides which part of CBOR (RFC 8949) crowd speaks: integers, byte and text strings,
+Decides which part of CBOR (RFC 8949) crowd speaks: integers, floats, byte and text strings,
 booleans, null, arrays and maps of definite length, nested at most `DEPTH_MAX` deep. No
 tag is ever decoded: a tag can make a decoder build dates, patterns, shared references or
 numbers of a million digits out of a few bytes from a stranger. Leaves the meaning of the

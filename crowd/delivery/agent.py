@@ -23,6 +23,7 @@ from twisted.internet.endpoints import (
     wrapClientTLS,
 )
 from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
@@ -35,15 +36,8 @@ from crowd.errors import AttemptFailedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import (
-        IConsumer,
-        IDelayedCall,
-        IProtocol,
-        IReactorTime,
-        IStreamClientEndpoint,
-    )
-    from twisted.python.failure import Failure
-
+    from crowd.clock import Clock, Timer
+    from crowd.delivery.ports import ClientEndpoint
     from crowd.delivery.request import Destination
 
 CONNECT_S: Final = 5.0
@@ -60,6 +54,19 @@ One timer for all connections costs nothing for each request."""
 SWEEP_MIN_S: Final = 0.02
 
 
+class _OneConnection(Factory):
+    """Hands the endpoint a connection that was made for one exchange."""
+
+    noisy = False  # a line in the log for each connection tells nothing
+
+    def __init__(self, connection: ConsumerConnection) -> None:
+        self._connection = connection
+
+    def buildProtocol(self, addr: Any) -> ConsumerConnection:  # noqa: ARG002, N802  Twisted's names
+        """Return the connection."""
+        return self._connection
+
+
 @implementer(IBodyProducer)
 class PreparedRequest:
     """A request as it goes over the wire: its head, with the empty line, and its body."""
@@ -69,7 +76,7 @@ class PreparedRequest:
         self.body = body
         self.length = len(body)
 
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  Twisted's name
+    def startProducing(self, consumer: Any) -> Deferred[None]:  # noqa: N802  Twisted's name
         """Write the body at once: it is in memory."""
         consumer.write(self.body)
         return succeed(None)
@@ -100,21 +107,21 @@ class ConsumerAnswer:
         for name, value in kept:
             self.headers.addRawHeader(name, value)
 
-    def deliverBody(self, protocol: IProtocol) -> None:  # noqa: N802  Twisted's name
+    def deliverBody(self, protocol: Any) -> None:  # noqa: N802  Twisted's name
         """Deliver nothing: the body was read and let go."""
-        from twisted.python.failure import Failure  # noqa: PLC0415  off the usual path
-
-        protocol.connectionLost(Failure(ResponseDone()))
+        done: Any = ResponseDone()
+        failure = Failure(done)  # type: ignore[no-untyped-call]  # Twisted's
+        protocol.connectionLost(failure)
 
     def setPreviousResponse(self, response: IResponse) -> None:  # noqa: N802  Twisted's name
         """Refuse: nothing here follows redirects."""
         raise NotImplementedError("no redirect is followed")
 
 
-def endpoint_to(reactor: Any, destination: Destination) -> IStreamClientEndpoint:
-    """Return the endpoint of a consumer. Only names are looked up, in the reactor's threads."""
+def endpoint_to(reactor: Any, destination: Destination) -> Any:
+    """Return the endpoint (an IStreamClientEndpoint) of a consumer. Only names are looked up, in the reactor's threads."""
     host, port = destination.host, destination.port
-    endpoint: IStreamClientEndpoint
+    endpoint: Any
     try:
         version = ipaddress.ip_address(host).version
     except ValueError:
@@ -135,8 +142,8 @@ class ConsumerAgent:
 
     def __init__(
         self,
-        clock: IReactorTime,
-        endpoint: IStreamClientEndpoint,
+        clock: Clock,
+        endpoint: ClientEndpoint,
         timeout_s: float,
         may_send: Callable[[], bool],
         spent: Callable[[float], None],
@@ -158,7 +165,7 @@ class ConsumerAgent:
         self._idle: list[ConsumerConnection] = []
         self._open: set[ConsumerConnection] = set()
         self._connecting: dict[Exchange, Deferred[Any]] = {}
-        self._sweeping: IDelayedCall | None = None
+        self._sweeping: Timer | None = None
         self._closed = False
 
     # --- IAgent -------------------------------------------------------------------------------------
@@ -169,7 +176,7 @@ class ConsumerAgent:
         uri: bytes,  # noqa: ARG002  the head holds the target; the endpoint is fixed
         headers: Headers | None = None,  # noqa: ARG002  the head holds them
         bodyProducer: IBodyProducer | None = None,  # noqa: N803  Twisted's name
-    ) -> Deferred[IResponse]:
+    ) -> Deferred[Any]:
         """Send a PreparedRequest. Fires with the whole answer, or fails with AttemptFailedError.
 
         Fires once within the timeout, give or take a sweep. Cancelling it ends the exchange.
@@ -215,9 +222,10 @@ class ConsumerAgent:
         connection = ConsumerConnection(
             self, exchange, self._clock.seconds, self._spent, secure=self._secure
         )
-        connecting = self._endpoint.connect(Factory.forProtocol(lambda: connection))
+        connecting = self._endpoint.connect(_OneConnection(connection))
         self._connecting[exchange] = connecting
-        connecting.addCallbacks(self._connected, self._unconnected, (exchange,), None, (exchange,))
+        connecting.addCallback(self._connected, exchange)
+        connecting.addErrback(self._unconnected, exchange)
 
     def _connected(self, connection: ConsumerConnection, exchange: Exchange) -> None:
         del self._connecting[exchange]
@@ -230,7 +238,7 @@ class ConsumerAgent:
 
     def _unconnected(self, reason: Failure, exchange: Exchange) -> None:
         del self._connecting[exchange]
-        if reason.check(CancelledError) and exchange.answered.called:
+        if isinstance(reason.value, CancelledError) and exchange.answered.called:
             return
         self._fail(exchange, FailureKind.CONNECT, reason.getErrorMessage())
 

@@ -10,11 +10,11 @@ Requests are not pipelined: each `Exchange` that is begun ends with one call of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import httptools
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from zope.interface import implementer
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
-    from twisted.web.iweb import IResponse
 
 ANSWER_BYTES_MAX: Final = 64 << 10
 """How much of an answer is read. Its status decides; the rest is for nobody."""
@@ -47,29 +46,29 @@ class Exchange:
         self.connect_until_s = deadline_s
         self.reused = False
         self.resent = False
-        self.answered: Deferred[IResponse]
+        self.answered: Deferred[Any]
 
 
 class Exchanges(Protocol):
     """Who owns connections: told what becomes of them."""
 
     def ready(self, connection: ConsumerConnection) -> None:
-        """A new connection is open, and the consumer has proved who it is if it must."""
+        """Take a connection that is open, its consumer having proved who it is if it must."""
 
     def ended(
         self, connection: ConsumerConnection, exchange: Exchange, status: int,
         kept: list[tuple[bytes, bytes]],
     ) -> None:  # fmt: skip
-        """A whole answer came. `kept` are those of its headers that matter here."""
+        """Take a whole answer; `kept` are those of its headers that matter here."""
 
     def broken(
         self, connection: ConsumerConnection, exchange: Exchange, kind: FailureKind, words: str,
         *, untouched: bool,
     ) -> None:  # fmt: skip
-        """No answer will come; `untouched`: not a byte of one had."""
+        """Take note that no answer will come; `untouched`: not a byte of one had."""
 
     def lost(self, connection: ConsumerConnection) -> None:
-        """The connection is gone."""
+        """Forget a connection that is gone."""
 
 
 @implementer(IHandshakeListener)
@@ -81,6 +80,8 @@ class ConsumerConnection(TwistedProtocol):
     The methods ``on_...`` are llhttp's callbacks. They only take notes: what follows from
     the notes is done once llhttp has returned.
     """
+
+    transport: Any  # an ITCPTransport, which zope says and types do not
 
     def __init__(
         self, owner: Exchanges, first: Exchange, seconds: Callable[[], float],
@@ -106,14 +107,14 @@ class ConsumerConnection(TwistedProtocol):
         self._head_whole = False
         self._framed = False
         self._excess = False
+        self._keeps_alive = False
         self._kept: list[tuple[bytes, bytes]] = []
 
     # --- The transport's side -------------------------------------------------------------------
 
     def connectionMade(self) -> None:  # noqa: N802  Twisted's name
         """Be ready, if nothing has to be proved first."""
-        transport = cast("ITCPTransport", self.transport)
-        transport.setTcpNoDelay(True)
+        self.transport.setTcpNoDelay(True)
         if not self._secure:
             self.proven = True
             self._owner.ready(self)
@@ -125,7 +126,6 @@ class ConsumerConnection(TwistedProtocol):
 
     def send(self, exchange: Exchange) -> None:
         """Write a request; this connection is ready and carries none."""
-        assert self.transport is not None
         self.exchange = exchange
         self._sent = True
         self._forget()
@@ -134,7 +134,7 @@ class ConsumerConnection(TwistedProtocol):
     def abort(self) -> None:
         """End the connection at once."""
         if self.transport is not None:
-            cast("ITCPTransport", self.transport).abortConnection()
+            self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         """Take a piece of the answer."""
@@ -172,7 +172,7 @@ class ConsumerConnection(TwistedProtocol):
             words = reason.getErrorMessage()
             if not self.proven:
                 self._break(exchange, FailureKind.TLS, f"no TLS: {words}")
-            elif self._head_whole and not self._framed and reason.check(ConnectionDone):
+            elif self._head_whole and not self._framed and isinstance(reason.value, ConnectionDone):
                 self._end(exchange)  # a body that ends with the connection (RFC 9112, 6.3)
             else:
                 self._break(exchange, FailureKind.BROKEN, words)
@@ -203,6 +203,7 @@ class ConsumerConnection(TwistedProtocol):
         """Note that the answer is whole."""
         if self._head_whole:
             self._whole = True
+            self._keeps_alive = self._parser.should_keep_alive()  # llhttp forgets it after this
         else:
             self._kept = []
 
@@ -211,7 +212,7 @@ class ConsumerConnection(TwistedProtocol):
     @property
     def reusable(self) -> bool:
         """Whether, after a whole answer, another request can follow."""
-        return self._whole and not self._excess and self._parser.should_keep_alive()
+        return self._whole and self._keeps_alive and not self._excess
 
     def _end(self, exchange: Exchange) -> None:
         self.exchange = None

@@ -61,7 +61,7 @@ class _ParsedURL(EncodedURL):
         """Return an address, parsed."""
         parsed = EncodedURL.from_text(text)
         url = cls(parsed.scheme, parsed.host, parsed.path, port=parsed.port)
-        url._text = parsed.to_uri().to_text()  # noqa: SLF001  its own class's
+        url._text = parsed.to_uri().to_text()
         return url
 
     def to_uri(self) -> _ParsedURL:
@@ -83,20 +83,23 @@ class HTTPCourier:
         self._destination = destination
         self._url = _ParsedURL.of(url)
         self._cookies = _NoCookies()
-        self._treq = HTTPClient(agent, self._cookies, data_to_body_producer=lambda data: data)
+        under: Any = agent  # an IAgent, which zope says and types do not
+        self._treq = HTTPClient(under, self._cookies, data_to_body_producer=lambda data: data)
+        self._no_reactor: Any = object()  # treq asks it for its own timeout only; there is none
 
     def attempt(self, message: Message, naming: Naming) -> Deferred[Answer]:
         """Make one attempt; fires with its Answer and never fails."""
         head = request_head(message, self._destination, naming)
+        prepared: Any = PreparedRequest(head, message.body)
         # treq writes methods in capitals; the head has the message's own.
         asked: Deferred[Any] = self._treq.request(
             "POST",
             self._url,
-            data=PreparedRequest(head, message.body),  # type: ignore[arg-type]  data_to_body_producer takes it
+            data=prepared,
             cookies=self._cookies,
             allow_redirects=False,
             unbuffered=True,
-            reactor=object(),  # type: ignore[arg-type]  used for treq's own timeout only; there is none
+            reactor=self._no_reactor,
         )
         return asked.addCallbacks(self._answered, self._failed)
 

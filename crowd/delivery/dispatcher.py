@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from crowd.delivery.entries import Entries
 from crowd.delivery.lane import Counts, Lane, Surroundings
-from crowd.delivery.pace import BURST_S, TimeBudget
+from crowd.delivery.pace import TimeBudget
 from crowd.errors import FatalError
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from crowd.clock import Clock, Timer
     from crowd.delivery.ports import CourierFactory, Leadership, LedgerView
     from crowd.message import ConsumerId, Position
+
+SLICE_S: Final = 0.005
+"""The longest slice, as long as one of applying; a tenth of a heartbeat."""
 
 FENCED_S: Final = 0.05
 """How soon a closed fence is looked at again: a heartbeat's interval or less."""
@@ -87,13 +90,15 @@ class Dispatcher(Service):
         self._on_fatal = on_fatal
         self._entries = Entries(leadership.messages)
         self._around = Surroundings(
-            clock, chance, ledger, leadership, self._entries, couriers, self._wake
+            clock, chance, ledger, leadership, self._entries, couriers, self._wake, self._fail
         )
         self._lanes: dict[ConsumerId, Lane] = {}
         self._leads = False
         self._draining = False
+        self._failed = False
         self._working = False
         self._next: Timer | None = None
+        self._next_s = 0.0
         self._first = 0
         self.budget = TimeBudget()
 
@@ -105,7 +110,7 @@ class Dispatcher(Service):
         To be called once this node leads *and* its ledger has applied every entry of earlier
         terms: then only outcomes that never reached the log are repeated (I4).
         """
-        if self._leads:
+        if self._leads or self._draining or self._failed:
             return
         self._leads = True
         self._log.info("delivers from here on")
@@ -143,7 +148,7 @@ class Dispatcher(Service):
 
         To be stopped before the engine, which can then hand a complete log over.
         """
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         self._draining = True
         drained: Deferred[None] = Deferred()
         self._drain(self._clock.seconds() + DRAIN_S, drained)
@@ -187,10 +192,12 @@ class Dispatcher(Service):
 
     def _ask(self, delay_s: float) -> None:
         """Have the next slice after `delay_s` at the latest."""
+        next_s = self._clock.seconds() + delay_s
         if self._next is not None:
-            if self._next.getTime() <= self._clock.seconds() + delay_s:
+            if self._next_s <= next_s:
                 return
             self._next.cancel()
+        self._next_s = next_s
         self._next = self._clock.callLater(delay_s, self._slice)
 
     def _slice(self) -> None:
@@ -198,12 +205,15 @@ class Dispatcher(Service):
         if not self._leads:
             return
         started_s = self._clock.seconds()
-        if self._producers_wait() and not self.budget.may_work(started_s):
-            self._ask(self.budget.wait_s(started_s))
-            return
+        slice_s = SLICE_S
+        if self._producers_wait():
+            if not self.budget.may_work(started_s):
+                self._ask(self.budget.wait_s(started_s))
+                return
+            slice_s = self.budget.left_s
         self._working = True
         try:
-            delay_s = self._work(started_s)
+            delay_s = self._work(started_s, slice_s)
         except FatalError as error:
             self._fail(error)
             return
@@ -218,11 +228,14 @@ class Dispatcher(Service):
             self._ask(delay_s)
 
     def _fail(self, error: FatalError) -> None:
+        if self._failed:
+            return
+        self._failed = True
         self._leads = False
         self._close_lanes(at_once=True)
         self._on_fatal(error)
 
-    def _work(self, started_s: float) -> float | None:
+    def _work(self, started_s: float, slice_s: float) -> float | None:
         """Do one slice's work; return the seconds until the next one, or None for none."""
         lanes = list(self._lanes.values())
         for lane in lanes:
@@ -230,7 +243,7 @@ class Dispatcher(Service):
             lane.settle(started_s)
         if self._draining:
             return None
-        until_s = started_s + BURST_S
+        until_s = started_s + slice_s
         # Another lane comes first each time, so that a short slice passes none over for long.
         self._first = (self._first + 1) % max(1, len(lanes))
         turns = lanes[self._first :] + lanes[: self._first]

@@ -17,12 +17,14 @@ from crowd.delivery.backoff import Backoff
 from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome
 from crowd.delivery.plan import Plan
 from crowd.delivery.request import Naming
-from crowd.errors import MalformedMessageError
+from crowd.errors import FatalError, MalformedMessageError
 from crowd.message import decode_message, message_id
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
+
+    from twisted.python.failure import Failure
 
     from crowd.clock import Clock
     from crowd.command import ConsumerDefinition
@@ -44,7 +46,10 @@ SETTLE_PROPOSED_MAX: Final = 8
 
 
 class Surroundings(NamedTuple):
-    """What every lane is given. `wake` asks the dispatcher for a turn soon."""
+    """What every lane is given.
+
+    `wake` asks the dispatcher for a turn soon; `fail` tells it that the node must end.
+    """
 
     clock: Clock
     chance: random.Random
@@ -53,6 +58,7 @@ class Surroundings(NamedTuple):
     entries: Entries
     couriers: CourierFactory
     wake: Callable[[], None]
+    fail: Callable[[FatalError], None]
 
 
 class Counts(msgspec.Struct):
@@ -77,7 +83,7 @@ class Lane:
         self.counts = Counts()
         self.last_problem = ""
         self._around = around
-        self._couriers: list[Courier] = []
+        self._couriers: list[Courier] = []  # the present one, and the one before it
         self._courier: Courier | None = None
         self._settle_due_s: float | None = None
         self._closed = False
@@ -104,7 +110,9 @@ class Lane:
             self._courier = None
             self._trouble(f"no such address: {error}")
         else:
-            self._couriers.append(self._courier)
+            for older in self._couriers[:-1]:
+                older.abort()
+            self._couriers = [*self._couriers[-1:], self._courier]
 
     # --- A turn -----------------------------------------------------------------------------------
 
@@ -158,7 +166,8 @@ class Lane:
             self._answered(Failed(FailureKind.UNDELIVERABLE, str(error)), position)
             return
         naming = Naming(message_id(tag, position), position, attempt.number)
-        courier.attempt(message, naming).addCallback(self._answered, position)
+        answered = courier.attempt(message, naming)
+        answered.addCallback(self._answered, position).addErrback(self._broke)
 
     def _answered(self, answer: Answer, position: Position) -> None:
         """Take an answer. Called once for each attempt, in the reactor."""
@@ -182,6 +191,11 @@ class Lane:
         if silent != plan.silent:
             self._turned(silent=plan.silent)
         around.wake()
+
+    def _broke(self, failure: Failure) -> None:
+        """End the node: the plan is not what the attempts are, which is never to be."""
+        self._log.failure("an answer could not be taken", failure)
+        self._around.fail(FatalError(f"delivery failed: {failure.getErrorMessage()}"))
 
     def _turned(self, *, silent: bool) -> None:
         if silent:

@@ -12,9 +12,9 @@ from typing import Final
 SHARE: Final = 0.3
 """DESIGN.md's bound: 30 % of the reactor's time while producers wait."""
 
-BURST_S: Final = 0.005
-"""The most that is saved up, and the longest slice without a break: as long as one slice of
-applying, and a tenth of a heartbeat."""
+BURST_S: Final = 0.002
+"""The most that is saved up: some twenty attempts in a row, which delay an answer to a
+producer by less than the fsync that it waits for."""
 
 
 class TimeBudget:
@@ -41,7 +41,7 @@ class TimeBudget:
         """Count work that was done. More than is left becomes a debt, of one burst at most.
 
         The bound on the debt matters after a time without producers, in which work is
-        counted but not limited: it delays their first delivery by 17 ms, not by minutes.
+        counted but not limited: it delays delivery by some 10 ms then, not by minutes.
         """
         self._left_s = max(-self._burst_s, self._left_s - seconds)
 
@@ -49,6 +49,11 @@ class TimeBudget:
         """Return whether anything is left now."""
         self._accrue(now_s)
         return self._left_s > 0
+
+    @property
+    def left_s(self) -> float:
+        """The seconds of work that were left when it was last asked; negative is debt."""
+        return self._left_s
 
     def wait_s(self, now_s: float) -> float:
         """Return the seconds until half a burst is left, so that slices are worth their start."""

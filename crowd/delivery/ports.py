@@ -5,7 +5,7 @@ Everything here runs in the reactor's thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from crowd.delivery.outcome import Answer
     from crowd.delivery.request import Naming
     from crowd.message import ConsumerId, Message, Position
+
+
+class ClientEndpoint(Protocol):
+    """What is used of Twisted's IStreamClientEndpoint."""
+
+    def connect(self, protocolFactory: Any, /) -> Deferred[Any]:  # noqa: N803  Twisted's name
+        """Connect, and return the protocol that the factory built."""
 
 
 class PlaceView(Protocol):

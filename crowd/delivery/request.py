@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from crowd.message import Message, Position
+if TYPE_CHECKING:
+    from crowd.message import Message, Position
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _PATH = re.compile(r"[\x21-\x7e]*\Z")  # visible ASCII: what may stand in a request line

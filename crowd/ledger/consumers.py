@@ -121,7 +121,7 @@ class Consumer:
     def _behind_unsettled(self, first: int, rows: Rows) -> int:
         """Return the position from which on all below `first` is settled or not its own."""
         below = max(self.watermark, self.settled.previous_end(first - 1) or 0)
-        if first - 1 in self.settled:
+        if first - 1 in self.settled:  # the usual case: what follows would find the same
             return first
         for epoch, until in reversed(self._spans(below + 1, first - 1)):
             if epoch.routes == ALL_ROUTES:
@@ -202,8 +202,8 @@ class Consumer:
 
     def _count_own(self, first: int, last: int, rows: Rows) -> int:
         """Return how many positions within first-last, which all exist, are its own."""
-        epoch = self._epochs[0]
-        if len(self._epochs) == 1 and epoch.routes == ALL_ROUTES and first > epoch.after:
+        # One epoch is the usual case, and the first one begins at or below the watermark.
+        if len(self._epochs) == 1 and self.routes == ALL_ROUTES:
             return last - first + 1
         return sum(b - a + 1 for a, b in self._own(first, last, rows))
 

@@ -8,7 +8,8 @@ repeat, and lose it.) Leaves the proposing to ``crowd/raft/proposer``.
 Invariant: a node has at most one open session, and its previous one is still known. So a
 node that was overtaken can still learn which of its numbers were accepted.
 
-Invariant: every number known lies in ``low .. low + 2 * PROPOSALS_MAX``, which bounds it.
+Invariant: every number known is at or above ``low`` and below ``low + PROPOSALS_MAX``, as a
+command's number is that close to its own low mark, and the session's is no lower.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ class LaneOwner(Protocol):
     """Who uses a lane. Both are called in the loop's turn, never from inside `Lane.send`."""
 
     def ready(self, lane: Lane) -> None:
-        """The lane is connected and has nothing in flight."""
+        """Use the lane: it is connected and has nothing in flight."""
 
     def answered(self, lane: Lane, answer: Answer) -> None:
-        """The request in flight was answered or has failed."""
+        """Take in the fate of the request that was in flight."""
 
 
 class Lane:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from math import ceil
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -71,8 +72,9 @@ def parse_target(url: str) -> Target:
 
 
 def request_parts(plan: LoadPlan, target: Target) -> tuple[bytes, bytes]:
-    """Return what stands before and after a request's number; all of it is in the first part
-    where requests are not numbered.
+    """Return what stands before and after a request's number.
+
+    All of a request is in the first part where requests are not numbered.
     """
     headers = {"Host": target.authority, "Content-Type": "application/json"}
     given = {name.lower() for name, _ in plan.headers}
@@ -180,7 +182,7 @@ class Load:
     def _close_door(self) -> None:
         if self._open:
             self._open = False
-            self.tally.end(self._loop.now_s())
+            self.tally.end(min(self._loop.now_s(), self._end_s))
             if self._nothing_in_flight():
                 self._loop.stop()
 
@@ -189,7 +191,9 @@ class Load:
 
     def _sweep(self) -> None:
         now_s = self._loop.now_s()
-        if now_s >= self._end_s:
+        # What was due before the end in an open loop may still leave late, but not for ever.
+        grace_s = self._plan.timeout_s if self._plan.rate else 0.0
+        if now_s >= self._end_s + grace_s:
             self._count_unsent()
             self._close_door()
         for lane in self._lanes:
@@ -197,9 +201,9 @@ class Load:
         self._loop.call_at(now_s + _SWEEP_S, self._sweep)
 
     def _count_unsent(self) -> None:
-        """What was due in an open loop and found no connection in time failed as well."""
+        """Count as failed what was due in an open loop and found no connection in time."""
         if self._open and self._plan.rate:
-            due = int(self._plan.rate * self._plan.seconds)
+            due = ceil(self._plan.rate * self._plan.seconds)
             if self._plan.requests is not None:
                 due = min(due, self._plan.requests)
             self.tally.unsent = max(0, due - self._sent)

@@ -175,9 +175,7 @@ class Sink:
             self._lines.add(self._encode(record))
         answer = self._answers.get((status, keep_alive))
         if answer is None:
-            answer = self._answers[status, keep_alive] = answer_bytes(
-                status, keep_alive=keep_alive
-            )
+            answer = self._answers[status, keep_alive] = answer_bytes(status, keep_alive=keep_alive)
         return answer
 
     def forget(self, connection: _Connection) -> None:

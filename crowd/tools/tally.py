@@ -140,8 +140,8 @@ def report_lines(report: Report) -> list[str]:
     lines = [
         f"requests   {report.requests} in {report.seconds} s, {report.requests_per_s} a second",
         f"success    {report.success_ratio:.4%} ({report.failed} failed)",
-        f"latency    mean {report.mean_ms} ms, p50 {report.p50_ms}, p95 {report.p95_ms}, "
-        f"p99 {report.p99_ms}, max {report.max_ms}",
+        f"latency    mean {report.mean_ms} ms, max {report.max_ms}",
+        f"           p50 {report.p50_ms}, p95 {report.p95_ms}, p99 {report.p99_ms}",
         f"pause      {report.longest_pause_s} s at the longest without a success",
     ]
     lines += [f"answered {status}: {count}" for status, count in report.statuses.items()

@@ -67,6 +67,8 @@ class Shared(Protocol):
     answer_by_s: float
     """When an answer that is due from now on is given up."""
     draining: bool
+    requests: int
+    """How many were read, for the metrics."""
 
     def handle(self, request: Request) -> None:
         """Have a request answered, at once or later."""
@@ -206,6 +208,7 @@ class Channel(TwistedProtocol):
         if self._wants or fields.transfer is not None:
             self._weigh(len(body) + self._limits.request_bytes)
         shared = self._shared
+        shared.requests += 1
         if shared.draining:
             alive = False
             self._intake.end()
@@ -240,8 +243,6 @@ class Channel(TwistedProtocol):
         queue = self._queue
         if intake.stage is Stage.BETWEEN:
             self.deadline_s = self._shared.answer_by_s
-        elif intake.stage is not Stage.REFUSED:
-            self._partial(intake.stage)
         if queue:
             if queue[0].wire is not None:
                 self._flush()
@@ -249,6 +250,8 @@ class Channel(TwistedProtocol):
                 self._pause_for(Pause.PIPELINE)
         elif intake.stage is Stage.BETWEEN:
             self.deadline_s = self._shared.idle_by_s
+        if intake.stage is Stage.HEAD or intake.stage is Stage.BODY:
+            self._partial(intake.stage)
         if self._budget.waiting_count and self._budget.waits(self):
             self._pause_for(Pause.BUDGET)
 
@@ -270,11 +273,11 @@ class Channel(TwistedProtocol):
         if self._queue:
             self._queue[-1].keep_alive = False
         else:
-            self.transport.loseConnection()
+            self._hang_up()
 
     def _partial(self, stage: Stage) -> None:
         """Set the deadline of a request that is not complete, once for its head and its body."""
-        if stage is not self._watched and stage is not Stage.ENDED:
+        if stage is not self._watched:
             self._watched = stage
             limits = self._limits
             wait_s = limits.head_s if stage is Stage.HEAD else limits.body_s
@@ -296,7 +299,7 @@ class Channel(TwistedProtocol):
     # --- Back-pressure ------------------------------------------------------------------------------
 
     def admitted(self) -> None:
-        """The budget has room for what this connection waited for."""
+        """Go on: the budget has room for what this connection waited for."""
         self._held, self._wants = self._wants, 0
         self._watched = None
         self._pause &= ~Pause.BUDGET
@@ -381,19 +384,28 @@ class Channel(TwistedProtocol):
             request.settle(None)
         if not request.keep_alive:
             self._close()
-        elif not self._queue and self._intake.stage is Stage.BETWEEN:
-            self.deadline_s = self._shared.idle_by_s
+        elif not self._queue:
+            if self._intake.stage is Stage.BETWEEN:
+                self.deadline_s = self._shared.idle_by_s
+            elif self._expecting is not None:
+                self._partial(self._intake.stage)
 
     # --- The end --------------------------------------------------------------------------------------
 
     def _close(self) -> None:
         """Close, giving a refused producer, which may still be sending, time to read why."""
         self.deadline_s = self._shared.now_s + self._limits.linger_s
-        if self._intake.stage is Stage.REFUSED and not self._read_lost:
+        refused = self._intake.stage is Stage.REFUSED and not self._read_lost
+        if refused and self.scheme == b"http" and not self._lost:
             half = getattr(self.transport, "loseWriteConnection", None)
             if half is not None:
                 half()
                 return
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close when everything that was written has gone out."""
+        self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def drain(self) -> None:
@@ -402,12 +414,12 @@ class Channel(TwistedProtocol):
             self._last_request()
 
     def expired(self) -> None:
-        """The deadline is over."""
+        """End what took too long: the connection, or the request that is being read."""
         stage = self._intake.stage
         if stage is Stage.BETWEEN and not self._queue:
             self.deadline_s = self._shared.now_s + self._limits.linger_s
             self._intake.end()
-            self.transport.loseConnection()
+            self._hang_up()
         elif self._wants:
             self._intake.refuse(problems.in_flight_full())
         elif stage is Stage.HEAD or stage is Stage.BODY:

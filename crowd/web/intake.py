@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from crowd.web import problems
 from crowd.web.fields import sort_fields
 from crowd.web.limits import SLICE_BYTES
+from crowd.web.target import from_absolute
 
 if TYPE_CHECKING:
     from crowd.web.fields import Field, Fields
@@ -55,7 +56,7 @@ class Receiver(Protocol):
     """Whom an intake tells. Called from within `Intake.feed` and `Intake.refuse` only."""
 
     def head(self, body_bytes: int, method: bytes, target: bytes, *, expects: bool) -> None:
-        """A head is complete; its body has `body_bytes`, or as many at most if chunked.
+        """Take note of a head; its body has `body_bytes`, or as many at most if chunked.
 
         `expects`: the producer waits for 100 (Continue) before it sends the body.
         """
@@ -64,7 +65,7 @@ class Receiver(Protocol):
         self, method: bytes, target: bytes, headers: list[Field], fields: Fields,
         body: bytes, alive: bool,  # noqa: FBT001 - the hot path passes it by position
     ) -> None:  # fmt: skip
-        """A request is complete. `alive`: another one may follow."""
+        """Take a complete request. `alive`: another one may follow."""
 
     def refused(self, reply: Reply) -> None:
         """Send `reply` after the answers that are still due; there will be no more calls."""
@@ -123,6 +124,8 @@ class Intake:
 
     def on_message_begin(self) -> None:
         """Start a request."""
+        if self.stage is Stage.ENDED:
+            raise _StopError
         self.stage = Stage.HEAD
         self._target = b""
         self._headers: list[Field] = []
@@ -149,6 +152,9 @@ class Intake:
         if self._seen_bytes or self._always_measure or len(headers) > self._limits.headers_max:
             self._measure(headers)
         self._seen_bytes = 0
+        if self._target[:1] != b"/":
+            self._target, self._head = from_absolute(self._target, headers)
+            headers = self._head
         self._fields = fields = sort_fields(headers)
         self._method = method = parser.get_method()
         self._alive = alive = parser.should_keep_alive()
@@ -242,13 +248,16 @@ class Intake:
         raise _StopError
 
     def _stopped(self, error: httptools.HttpParserError) -> None:
+        if self.stage is Stage.ENDED:
+            return
         if self._refusal is not None:
             self.refuse(self._refusal)
         elif isinstance(error, httptools.HttpParserCallbackError):
             # Not the producer's fault but a defect here: say so, and lose only this connection.
-            self.log.failure("reading a request failed", failure=Failure(error))
+            failure = Failure(error)  # type: ignore[no-untyped-call]  # Twisted's
+            self.log.failure("reading a request failed", failure=failure)
             self.refuse(problems.problem_reply(problems.INTERNAL))
-        elif self.stage is not Stage.ENDED:
+        else:
             self.refuse(problems.problem_reply(problems.BAD_REQUEST, str(error)))
 
     def _after_upgrade(self, rest: bytes) -> None:

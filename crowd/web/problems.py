@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
@@ -23,6 +23,9 @@ from crowd.errors import (
 )
 from crowd.web.reply import Reply, make_reply
 
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
 CONTENT_TYPE: Final = (b"Content-Type", b"application/problem+json")
 
 
@@ -36,6 +39,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 BAD_REQUEST: Final = Problem(400, "bad-request", "This is not a valid HTTP/1.1 request")
 BAD_TARGET: Final = Problem(400, "bad-target", "This request target cannot be delivered")
+FOREIGN_HOST: Final = Problem(421, "foreign-host", "Ask for the admin pages by address")
 NOT_FOUND: Final = Problem(404, "unknown-route", "No route takes this path")
 NOT_ALLOWED: Final = Problem(405, "method-not-allowed", "The route does not take this method")
 TOO_SLOW: Final = Problem(408, "too-slow", "The request did not arrive in time")
@@ -53,7 +57,7 @@ DRAINING: Final = Problem(503, "draining", "Not stored: this node is stopping")
 OUTCOME_UNKNOWN: Final = Problem(503, "outcome-unknown", "The message may be stored, now or soon")
 
 PROBLEMS: Final = (
-    BAD_REQUEST, BAD_TARGET, NOT_FOUND, NOT_ALLOWED, TOO_SLOW, BODY_TOO_LARGE, TARGET_TOO_LONG,
+    BAD_REQUEST, BAD_TARGET, FOREIGN_HOST, NOT_FOUND, NOT_ALLOWED, TOO_SLOW, BODY_TOO_LARGE, TARGET_TOO_LONG,
     EXPECTATION, HEAD_TOO_LARGE, INTERNAL, CODING, VERSION, NOT_STORED, NO_QUORUM, BACKLOG_FULL,
     DRAINING, OUTCOME_UNKNOWN,
 )  # fmt: skip
@@ -114,6 +118,13 @@ def reply_to_error(error: BaseException) -> Reply:
     if isinstance(error, NotFound):
         return problem_reply(NOT_FOUND)
     return problem_reply(INTERNAL)
+
+
+def failure_value(failure: Failure) -> BaseException:
+    """Return the exception that a Failure carries."""
+    error = failure.value
+    assert error is not None, "a Failure of nothing"
+    return error
 
 
 def is_expected(error: BaseException) -> bool:

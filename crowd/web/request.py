@@ -1,4 +1,4 @@
-# ruff: noqa: N802, N815 - the methods and attributes that Twisted's requests have
+# ruff: noqa: N802 - the methods and attributes that Twisted's requests have
 """A request as a Klein handler sees it: Twisted's names, made only when they are asked for.
 
 Decides what an answer's bytes are. Leaves to ``channel`` their order among pipelined answers
@@ -19,7 +19,7 @@ from twisted.web.http_headers import Headers
 from crowd.web.reply import Reply, make_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
@@ -35,7 +35,10 @@ class Connection(Protocol):
 
     client: bytes
     scheme: bytes
-    date: bytes
+
+    @property
+    def date(self) -> bytes:
+        """The line of the ``Date`` field, now."""
 
     def answered(self, request: Request, wire: bytes) -> None:
         """Send `wire`, the whole answer, in its turn."""
@@ -105,10 +108,9 @@ class Request:
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for a slot that was not set yet.
-        maker = _LAZY.get(name)
-        if maker is None:
+        if name not in _LAZY:
             raise AttributeError(f"a request has no attribute {name!r}")
-        value = maker(self)
+        value = _LAZY[name](self)
         setattr(self, name, value)
         return value
 
@@ -220,7 +222,7 @@ def _postpath(request: Request) -> list[bytes]:
     return [unquote_to_bytes(part) for part in request.path[1:].split(b"/")]
 
 
-_LAZY = {
+_LAZY: dict[str, Callable[[Request], Any]] = {
     "_args": _args,
     "_code": lambda _: 200,
     "_content": lambda request: BytesIO(request.body),

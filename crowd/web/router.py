@@ -18,10 +18,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
-from crowd.web.problems import BAD_TARGET, problem_reply, reply_to_error
+from crowd.web.problems import BAD_TARGET, failure_value, problem_reply, reply_to_error
 from crowd.web.reply import Reply, make_reply
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from klein import Klein
 
     from crowd.web.fields import Field
@@ -36,7 +38,7 @@ class Router:
     log = Logger()
 
     def __init__(self, app: Klein) -> None:
-        self._execute = app.execute_endpoint
+        self._execute: Callable[..., Any] = app.execute_endpoint
         self._url_map = app.url_map
         self._match = lru_cache(maxsize=ROUTES_KEPT)(self._find)
 
@@ -51,10 +53,10 @@ class Router:
         if not (request.answers_itself or request.finished):
             self._render(request, result)
 
-    def refusal(self, method: bytes, path: bytes) -> Reply | None:
+    def refusal(self, method: bytes, target: bytes) -> Reply | None:
         """Return the answer that a request is certain to get before its body is read."""
         try:
-            self._match(method, path)
+            self._match(method, target.partition(b"?")[0])
         except (HTTPException, UnicodeDecodeError) as error:
             return _reply_to(error)
         return None
@@ -87,12 +89,12 @@ class Router:
         request.finish()
 
     def _late(self, failure: Failure, request: Request) -> None:
-        self._failed(request, failure.value)
+        self._failed(request, failure_value(failure))
 
     def _failed(self, request: Request, error: BaseException) -> None:
         reply = _reply_to(error)
-        if reply.status == 500:  # noqa: PLR2004 - the answer for what nobody foresaw
-            self.log.failure("a handler failed", failure=Failure(error))
+        if reply.status == 500:
+            self.log.failure("a handler failed", failure=Failure(error))  # type: ignore[no-untyped-call]  # Twisted's
         if not request.finished:
             request.reply(reply)
 

@@ -112,8 +112,8 @@ class Journal:
         self.vote_pending = False
         self.full = False
         self.counters = Counters()
-        self.on_durable: Callable[[], object] = _ignore
-        self.on_fatal: Callable[[FatalError], object] = _ignore
+        self.on_durable: Callable[[], None] = _ignore
+        self.on_fatal: Callable[[FatalError], None] = _ignore
         self._failed = self._closed = False
 
     @property
@@ -312,12 +312,12 @@ class Journal:
         """Tell whether exactly this term and vote are on the disk now."""
         return self._ballot.stored == (term, vote)
 
-    def remember(self, founding: bytes, done: Callable[[], object]) -> None:
-        """Store what the engine knows of the cluster's birth; call `done` when it is durable.
+    def remember(self, data: bytes, done: Callable[[], object]) -> None:
+        """Store the engine's own record; call `done` when it is durable and is `founding`.
 
         At most `FOUNDING_BYTES_MAX`, and one at a time.
         """
-        self._ballot.remember(founding, done)
+        self._ballot.remember(data, done)
 
     # --- Time and end -------------------------------------------------------------------------
 
@@ -352,10 +352,12 @@ class Journal:
             self._submit(Batch(None, [], self._commit_index))
 
     def close(self) -> None:
-        """Write what gathered, wait for it, and let go of the directory.
+        """Start the write of what gathered, wait for the writer, and let go of the directory.
 
-        Blocks for a write or two. No callback comes after it. Raises StorageFailedError if
-        the journal failed meanwhile; the directory is let go of all the same.
+        Blocks for a write or two. What gathered behind a write that was under way is not
+        written; nobody was told that it was. No callback comes after this. Raises
+        StorageFailedError if the journal failed and `on_fatal` was not called for it; the
+        directory is let go of all the same.
         """
         if self._closed:
             return
@@ -363,7 +365,7 @@ class Journal:
         self._closed = True
         try:
             self._writer.close()
-            if not self._appender.failed:
+            if not self._failed:
                 self._appender.append(Batch(None, [], self._commit_index))
         except NoSpaceError as error:
             # The log is whole without this confirmation; only less can be proved of it.

@@ -78,7 +78,7 @@ def open_journal(  # noqa: PLR0913  its ports and sizes, by name
             filesystem, directory, memory_file, found.tail, file,
             segment_bytes=segment_bytes, seconds=seconds, draw=draw,
         )  # fmt: skip
-        if not found.places.segments:
+        if found.tail.batch == 1:
             _begin(found, appender)
     except OSError as error:
         lock.close()
@@ -154,11 +154,12 @@ def _mend(filesystem: FileSystem, directory: str, found: Found) -> File | None:
 
 
 def _begin(found: Found, appender: Appender) -> None:
-    """Write the first entry of a new log."""
+    """Write the first entry of a new log, or of one whose making a crash cut short."""
     appended = appender.append(Batch(None, [FIRST_ENTRY], 1))
-    (begun,) = appended.begun
-    found.places.add_segment(Segment(begun.number, begun.name, begun.salt, 1, SEGMENT_HEADER_BYTES))
-    found.places.extend(appended.start, appended.offsets)
-    found.places.segments[-1].used_bytes = appended.end
+    places = found.places
+    for begun in appended.begun:
+        places.add_segment(Segment(begun.number, begun.name, begun.salt, 1, SEGMENT_HEADER_BYTES))
+    places.extend(appended.start, appended.offsets)
+    places.segments[-1].used_bytes = appended.end
     found.terms.add(1, 0)
     found.confirmed = False

@@ -261,6 +261,19 @@ def test_changed_routes_count_for_what_is_accepted_from_then_on():
     assert history.ledger.watermark(1) == 6
 
 
+def test_i7_routes_changed_often_leave_nothing_behind_once_all_is_settled():
+    """What a consumer once took is forgotten when its watermark has passed it."""
+    history, session = ready()
+    for n in range(20):
+        history.define(consumer("c", ("/x", "/y")[n % 2]))
+        history.accept(session, 1, 2)
+        history.settle(1, (1, history.ledger.tip))
+    history.define(consumer("c"))
+    *_, epochs = history.ledger.consumers[1].state()
+    assert epochs == [[40, "-1"]]
+    assert history.ledger.watermark(1) == 40
+
+
 def test_a_route_that_comes_later_is_taken_from_then_on():
     history = History()
     history.define(consumer("c", "/later"))

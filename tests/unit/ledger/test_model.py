@@ -170,16 +170,17 @@ def test_i5_another_history_is_another_digest(steps, drop):
 
 
 def test_i5_the_messages_themselves_are_in_the_digest():
+    """Other bodies, and other bounds between them, are another history."""
     digests = set()
-    for body in (b"one", b"two"):
+    for batch in ((b"one", b"three"), (b"two", b"three"), (b"onet", b"hree"), (b"o", b"nethree")):
         history = History()
         history.define(route("/x"))
         session = history.open()
         history.accept(session, 1)
         accept = history.commands[-1]
-        history.apply(type(accept)(session, 2, 2, (1,), (body,)))
+        history.apply(type(accept)(session, 2, 2, (1, 1), batch))
         digests.add(history.ledger.digest())
-    assert len(digests) == 2
+    assert len(digests) == 4
 
 
 def scripted() -> Ledger:

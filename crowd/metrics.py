@@ -1,0 +1,78 @@
+"""The table of metrics: their names, types, help and labels. Pure.
+
+Decides what a metric is called and means; ``crowd/web/admin.py`` shows the values and
+``docs/reference/metrics.md`` has a heading for each. Names begin with ``crowd_`` and end with
+their base unit; counters end with ``_total``. Ids, paths and URLs are never labels: a label's
+values must be few.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Final
+
+import msgspec
+
+
+class MetricType(enum.Enum):
+    """How a metric's value moves."""
+
+    COUNTER = "counter"
+    """Only grows while the process lives."""
+    GAUGE = "gauge"
+    """Goes up and down."""
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """One metric. `help` is one sentence; `labels` are its labels' names, in order."""
+
+    name: str
+    type: MetricType
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_COUNTER, _GAUGE = MetricType.COUNTER, MetricType.GAUGE
+
+METRICS: Final = (
+    Metric("crowd_accepted_messages_total", _COUNTER, "Messages accepted since the cluster began."),
+    Metric("crowd_backlog_bytes", _GAUGE, "Bytes of messages above the lowest watermark."),
+    Metric("crowd_consumer_attempts_total", _COUNTER, "Attempts to deliver.", ("consumer",)),
+    Metric("crowd_consumer_backlog_messages", _GAUGE, "Messages not yet settled.", ("consumer",)),
+    Metric("crowd_consumer_delivered_total", _COUNTER, "Attempts that delivered.", ("consumer",)),
+    Metric("crowd_consumer_in_flight", _GAUGE, "Attempts under way.", ("consumer",)),
+    Metric("crowd_consumer_watermark", _GAUGE, "All up to it are settled.", ("consumer",)),
+    Metric("crowd_http_connections", _GAUGE, "Open connections of producers."),
+    Metric("crowd_http_connections_refused_total", _COUNTER, "Connections over the bound."),
+    Metric("crowd_http_in_flight_bytes", _GAUGE, "Held for requests not yet answered."),
+    Metric("crowd_http_requests_total", _COUNTER, "Requests read from producers."),
+    Metric("crowd_journal_batches_total", _COUNTER, "Writes, each with one fdatasync."),
+    Metric("crowd_journal_durable_index", _GAUGE, "The last entry that is on this node's disk."),
+    Metric("crowd_journal_write_seconds_total", _COUNTER, "Time spent writing and syncing."),
+    Metric("crowd_journal_written_bytes_total", _COUNTER, "Bytes written to the journal."),
+    Metric("crowd_producers_waiting", _GAUGE, "Messages offered and not yet answered."),
+    Metric("crowd_raft_applied_index", _GAUGE, "The last entry that the ledger applied."),
+    Metric("crowd_raft_commit_index", _GAUGE, "The last entry known to be committed."),
+    Metric("crowd_raft_leader", _GAUGE, "1 on the leader, 0 elsewhere."),
+    Metric("crowd_raft_term", _GAUGE, "The current term."),
+)
+
+BY_NAME: Final = {metric.name: metric for metric in METRICS}
+
+_LABEL: Final = re.compile(r'([a-z_]+)="([^"]*)"')
+
+
+def parse_sample(key: str) -> tuple[Metric, tuple[str, ...]]:
+    """Return the metric that `key` names, and its labels' values in the table's order.
+
+    A key is a metric's name, followed by its labels as Prometheus writes them if it has any:
+    ``crowd_consumer_in_flight{consumer="rest-api"}``. Raises LookupError if the table has no
+    such metric or it has other labels.
+    """
+    name, _, rest = key.partition("{")
+    metric = BY_NAME[name]
+    found = dict(_LABEL.findall(rest))
+    if set(found) != set(metric.labels):
+        raise LookupError(f"{key}: found labels {sorted(found)}; expected {metric.labels}")
+    return metric, tuple(found[label] for label in metric.labels)

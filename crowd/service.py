@@ -1,0 +1,294 @@
+"""Builds a node: the only place that names the reactor and puts the rooms together.
+
+Decides the order in which a node begins and ends. It begins from the disk outwards: journal
+and engine, then delivery, then the doors. It ends from the doors inwards: no new requests,
+those in flight answered, outcomes proposed, leadership handed over, links and journal closed.
+
+``twistd`` may fork and change directory after `makeService`, so nothing is opened and no
+thread is started before `startService`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.logger import Logger
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from crowd.command import Define
+from crowd.config import definitions, load_file, single_node
+from crowd.delivery.courier import make_courier
+from crowd.delivery.dispatcher import Dispatcher
+from crowd.errors import ConfigurationError, FatalError
+from crowd.raft import guard
+from crowd.raft.engine import Bounds, Engine, Identity, Seams, Space
+from crowd.raft.journal import DiskFileSystem, ThreadWriter, open_journal
+from crowd.raft.links import PeerLinks
+from crowd.raft.tls import MutualTLS
+from crowd.view import EngineAcceptor, EngineView
+from crowd.web.admin import admin_site
+from crowd.web.ingest import Ingest
+from crowd.web.limits import WebLimits
+from crowd.web.listener import ProducerListener, Producers
+from crowd.web.router import Router
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crowd.config import Cluster, Configuration
+    from crowd.raft.wire import Hello
+
+DRAIN_S: Final = 10.0
+"""How long a stopping node waits for answers; longer than `acknowledge_within` by default."""
+
+GARBAGE_THRESHOLDS: Final = (50_000, 20, 100)
+"""A request makes few cycles; the default thresholds would look for some 30 times a second."""
+
+
+class Options(UsageOptions):
+    """The options of ``twistd crowd``."""
+
+    synopsis = "--config FILE | --upstream URL [--directory DIR]"
+    optParameters = [  # noqa: RUF012  Twisted reads a list
+        ["config", "c", None, "A node's configuration (TOML); see docs/reference/configuration.md."],
+        ["upstream", "u", None, "Without a file: one node that delivers everything to this URL."],
+        ["directory", "d", "crowd-data", "Without a file: where the node keeps its data."],
+    ]
+
+    def postOptions(self) -> None:  # noqa: N802  Twisted's name
+        """Ask for one of the two."""
+        if (self["config"] is None) == (self["upstream"] is None):
+            raise UsageError("give --config FILE or --upstream URL, one of the two")
+
+
+def makeService(options: Options) -> Service:  # noqa: N802  Twisted's name
+    """Return the node that the options name; end the process if its configuration is bad."""
+    from twisted.internet import reactor  # noqa: PLC0415  installed by now, and not before
+
+    try:
+        if options["config"] is not None:
+            configuration = load_file(options["config"])
+        else:
+            configuration = single_node(options["upstream"], directory=options["directory"])
+        security = _security(configuration, reactor)
+    except ConfigurationError as error:
+        sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
+        sys.exit(1)
+    return Node(reactor, configuration, security)
+
+
+def _security(configuration: Configuration, clock: Any) -> MutualTLS | None:
+    """Read the cluster's certificates; raises ConfigurationError with every problem."""
+    cluster = configuration.cluster
+    if cluster is None:
+        return None
+    read: dict[str, bytes] = {}
+    problems = []
+    for key in ("certificate", "private_key", "authority"):
+        path = Path(getattr(cluster, key))
+        try:
+            read[key] = path.read_bytes()
+        except OSError as error:
+            problems.append(f"{path}: cluster.{key}: found {error.strerror}; expected a PEM file")
+    if problems:
+        raise ConfigurationError(tuple(problems))
+    return MutualTLS(clock, cluster=cluster.name, name=configuration.node.name, **read)
+
+
+def wall_us() -> int:
+    """Return the wall clock in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class Node(Service):
+    """One crowd process."""
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, configuration: Configuration, security: MutualTLS | None
+    ) -> None:
+        """Put the parts together; nothing begins before startService."""
+        self._reactor = reactor
+        self._configuration = configuration
+        self._security = security
+        self._chance = random.SystemRandom()
+        # callLater follows the wall clock unless told otherwise: one step back, and every
+        # heartbeat is late by it.
+        reactor.seconds = time.monotonic
+        self._writer = ThreadWriter(reactor)
+        self._filesystem = DiskFileSystem()
+        self.engine = self._make_engine()
+        self.dispatcher = self._make_dispatcher()
+        self._doors: list[Any] = []
+        limits = configuration.limits
+        self._within_s = limits.acknowledge_within_s
+        self.producers = self._make_producers(
+            WebLimits(
+                body_bytes_max=limits.body_bytes, in_flight_bytes_max=limits.in_flight_bytes
+            )
+        )
+
+    # --- Life ---------------------------------------------------------------------------------
+
+    def startService(self) -> None:  # noqa: N802  Twisted's name
+        """Open the journal, join the cluster, and open the doors."""
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's
+        node = self._configuration.node
+        try:
+            guard.install(time.monotonic, self._chance)
+            self.engine.startService()
+        except FatalError as error:
+            self._end(error)
+        self.dispatcher.startService()
+        self._listen(node.admin)
+        listener = ProducerListener(
+            self._reactor,
+            [serverFromString(self._reactor, text) for text in node.http],
+            self.producers,
+            drain_s=DRAIN_S,
+        )
+        listener.listening.addErrback(self._cannot_listen, ", ".join(node.http))
+        listener.startService()
+        self._doors.append(listener)
+        gc.collect()
+        gc.freeze()  # what is there by now stays: no collection need look at it again
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+    def stopService(self) -> Deferred[None]:  # noqa: N802  Twisted's name
+        """End, from the doors inwards."""
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._log.info("stops: no new requests from here on")
+        listener = self._doors.pop() if self._doors else None
+        if listener is not None:
+            await listener.stopService()
+        await self.dispatcher.stopService()
+        await self.engine.stopService()
+        for port in self._doors:
+            await port.stopListening()
+        self._writer.close()
+        self._log.info("stopped")
+
+    def _listen(self, admin: str) -> None:
+        site = admin_site(EngineView(self.engine, self.dispatcher, self.producers, self._within_s))
+        opening = serverFromString(self._reactor, admin).listen(site)
+        opening.addCallbacks(
+            lambda port: self._doors.insert(0, port), self._cannot_listen, errbackArgs=(admin,)
+        )
+
+    def _cannot_listen(self, failure: Any, endpoint: str) -> None:
+        self._end(FatalError(f"cannot listen on {endpoint}: {failure.getErrorMessage()}"))
+
+    def _end(self, error: FatalError) -> None:
+        """End the process now, with the reason as its last words (I8)."""
+        self._log.critical("the node ends: {error}", error=str(error))
+        sys.stderr.write(f"crowd: {error}\n")
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(1)
+
+    # --- Parts --------------------------------------------------------------------------------
+
+    def _make_engine(self) -> Engine:
+        configuration, node = self._configuration, self._configuration.node
+        cluster = configuration.cluster
+        others = tuple(sorted(set(cluster.peers) - {node.name})) if cluster is not None else ()
+        seams = Seams(
+            open_journal=lambda: open_journal(
+                node.directory,
+                cluster=configuration.cluster_name,
+                node=node.name,
+                filesystem=self._filesystem,
+                writer=self._writer,
+            ),
+            make_links=self._links_of(cluster) if cluster is not None and others else None,
+            space=self._space,
+            on_fatal=self._end,
+        )
+        engine = Engine(
+            self._reactor,
+            wall_us,
+            self._chance,
+            Identity(node.name, configuration.cluster_name, others),
+            seams,
+            Bounds(configuration.limits.acknowledge_within_s, configuration.limits.backlog_bytes),
+        )
+        routes, consumers = definitions(configuration)
+        define = Define(
+            node=node.name, file_hash=configuration.file_hash, routes=routes, consumers=consumers
+        )
+        engine.want(
+            "configuration",
+            lambda ledger: ledger.file_hashes.get(node.name) == configuration.file_hash,
+            lambda: define,
+        )
+        return engine
+
+    def _links_of(self, cluster: Cluster) -> Callable[[Engine, Callable[[], Hello]], PeerLinks]:
+        node, reactor = self._configuration.node, self._reactor
+
+        def make(engine: Engine, hello: Callable[[], Hello]) -> PeerLinks:
+            return PeerLinks(
+                reactor,
+                name=node.name,
+                hello=hello,
+                peers={
+                    name: clientFromString(reactor, _dialled(address))
+                    for name, address in cluster.peers.items()
+                    if name != node.name
+                },
+                accept=serverFromString(reactor, node.peer),
+                security=self._security,
+                listener=engine,
+                chance=self._chance.random,
+            )
+
+        return make
+
+    def _make_dispatcher(self) -> Dispatcher:
+        engine, reactor = self.engine, self._reactor
+
+        def courier(definition: Any) -> Any:
+            return make_courier(reactor, definition, engine.may_attempt, dispatcher.spent)
+
+        dispatcher = Dispatcher(
+            reactor,
+            self._chance,
+            engine.ledger,
+            engine,
+            courier,
+            lambda: engine.proposer.waiting,
+            self._end,
+        )
+        engine.applied_hooks.append(dispatcher.advanced)
+        engine.leading_hooks.append(dispatcher.leading)
+        return dispatcher
+
+    def _make_producers(self, limits: WebLimits) -> Producers:
+        routes, _ = definitions(self._configuration)
+        ingest = Ingest(EngineAcceptor(self.engine), routes, wall_us)
+        return Producers(self._reactor, Router(ingest.app), limits, time.time)
+
+    def _space(self) -> Space:
+        room = os.statvfs(self._configuration.node.directory)
+        return Space(room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize)
+
+
+def _dialled(address: str) -> str:
+    """Return Twisted's endpoint string for a ``host:port``, an IPv6 host in brackets."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]").replace(":", "\\:")
+    return f"tcp:host={host}:port={port}"

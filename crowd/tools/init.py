@@ -1,0 +1,130 @@
+"""`crowd init`: a cluster's files, one configuration and certificate a node, one authority.
+
+Decides names and ports: nodes are a, b, c and so on; a node listens on its port for
+producers, on the next for its peers, and on the one after that, on loopback, for operators.
+Nodes that share a host are ten ports apart. Nothing that exists is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import string
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from crowd.config import EVERYTHING, from_text
+from crowd.errors import DirectoryError
+from crowd.raft.certificates import make_authority, make_node
+from crowd.tools.toml_text import merged, toml_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NODES_MAX: Final = 9
+"""Raft asks a majority for every entry: with more than nine members each waits for five."""
+
+PORTS_APART: Final = 10
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class ClusterPlan(msgspec.Struct, frozen=True):
+    """What to write. One host for all nodes, or one for each; ``extra`` goes beneath each file."""
+
+    cluster: str = "crowd"
+    nodes: int = 3
+    hosts: tuple[str, ...] = ("127.0.0.1",)
+    port: int = 2104
+    upstream: str | None = None
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class NodePlan(msgspec.Struct, frozen=True):
+    """One node's name, host and first port."""
+
+    name: str
+    host: str
+    port: int
+
+    @property
+    def peer(self) -> str:
+        """Where its peers find it, as ``host:port``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port + 1}"
+
+
+def node_plans(plan: ClusterPlan) -> tuple[NodePlan, ...]:
+    """Return the nodes; raise ValueError if there cannot be such a cluster."""
+    if not 1 <= plan.nodes <= NODES_MAX:
+        raise ValueError(f"--nodes: found {plan.nodes}; expected 1 to {NODES_MAX}")
+    if len(plan.hosts) not in {1, plan.nodes}:
+        raise ValueError(f"--host: found {len(plan.hosts)} of them; expected 1 or {plan.nodes}")
+    apart = PORTS_APART if len(plan.hosts) == 1 else 0
+    if not 1 <= plan.port <= 65_535 - 2 - apart * (plan.nodes - 1):
+        raise ValueError(f"--port: found {plan.port}; expected a port with room for every node's")
+    hosts = plan.hosts * plan.nodes if apart else plan.hosts
+    return tuple(
+        NodePlan(string.ascii_lowercase[number], hosts[number], plan.port + apart * number)
+        for number in range(plan.nodes)
+    )
+
+
+def node_content(plan: ClusterPlan, node: NodePlan, nodes: tuple[NodePlan, ...]) -> dict[str, Any]:
+    """Return a node's configuration, as TOML's values."""
+    interface = f":interface={node.host}" if node.host in LOOPBACK - {"::1"} else ""
+    own: dict[str, Any] = {
+        "node": {
+            "name": node.name,
+            "directory": node.name,
+            "http": [f"tcp:{node.port}{interface}"],
+            "peer": f"tcp:{node.port + 1}{interface}",
+            "admin": f"tcp:{node.port + 2}:interface=127.0.0.1",
+        },
+        "cluster": {
+            "name": plan.cluster,
+            "peers": {other.name: other.peer for other in nodes},
+            "certificate": f"{node.name}.pem",
+            "private_key": f"{node.name}.key",
+            "authority": "authority.pem",
+        },
+    }
+    route: dict[str, Any] = {"path": EVERYTHING}
+    beneath: dict[str, Any] = {"route": [route]}
+    if plan.upstream is not None:
+        route |= {"reads": "proxy", "upstream": plan.upstream}
+        beneath["consumer"] = [{"name": "upstream", "url": plan.upstream}]
+    return merged(merged(beneath, plan.extra), own)
+
+
+def write_cluster(directory: Path, plan: ClusterPlan) -> list[Path]:
+    """Write a cluster's files to `directory`; return the configurations' paths.
+
+    Raises ValueError or ConfigurationError for a plan that cannot be, before anything is
+    written, and DirectoryError if one of the files exists already.
+    """
+    nodes = node_plans(plan)
+    texts = {f"{node.name}.toml": toml_text(node_content(plan, node, nodes)) for node in nodes}
+    for name, text in texts.items():
+        from_text(text, str(directory / name), directory)
+    authority, authority_key = make_authority(plan.cluster)
+    files: dict[str, bytes] = {"authority.pem": authority, "authority.key": authority_key}
+    for node in nodes:
+        files[f"{node.name}.pem"], files[f"{node.name}.key"] = make_node(
+            authority, authority_key, plan.cluster, node.name, [node.host]
+        )
+    files |= {name: text.encode() for name, text in texts.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in files:
+        if (directory / name).exists():
+            raise DirectoryError(f"{directory / name}: found a file; expected none, to write it")
+    for name, content in files.items():
+        _write(directory / name, content)
+    return [directory / name for name in texts]
+
+
+def _write(path: Path, content: bytes) -> None:
+    # A key is its owner's alone from its first byte on, so its mode is set at creation.
+    mode = 0o600 if path.suffix == ".key" else 0o644
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)

@@ -1,0 +1,200 @@
+# ruff: noqa: N802 - Twisted's names
+"""Where producers connect: the listening ports, and what all their connections share.
+
+Decides when connections are looked at (one timer for all of them, every 0.5 s, instead of one
+for each request), how many there may be, and how they end when the node stops: no new ones,
+idle ones are closed, those with a request are answered first. Leaves the requests to
+``router`` and each connection's own course to ``channel``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.web.http import datetimeToString
+
+from crowd.web.budget import Budget
+from crowd.web.channel import Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twisted.internet.interfaces import IAddress
+    from twisted.python.failure import Failure
+
+    from crowd.clock import Clock
+    from crowd.web.limits import WebLimits
+    from crowd.web.reply import Reply
+    from crowd.web.router import Router
+
+SWEEP_S: Final = 0.5
+"""Deadlines are of seconds; looking at 20 000 connections takes 2 ms."""
+
+
+class Producers(Factory):
+    """All connections of producers. Implements what `Channel` calls `Shared`."""
+
+    noisy = False
+    log = Logger()
+
+    def __init__(
+        self, clock: Clock, router: Router, limits: WebLimits, wall_s: Callable[[], float]
+    ) -> None:
+        self.limits = limits
+        self.budget = Budget(limits.in_flight_bytes_max)
+        self.handle = router.handle
+        self.draining = False
+        self.connections_refused = 0
+        self.requests = 0  # `Channel` counts them
+        self._clock = clock
+        self._wall_s = wall_s
+        self._router = router
+        self._open: set[Channel] = set()
+        self._due: dict[Channel, None] = {}  # whose turn comes, in order
+        self._empty: Deferred[None] | None = None
+        self._sweep = LoopingCall(self.sweep)
+        self._sweep.clock = cast("Any", clock)
+        self._tell_time()
+
+    def buildProtocol(self, addr: IAddress | None) -> Channel | None:
+        """Return a connection's protocol, or None if there are too many of them."""
+        del addr
+        if self.draining or len(self._open) >= self.limits.connections_max:
+            self.connections_refused += 1
+            return None
+        return Channel(self)
+
+    def start(self) -> None:
+        """Start the timer."""
+        self._tell_time()
+        self._sweep.start(SWEEP_S, now=False)
+
+    def drain(self) -> Deferred[None]:
+        """Close what is idle; fires when the last answer went out and all are closed."""
+        self.draining = True
+        done: Deferred[None] = Deferred()
+        self._empty = done
+        for channel in list(self._open):
+            channel.drain()
+        self._tell_if_empty()
+        return done
+
+    def abort(self) -> None:
+        """Close all connections at once."""
+        for channel in list(self._open):
+            channel.abort()
+
+    def stop(self) -> None:
+        """Stop the timer."""
+        if self._sweep.running:
+            self._sweep.stop()
+
+    def sweep(self) -> None:
+        """See whose deadline is over."""
+        self._tell_time()
+        now_s = self.now_s
+        for channel in [each for each in self._open if each.deadline_s <= now_s]:
+            channel.expired()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
+
+    # --- What connections ask for ---------------------------------------------------------------
+
+    def refusal(self, method: bytes, target: bytes) -> Reply | None:
+        """Return the answer that is certain before the body is read."""
+        return self._router.refusal(method, target)
+
+    def soon(self, channel: Channel) -> None:
+        """Call ``channel.turn()`` in the reactor's next turn, once."""
+        if not self._due:
+            self._clock.callLater(0, self._turn)
+        self._due[channel] = None
+
+    def opened(self, channel: Channel) -> None:
+        """Watch a connection."""
+        self._open.add(channel)
+
+    def closed(self, channel: Channel) -> None:
+        """Forget a connection."""
+        self._open.discard(channel)
+        self._due.pop(channel, None)
+        self._tell_if_empty()
+
+    def _turn(self) -> None:
+        due, self._due = self._due, {}
+        for channel in due:
+            channel.turn()
+
+    def _tell_time(self) -> None:
+        now_s = self._clock.seconds()
+        self.now_s = now_s
+        self.idle_by_s = now_s + self.limits.idle_s
+        self.answer_by_s = now_s + self.limits.answer_s
+        self.date = b"Date: %s\r\n" % datetimeToString(self._wall_s())  # type: ignore[no-untyped-call]  # Twisted's
+
+    def _tell_if_empty(self) -> None:
+        if self._empty is not None and not self._open:
+            empty, self._empty = self._empty, None
+            empty.callback(None)
+
+
+class ProducerListener(Service):
+    """Listens for producers while it runs.
+
+    `listening` fires with the ports once all endpoints listen, and fails with the first error.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, clock: Clock, endpoints: Sequence[Any],
+        producers: Producers, *, drain_s: float,
+    ) -> None:  # fmt: skip
+        self.producers = producers
+        self.listening: Deferred[list[Any]] = Deferred()
+        self._clock = clock
+        self._endpoints = endpoints
+        self._drain_s = drain_s
+        self._ports: list[Any] = []
+
+    def startService(self) -> None:
+        """Listen on all endpoints."""
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's
+        self.producers.start()
+        opening = [endpoint.listen(self.producers) for endpoint in self._endpoints]
+        for each in opening:
+            each.addCallback(self._opened)
+        gathered = gatherResults(opening, consumeErrors=True)
+        gathered.addCallbacks(self.listening.callback, self._failed)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop accepting, answer what is in flight for at most `drain_s`, then close the rest."""
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        ports, self._ports = self._ports, []
+        for port in ports:
+            await port.stopListening()
+        over = self._clock.callLater(self._drain_s, self.producers.abort)
+        await self.producers.drain()
+        if over.active():
+            over.cancel()
+        self.producers.stop()
+
+    def _failed(self, failure: Failure) -> None:
+        error = failure.value
+        assert isinstance(error, FirstError), "gatherResults fails with nothing else"
+        self.listening.errback(error.subFailure)
+
+    def _opened(self, port: Any) -> Any:
+        self._ports.append(port)
+        return port

@@ -1,0 +1,35 @@
+"""Request-targets (RFC 9112 section 3.2). Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crowd.web.fields import Field
+
+
+def from_absolute(target: bytes, headers: list[Field]) -> tuple[bytes, list[Field]]:
+    """Return an absolute target as a path and query, and `headers` with its authority as Host.
+
+    A server must accept the absolute form, and then believe it rather than Host (section
+    3.2.2). Any other target comes back as it is.
+    """
+    scheme, mark, rest = target.partition(b"://")
+    if not mark or scheme.lower() not in (b"http", b"https"):
+        return target, headers
+    ends = [end for end in (rest.find(b"/"), rest.find(b"?")) if end >= 0]
+    end = min(ends, default=len(rest))
+    authority, path = rest[:end].rpartition(b"@")[2], rest[end:]
+    if not authority:
+        return target, headers
+    renamed = [(n, authority if n.lower() == b"host" else value) for n, value in headers]
+    return path if path[:1] == b"/" else b"/" + path, renamed
+
+
+def is_deliverable(target: bytes) -> bool:
+    """Tell whether `target` can stand in the request line to a consumer.
+
+    A fragment cannot (RFC 9110 section 4.2.5 keeps it from ever being sent), nor can ``*`` or
+    an authority: they name no path.
+    """
+    return target[:1] == b"/" and b"#" not in target

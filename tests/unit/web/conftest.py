@@ -1,0 +1,204 @@
+"""A front door in memory: the real channel, router and handlers; a fake acceptor and clock."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import httptools
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from crowd.command import RouteDefinition
+from crowd.message import Message, Position, RouteId, decode_message
+from crowd.web.ingest import Ingest
+from crowd.web.limits import WebLimits
+from crowd.web.listener import Producers
+from crowd.web.router import Router
+
+if TYPE_CHECKING:
+    from crowd.web.channel import Channel
+
+WALL_S = 1_753_228_800.0  # Wed, 23 Jul 2025 00:00:00 GMT
+ROUTES = (
+    RouteDefinition("/leads", ("POST", "PUT"), "refuse", None),
+    RouteDefinition("/any/<path:rest>", ("POST",), "refuse", None),
+)
+
+
+class FakeAcceptor:
+    """Accepts when told to: `offered` holds each message and the Deferred of its answer."""
+
+    tag = "0123abcd"
+
+    def __init__(self) -> None:
+        self.routes = {"/leads": RouteId(1), "/any/<path:rest>": RouteId(2)}
+        self.offered: list[tuple[RouteId, bytes, Deferred[Position]]] = []
+        self.answered = 0
+
+    def route_id(self, path: str) -> RouteId | None:
+        return self.routes.get(path)
+
+    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+        accepted: Deferred[Position] = Deferred()
+        self.offered.append((route, stored, accepted))
+        return accepted
+
+    @property
+    def messages(self) -> list[Message]:
+        return [decode_message(stored) for _, stored, _ in self.offered]
+
+    def answer_all(self) -> None:
+        while self.answered < len(self.offered):
+            self.answered += 1
+            self.offered[self.answered - 1][2].callback(Position(self.answered))
+
+    def answer(self, place: int) -> None:
+        """Answer one message, in whatever order; its position is its place in `offered`."""
+        self.offered[place][2].callback(Position(place + 1))
+
+
+class Transport(StringTransport):
+    """Twisted's transport for tests, with what it lacks: ends, and the producers' view of them."""
+
+    def __init__(self) -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", "192.0.2.7", 4711))
+        self.aborted = False
+        self.half_closed = False
+        self.writes = 0
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        super().write(data)
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
+
+
+class Answers:
+    """Reads answers with llhttp, so that whatever is not HTTP fails a test."""
+
+    def __init__(self) -> None:
+        self.all: list[SimpleNamespace] = []
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+
+    def on_body(self, data: bytes) -> None:
+        self._body += data
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self.all.append(
+            SimpleNamespace(
+                status=status,
+                headers=self._headers,
+                fields={name.lower(): value for name, value in self._headers},
+                body=self._body,
+            )
+        )
+
+
+class Producer:
+    """One connection, from the producer's side."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.transport = Transport()
+        self._read = Answers()
+        channel.makeConnection(self.transport)
+
+    def send(self, data: bytes) -> None:
+        """Send, in the pieces that a TCP transport reads at most."""
+        for start in range(0, len(data), 65536):
+            self.channel.dataReceived(data[start : start + 65536])
+
+    def taken(self) -> bytes:
+        """Return the bytes that came since the last call."""
+        data: bytes = self.transport.value()
+        self.transport.clear()
+        return data
+
+    @property
+    def answers(self) -> list[SimpleNamespace]:
+        self._read.feed(self.taken())
+        return self._read.all
+
+    @property
+    def statuses(self) -> list[int]:
+        return [answer.status for answer in self.answers]
+
+    @property
+    def is_paused(self) -> bool:
+        return self.transport.producerState == "paused"
+
+    @property
+    def is_ending(self) -> bool:
+        return (
+            self.transport.disconnecting or self.transport.half_closed or self.transport.aborted
+        )
+
+
+class Door:
+    """The producers' side of a node."""
+
+    def __init__(self, limits: WebLimits) -> None:
+        self.clock = Clock()
+        self.acceptor = FakeAcceptor()
+        self.ingest = Ingest(self.acceptor, ROUTES, lambda: 1_753_228_800_000_000)
+        self.router = Router(self.ingest.app)
+        self.producers = Producers(
+            self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds()
+        )
+        self.producers.start()
+
+    def connect(self) -> Producer:
+        channel = self.producers.buildProtocol(None)
+        assert channel is not None
+        return Producer(channel)
+
+    def turn(self) -> None:
+        """Let the reactor take a turn."""
+        self.clock.advance(0)
+
+    def wait(self, wait_s: float) -> None:
+        """Let time pass in steps of the sweep."""
+        for _ in range(int(wait_s / 0.5) + 1):
+            self.clock.advance(0.5)
+
+
+@pytest.fixture
+def make_door():
+    """Return what makes a door with some of the limits changed."""
+    return lambda **limits: Door(WebLimits(**limits))
+
+
+@pytest.fixture
+def door(make_door):
+    return make_door()
+
+
+@pytest.fixture
+def post():
+    """Return what makes a request's bytes."""
+
+    def make(target: bytes = b"/leads", body: bytes = b"", *headers: bytes) -> bytes:
+        lines = [b"POST %s HTTP/1.1" % target, b"Host: crowd.test", *headers]
+        lines.append(b"Content-Length: %d" % len(body))
+        return b"\r\n".join([*lines, b"", body])
+
+    return make

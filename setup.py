@@ -23,6 +23,7 @@ REQUIRES = [
     "klein>=24.8.0",  # handlers that may be coroutines, strict types
     "Werkzeug>=3.0.3",  # the rules beneath Klein; the cached match calls it directly
     "treq>=24.9.1",  # first that supports Python 3.13
+    "hyperlink>=21.0.0",  # a URL that treq takes as it is
     "httptools>=0.6.4",  # llhttp 9, which refuses a Transfer-Encoding with a Content-Length
     "cbor2>=6.2.1",  # depth, indefinite lengths and what may be a key can be bounded
     "google-crc32c>=1.6.0",  # CRC-32C in C; wheels for 3.13
@@ -55,7 +56,7 @@ setup(
     # is what makes Twisted find twisted/plugins/ beside its own.
     package_dir={"": "."},
     packages=[*find_packages(include=["crowd", "crowd.*"]), "twisted.plugins"],
-    package_data={"crowd": ["py.typed", "web/*.html"]},
+    package_data={"crowd": ["py.typed"]},
     entry_points={"console_scripts": ["crowd = crowd.cli:main"]},
     zip_safe=False,
     classifiers=[

@@ -148,7 +148,8 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
     root = Table(content, "", findings)
     in_cluster = root.has("cluster")
     node = _node(root.table("node"), directory, in_cluster=in_cluster)
-    cluster = _cluster(root.table("cluster"), node, directory) if in_cluster else None
+    table = root.table("cluster")
+    cluster = _cluster(table, node, directory) if in_cluster else None
     limits = _limits(root.table("limits"))
     routes = _routes(root)
     consumers = tuple(_consumer(table, routes) for table in root.tables("consumer"))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Backoff(msgspec.Struct, frozen=True, gc=False):
-    """``first_s`` is the first ceiling, multiplied by ``factor`` each time, up to ``most_s``."""
+    """``first_s`` is the first ceiling, multiplied by ``factor`` each time, up to ``most_s``.
+
+    ``first_s`` is 0 or at least a microsecond, the unit that definitions count in.
+    """
 
     first_s: float
     factor: float

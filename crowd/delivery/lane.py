@@ -87,6 +87,7 @@ class Lane:
         self._courier: Courier | None = None
         self._settle_due_s: float | None = None
         self._closed = False
+        self._more = False
         watermark = around.ledger.watermark(consumer)
         self.plan = Plan(
             Backoff.from_definition(definition.retry), definition.concurrency, watermark
@@ -125,7 +126,9 @@ class Lane:
         )
         wanted = plan.wants()
         if wanted > 0:
-            plan.take(ledger.pending(self.consumer, plan.cursor, wanted))
+            pending = ledger.pending(self.consumer, plan.cursor, wanted)
+            plan.take(pending)
+            self._more = bool(pending)  # there may be more behind those
 
     def start_one(self, now_s: float) -> bool:
         """Start one attempt if one is due; return whether one was."""
@@ -143,6 +146,8 @@ class Lane:
         due_s = None
         if self._courier is not None and not self._held:
             due_s = self.plan.next_due_s()
+            if self._more and self.plan.has_room and self.plan.wants():
+                return float("-inf")
         if self._settle_due_s is None or self.plan.proposed >= SETTLE_PROPOSED_MAX:
             return due_s
         return self._settle_due_s if due_s is None else min(due_s, self._settle_due_s)

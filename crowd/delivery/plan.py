@@ -110,6 +110,11 @@ class Plan:
         return len(self._proposed)
 
     @property
+    def has_room(self) -> bool:
+        """Whether another attempt may be in flight."""
+        return len(self._in_flight) < self.concurrency
+
+    @property
     def silent(self) -> bool:
         """Whether the consumer as a whole gives no sign of life."""
         return self._lifeless_run >= max(SILENT_RUN_MIN, self.concurrency)

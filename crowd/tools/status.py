@@ -17,7 +17,7 @@ from crowd.config import load_file
 from crowd.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 TIMEOUT_S: Final = 3.0
@@ -43,14 +43,39 @@ def admin_addresses(directory: Path) -> list[str]:
     return [admin_url(load_file(file).node.admin) for file in files]
 
 
-def gather(addresses: Sequence[str], *, at: int | None = None) -> dict[str, Any]:
+def ask(address: str) -> dict[str, Any]:
+    """Return what the node at an admin URL says of itself, or the ``error`` of asking it."""
+    parts = urlsplit(address)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError(f"found {address!r}; expected a URL such as 'http://127.0.0.1:2106'")
+    connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/api/status")
+        response = connection.getresponse()
+        body = response.read(ANSWER_BYTES_MAX)
+        if response.status != 200:
+            return {"admin": address, "error": f"answered {response.status}"}
+        node: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    except (OSError, HTTPException, msgspec.MsgspecError) as error:
+        return {"admin": address, "error": str(error) or type(error).__name__}
+    finally:
+        connection.close()
+    return {"admin": address, **node}
+
+
+def gather(
+    addresses: Sequence[str],
+    *,
+    at: int | None = None,
+    ask: Callable[[str], dict[str, Any]] = ask,
+) -> dict[str, Any]:
     """Return the status of a cluster, whose nodes are asked all at once.
 
     ``digest`` is that at the last multiple of 4 096, or at index `at`: null where a node
     does not remember that one.
     """
     with ThreadPoolExecutor(max(len(addresses), 1)) as threads:
-        nodes = [_shaped(node, at) for node in threads.map(_ask, addresses)]
+        nodes = [_shaped(node, at) for node in threads.map(ask, addresses)]
     leaders = [node for node in nodes if node.get("role") == "leader"]
     leader = max(leaders, key=lambda node: node["term"], default=None)
     terms = [node["term"] for node in nodes if "error" not in node]
@@ -82,25 +107,6 @@ def status_lines(status: dict[str, Any]) -> list[str]:
                 for consumer in node.get("consumers", [])
             ]
     return lines
-
-
-def _ask(address: str) -> dict[str, Any]:
-    parts = urlsplit(address)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"found {address!r}; expected a URL such as 'http://127.0.0.1:2106'")
-    connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT_S)
-    try:
-        connection.request("GET", "/api/status")
-        response = connection.getresponse()
-        body = response.read(ANSWER_BYTES_MAX)
-        if response.status != 200:
-            return {"admin": address, "error": f"answered {response.status}"}
-        node: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
-    except (OSError, HTTPException, msgspec.MsgspecError) as error:
-        return {"admin": address, "error": str(error) or type(error).__name__}
-    finally:
-        connection.close()
-    return {"admin": address, **node}
 
 
 def _shaped(node: dict[str, Any], at: int | None) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class Intake:
         self._alive = alive = parser.should_keep_alive()
         self._upgrading = False
         expects = False
-        if not alive or fields.hosts != 1 or fields.unusual:
+        if not alive or fields.hosts != 1 or fields.unusual or method == b"CONNECT":
             expects = self._check_unusual(method, fields)
         length = fields.length or 0
         if fields.transfer is not None:

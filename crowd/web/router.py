@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
-from crowd.web.problems import BAD_TARGET, failure_value, problem_reply, reply_to_error
+from crowd.web.problems import failure_value, reply_to_error
 from crowd.web.reply import Reply, make_reply
 
 if TYPE_CHECKING:
@@ -47,22 +47,24 @@ class Router:
         try:
             endpoint, arguments = self._match(request.method, request.path)
             result = self._execute(endpoint, request, **arguments)
-        except Exception as error:  # noqa: BLE001 - any error of a handler is this answer
+            if not (request.answers_itself or request.finished):
+                self._render(request, result)
+        except Exception as error:  # noqa: BLE001 - any error of a handler is an answer
             self._failed(request, error)
-            return
-        if not (request.answers_itself or request.finished):
-            self._render(request, result)
 
     def refusal(self, method: bytes, target: bytes) -> Reply | None:
         """Return the answer that a request is certain to get before its body is read."""
         try:
             self._match(method, target.partition(b"?")[0])
-        except (HTTPException, UnicodeDecodeError) as error:
-            return _reply_to(error)
+        except HTTPException as error:
+            return reply_to_error(error)
         return None
 
     def _find(self, method: bytes, path: bytes) -> tuple[str, dict[str, Any]]:
-        adapter = self._url_map.bind("", path_info=unquote_to_bytes(path).decode("utf-8"))
+        # Only the match sees the decoded path. One that is not UTF-8 is delivered as it came,
+        # if a route takes it (I9); Klein's own resource would refuse it.
+        text = unquote_to_bytes(path).decode("utf-8", "replace")
+        adapter = self._url_map.bind("", path_info=text)
         rule, arguments = adapter.match(method=method.decode("ascii"), return_rule=True)
         return rule.endpoint, dict(arguments)
 
@@ -92,17 +94,11 @@ class Router:
         self._failed(request, failure_value(failure))
 
     def _failed(self, request: Request, error: BaseException) -> None:
-        reply = _reply_to(error)
+        reply = reply_to_error(error)
         if reply.status == 500:
             self.log.failure("a handler failed", failure=Failure(error))  # type: ignore[no-untyped-call]  # Twisted's
         if not request.finished:
             request.reply(reply)
-
-
-def _reply_to(error: BaseException) -> Reply:
-    if isinstance(error, UnicodeDecodeError):
-        return problem_reply(BAD_TARGET, "the path is not UTF-8 once it is percent-decoded")
-    return reply_to_error(error)
 
 
 def _from_klein(response: Response) -> Reply:

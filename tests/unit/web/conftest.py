@@ -1,3 +1,4 @@
+# ruff: noqa: N802 - Twisted's names
 """A front door in memory: the real channel, router and handlers; a fake acceptor and clock."""
 
 from __future__ import annotations
@@ -148,9 +149,7 @@ class Producer:
 
     @property
     def is_ending(self) -> bool:
-        return (
-            self.transport.disconnecting or self.transport.half_closed or self.transport.aborted
-        )
+        return self.transport.disconnecting or self.transport.half_closed or self.transport.aborted
 
 
 class Door:
@@ -181,9 +180,9 @@ class Door:
             self.clock.advance(0.5)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_door():
-    """Return what makes a door with some of the limits changed."""
+    """Return what makes a fresh door with some of the limits changed."""
     return lambda **limits: Door(WebLimits(**limits))
 
 

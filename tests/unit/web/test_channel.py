@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
 
 SEED = (
     b"POST /leads HTTP/1.1\r\nHost: crowd.test\r\nContent-Type: application/json\r\n"

@@ -1,0 +1,114 @@
+"""Holds a run's records against each other: what was acknowledged, what arrived, what is kept.
+
+    python -m tests.checker --load LOAD.jsonl ... --sink SINK.jsonl [--directory DIR]
+
+`--load` are logs of ``crowd load``, `--sink` those of ``crowd sink``; with `--directory` the
+ledgers of the cluster there are compared too. Exit status 0 only if nothing is missing,
+nothing arrived that was never accepted, and the ledgers agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from crowd.message import parse_message_id
+from crowd.tools.status import admin_addresses, gather
+
+
+def lines(paths: list[str]) -> Any:
+    """Yield each line's object; the last line of a killed process may be cut short."""
+    for path in paths:
+        with Path(path).open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
+
+
+def check_deliveries(load: list[str], sink: list[str]) -> dict[str, int]:
+    """Compare acknowledged ids with those that the consumer answered 2xx."""
+    acknowledged: set[str] = set()
+    doubled = unanswered = 0
+    for answer in lines(load):
+        if 200 <= answer["status"] < 300:
+            doubled += answer["id"] in acknowledged
+            acknowledged.add(answer["id"])
+        else:
+            unanswered += 1
+    arrived: Counter[str] = Counter()
+    bodies: dict[str, str] = {}
+    changed = 0
+    for request in lines(sink):
+        if 200 <= request["status"] < 300:
+            arrived[request["id"]] += 1
+            changed += bodies.setdefault(request["id"], request["sha256"]) != request["sha256"]
+    return {
+        "acknowledged": len(acknowledged),
+        "delivered": len(arrived),
+        "missing": len(acknowledged - arrived.keys()),
+        "duplicates": sum(arrived.values()) - len(arrived),
+        "not_acknowledged": unanswered,
+        "delivered_without_acknowledgement": len(arrived.keys() - acknowledged),
+        "ids_given_twice": doubled,
+        "same_id_other_body": changed,
+        "highest_position": max((parse_message_id(i)[1] for i in acknowledged), default=0),
+    }
+
+
+def check_ledgers(directory: str) -> dict[str, Any]:
+    """Compare the nodes' ledgers at the index that all of them have applied."""
+    addresses = admin_addresses(Path(directory))
+    for _ in range(100):
+        status = gather(addresses)
+        now = {(node["now"]["index"], node["now"]["sha256"]) for node in status["nodes"]}
+        if len(now) == 1:
+            break
+    positions = {node["name"]: node["position"] for node in status["nodes"]}
+    return {
+        "nodes": len(status["nodes"]),
+        "ledgers_agree": len(now) == 1,
+        "index": max(index for index, _ in now),
+        "positions": positions,
+    }
+
+
+def verdict(deliveries: dict[str, int], ledgers: dict[str, Any] | None) -> list[str]:
+    """Return what is wrong; nothing, if all is well."""
+    wrong = [
+        f"{deliveries[key]} {words}"
+        for key, words in (
+            ("missing", "acknowledged messages never reached the consumer"),
+            ("ids_given_twice", "ids were given to two messages"),
+            ("same_id_other_body", "ids arrived with two bodies"),
+        )
+        if deliveries[key]
+    ]
+    if ledgers is not None:
+        if not ledgers["ledgers_agree"]:
+            wrong.append("the ledgers differ")
+        short = [n for n, p in ledgers["positions"].items() if p < deliveries["highest_position"]]
+        wrong += [f"{name}'s ledger lacks acknowledged positions" for name in short]
+    return wrong
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check and print; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--load", nargs="+", required=True)
+    parser.add_argument("--sink", nargs="+", required=True)
+    parser.add_argument("--directory")
+    options = parser.parse_args(arguments)
+    deliveries = check_deliveries(options.load, options.sink)
+    ledgers = check_ledgers(options.directory) if options.directory else None
+    print(json.dumps(deliveries | (ledgers or {}), indent=1))
+    wrong = verdict(deliveries, ledgers)
+    print("\n".join(wrong) or "all is well")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

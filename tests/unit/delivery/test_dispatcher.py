@@ -1,0 +1,518 @@
+"""Delivery on the leader: a real ledger, consumers in memory, a clock that tests advance."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from crowd.command import (
+    Accept,
+    Birth,
+    ConsumerDefinition,
+    Control,
+    Define,
+    Index,
+    Member,
+    OpenSession,
+    Retry,
+    RouteDefinition,
+    SessionId,
+    Settle,
+    Term,
+)
+from crowd.delivery.dispatcher import DRAIN_S, FENCED_S, Dispatcher
+from crowd.delivery.lane import SETTLE_AT, SETTLE_EVERY_S, SETTLE_PROPOSED_MAX
+from crowd.delivery.outcome import Answered, Failed, FailureKind
+from crowd.errors import DamagedError
+from crowd.ledger import Ledger
+from crowd.message import Message, Position, RouteId, encode_message, message_id
+
+OK = Answered(200)
+DOWN = Failed(FailureKind.CONNECT, "refused")
+
+
+def consumer(name, *, routes=(), concurrency=4, url="http://127.0.0.1:1"):
+    retry = Retry(1_000_000, 2.0, 300_000_000, 10**12)
+    return ConsumerDefinition(
+        name, url, None, routes, concurrency, None, 1_000_000, "none", "beginning", retry, 10**9,
+        "refuse",
+    )  # fmt: skip
+
+
+def stored(body):
+    return encode_message(Message(b"POST", b"/leads", (), body, 1, b"192.0.2.1", b"http"))
+
+
+class Cluster:
+    """The log and the ledger of a leader; a node's death is a new dispatcher beside it."""
+
+    def __init__(self, *consumers):
+        self.clock = Clock()
+        self.ledger = Ledger()
+        self.ledger.skip(Index(1), Term(0))
+        self.log = {}
+        self.listeners = []
+        self.pending = []  # proposals that are appended and not yet applied
+        self.leads = True
+        self.quorum = True
+        self.held = False
+        self.reads = 0
+        self.append(Birth("leads", "0123abcd", (Member("a", bytes(16)),), 1))
+        self.append(OpenSession("a", bytes(16)))
+        self.session = SessionId(self.ledger.applied_index)
+        self.number = 0
+        self.define(*consumers)
+
+    def append(self, command):
+        index = Index(self.ledger.applied_index + 1)
+        self.log[index] = command
+        self.ledger.apply(index, Term(1), 1, command)
+        for listener in self.listeners:
+            listener.advanced()
+
+    def define(self, *consumers):
+        routes = tuple(RouteDefinition(path, ("POST",), "refuse", None) for path in ("/a", "/b"))
+        self.append(Define("a", random.Random(str(consumers)).randbytes(32), routes, consumers))
+
+    def accept(self, *bodies, route=1):
+        self.number += 1
+        routes = (RouteId(route),) * len(bodies)
+        messages = tuple(map(stored, bodies))
+        self.append(Accept(self.session, self.number, self.number, routes, messages))
+
+    def commit(self):
+        """Apply what was proposed."""
+        self.held = False
+        while self.pending:
+            self.append(self.pending.pop(0))
+
+    def settled(self, name):
+        return [
+            (first, last)
+            for command in self.log.values()
+            if isinstance(command, Settle) and command.consumer == self.ledger.consumer_id(name)
+            for first, last in command.ranges
+        ]
+
+    # The leadership that the dispatcher uses.
+
+    def may_attempt(self):
+        return self.leads and self.quorum
+
+    def messages(self, index):
+        self.reads += 1
+        return self.log[index].messages
+
+    def propose(self, command):
+        if not self.leads:
+            return False
+        self.pending.append(command)
+        if not self.held:
+            self.clock.callLater(0.001, self.commit)
+        return True
+
+
+class Node:
+    """A dispatcher, and what its couriers were given."""
+
+    def __init__(self, cluster, *, producers_wait=lambda: False, answer=None):
+        self.cluster = cluster
+        self.attempts = []
+        self.open = []
+        self.answer = answer
+        self.fatal = []
+        self.closed = []
+        self.dispatcher = Dispatcher(
+            cluster.clock, random.Random(1), cluster.ledger, cluster, self.courier,
+            producers_wait, self.fatal.append,
+        )  # fmt: skip
+        cluster.listeners.append(self.dispatcher)
+        self.dispatcher.startService()
+
+    def courier(self, definition):
+        return Courier(self, definition)
+
+    def pass_s(self, seconds, step=0.01):
+        self.cluster.clock.pump([step] * round(seconds / step))
+
+    def end(self, answer=OK):
+        """Answer all that is open."""
+        ending, self.open = self.open, []
+        for _, answered in ending:
+            answered.callback(answer)
+        self.pass_s(0.01)
+
+    def bodies(self, name):
+        return [message.body for consumer, message, _ in self.attempts if consumer == name]
+
+
+class Courier:
+    """A consumer in memory."""
+
+    def __init__(self, node, definition):
+        if "nowhere" in definition.url:
+            raise ValueError("no address")
+        self.node = node
+        self.definition = definition
+
+    def attempt(self, message, naming):
+        self.node.attempts.append((self.definition.name, message, naming))
+        answered = Deferred()
+        if self.node.answer is None:
+            self.node.open.append((naming, answered))
+        else:
+            answered.callback(self.node.answer(self.definition.name, message, naming))
+        return answered
+
+    def close(self):
+        self.node.closed.append(("close", self.definition.url))
+
+    def abort(self):
+        self.node.closed.append(("abort", self.definition.url))
+
+
+def test_accepted_messages_reach_the_consumer_and_are_settled():
+    """What was accepted is delivered once, and the log says so."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"one", b"two")
+    cluster.accept(b"three")
+    node.pass_s(1)
+    assert node.bodies("c") == [b"one", b"two", b"three"]
+    assert [naming.id for _, _, naming in node.attempts] == [
+        message_id("0123abcd", Position(n)) for n in (1, 2, 3)
+    ]
+    assert cluster.settled("c") == [(1, 3)]
+    assert cluster.ledger.backlog(cluster.ledger.consumer_id("c")) == 0
+
+
+def test_only_the_leader_delivers():
+    """A follower's dispatcher does nothing, whatever is applied."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: OK)
+    cluster.accept(b"one")
+    node.pass_s(1)
+    assert node.attempts == []
+    assert node.dispatcher.progress()[0].backlog == 1
+
+
+def test_nothing_runs_while_there_is_nothing_to_do():
+    """An idle leader has no timer: delivery does not poll."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    assert cluster.clock.getDelayedCalls() == []
+
+
+def test_a_closed_fence_starts_no_attempt():
+    """A leader that no majority has answered for half a second attempts nothing."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: OK)
+    cluster.quorum = False
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(5)
+    assert node.attempts == []
+    cluster.quorum = True
+    node.pass_s(FENCED_S + 0.02)
+    assert node.bodies("c") == [b"one"]
+
+
+def test_the_fence_is_asked_before_every_attempt():
+    """A process that was stopped in the middle of its work and woken starts nothing more."""
+    cluster = Cluster(consumer("c", concurrency=10))
+    asked = []
+
+    def may_attempt():
+        asked.append(True)
+        return len(asked) <= 3
+
+    cluster.may_attempt = may_attempt
+    node = Node(cluster)
+    node.dispatcher.lead()
+    cluster.accept(*[b"x"] * 10)
+    node.pass_s(0.02)
+    assert len(node.attempts) == 3
+
+
+def test_i4_a_leader_change_repeats_only_what_the_log_did_not_have():
+    """The next leader attempts what was in flight or not yet settled, under the same ids."""
+    cluster = Cluster(consumer("c", concurrency=2))
+    first = Node(cluster)
+    first.dispatcher.lead()
+    cluster.accept(*[b"%d" % n for n in range(1, 7)])
+    first.pass_s(0.02)
+    first.end()
+    first.pass_s(SETTLE_EVERY_S + 0.05)  # 1 and 2 are settled, 3 and 4 in flight
+    assert cluster.settled("c") == [(1, 2)]
+    cluster.leads = False
+    first.dispatcher.unlead()
+    first.end()  # 3 and 4 were delivered, and nobody can say so any more
+    cluster.leads = True
+    second = Node(cluster, answer=lambda *_: OK)
+    second.dispatcher.lead()
+    second.pass_s(1)
+    assert second.bodies("c") == [b"3", b"4", b"5", b"6"]
+    ids = {naming.position: naming.id for _, _, naming in first.attempts}
+    assert all(ids.get(n.position, n.id) == n.id for _, _, n in second.attempts)
+    assert cluster.ledger.backlog(cluster.ledger.consumer_id("c")) == 0
+
+
+def test_a_dead_consumer_slows_no_other():
+    """A consumer that is down for an hour costs the other one nothing."""
+    cluster = Cluster(consumer("dead"), consumer("live"))
+    node = Node(cluster, answer=lambda name, *_: OK if name == "live" else DOWN)
+    node.dispatcher.lead()
+    for n in range(40):
+        cluster.accept(*[b"%d" % n] * 5)
+        node.pass_s(0.05)
+    assert len(node.bodies("live")) == 200
+    assert len(node.bodies("dead")) < 20
+    dead, live = node.dispatcher.progress()
+    assert (dead.silent, live.silent) == (True, False)
+    assert dead.waiting < 20
+    assert dead.last_problem == "connect: refused"
+    node.answer = lambda *_: OK
+    node.pass_s(4)
+    assert cluster.ledger.lowest_watermark == 200
+
+
+def test_a_consumer_gets_its_routes_only():
+    """A message of another route is none of its business."""
+    cluster = Cluster(consumer("c", routes=("/b",)))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"not", route=1)
+    cluster.accept(b"yes", route=2)
+    cluster.accept(b"not", route=1)
+    node.pass_s(1)
+    assert node.bodies("c") == [b"yes"]
+
+
+def test_a_paused_consumer_waits():
+    """Pause holds a consumer; resume goes on where it was."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    identity = cluster.ledger.consumer_id("c")
+    cluster.append(Control(identity, "pause"))
+    cluster.accept(b"one")
+    node.pass_s(2)
+    assert node.attempts == []
+    assert node.dispatcher.progress()[0].paused
+    cluster.append(Control(identity, "resume"))
+    node.pass_s(0.1)
+    assert node.bodies("c") == [b"one"]
+
+
+def test_outcomes_are_settled_in_batches():
+    """A thousand deliveries are a few entries, not a thousand."""
+    cluster = Cluster(consumer("c", concurrency=50))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(*[b"x"] * 2_000)
+    node.pass_s(2)
+    settles = [command for command in cluster.log.values() if isinstance(command, Settle)]
+    assert cluster.ledger.lowest_watermark == 2_000
+    assert len(settles) <= 2_000 // SETTLE_AT + 1
+
+
+def test_outcomes_wait_while_nothing_commits():
+    """Without a quorum a bounded number of proposals is under way, and none is lost."""
+    cluster = Cluster(consumer("c", concurrency=50))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.held = True
+    cluster.accept(*[b"x"] * 10_000)
+    node.pass_s(3)
+    assert len(cluster.pending) <= SETTLE_PROPOSED_MAX
+    assert len(node.attempts) == 10_000
+    cluster.commit()
+    node.pass_s(3)
+    assert cluster.ledger.lowest_watermark == 10_000
+    assert len(node.attempts) == 10_000
+
+
+def test_an_entry_is_read_once():
+    """A batch is read from the log once for all its messages and consumers."""
+    cluster = Cluster(consumer("c"), consumer("d"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(*[b"x"] * 100)
+    node.pass_s(1)
+    assert len(node.attempts) == 200
+    assert cluster.reads == 1
+
+
+def test_a_new_consumer_is_served_at_once():
+    """A consumer that a file adds gets its messages without a restart."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    cluster.define(consumer("c"), consumer("late"))
+    node.pass_s(1)
+    assert node.bodies("late") == [b"one"]
+
+
+def test_a_changed_consumer_is_followed():
+    """Attempts go to the new address; those under way end as they began."""
+    cluster = Cluster(consumer("c", concurrency=1))
+    node = Node(cluster)
+    node.dispatcher.lead()
+    cluster.accept(b"one", b"two", b"three")
+    node.pass_s(0.02)
+    cluster.define(consumer("c", concurrency=2, url="http://127.0.0.1:2"))
+    assert node.closed == [("close", "http://127.0.0.1:1")]
+    node.pass_s(0.02)
+    assert len(node.attempts) == 2
+    node.end()
+    node.end()
+    node.pass_s(1)
+    assert sorted(node.bodies("c")) == [b"one", b"three", b"two"]
+    assert cluster.ledger.lowest_watermark == 3
+
+
+def test_an_address_that_is_none_is_reported_and_mended():
+    """One consumer's mistake stops no other, and a better file puts it right."""
+    cluster = Cluster(consumer("c", url="nowhere"), consumer("d"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    assert node.bodies("d") == [b"one"]
+    assert node.dispatcher.progress()[0].last_problem == "no such address: no address"
+    cluster.define(consumer("c"), consumer("d"))
+    node.pass_s(1)
+    assert node.bodies("c") == [b"one"]
+
+
+def test_a_message_that_does_not_decode_is_kept_and_stops_nothing():
+    """What cannot be made a request is not dropped; what follows is delivered."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.number += 1
+    cluster.append(Accept(cluster.session, 1, 1, (RouteId(1),) * 2, (b"\xff", stored(b"good"))))
+    node.pass_s(1)
+    assert node.bodies("c") == [b"good"]
+    progress = node.dispatcher.progress()[0]
+    assert (progress.backlog, progress.waiting) == (1, 1)
+    assert progress.last_problem.startswith("undeliverable: ")
+    assert node.fatal == []
+
+
+def test_i8_damage_ends_the_node():
+    """Bytes in the log that fail their checksum are not delivered and not passed over."""
+    cluster = Cluster(consumer("c"))
+
+    def damaged(index):
+        raise DamagedError("a bad checksum", place=f"entry {index}")
+
+    cluster.messages = damaged
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    assert [str(error) for error in node.fatal] == ["a bad checksum at entry 5"]
+    assert cluster.clock.getDelayedCalls() == []
+
+
+def test_stopping_waits_for_attempts_and_settles_them():
+    """A node that is stopped leaves nothing for the next leader to repeat."""
+    cluster = Cluster(consumer("c", concurrency=2))
+    node = Node(cluster)
+    node.dispatcher.lead()
+    cluster.accept(b"one", b"two", b"three")
+    node.pass_s(0.02)
+    stopped = []
+    node.dispatcher.stopService().addCallback(stopped.append)
+    node.pass_s(0.5)
+    assert stopped == []
+    node.end()
+    node.pass_s(0.05)
+    assert stopped == [None]
+    assert len(node.attempts) == 2
+    assert cluster.settled("c") == [(1, 2)]
+
+
+def test_stopping_has_an_end():
+    """A consumer that does not answer holds up no stop for more than three seconds."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(0.02)
+    stopped = []
+    node.dispatcher.stopService().addCallback(stopped.append)
+    node.pass_s(DRAIN_S + 0.1)
+    assert stopped == [None]
+    assert node.closed == [("abort", "http://127.0.0.1:1")]
+    assert cluster.clock.getDelayedCalls() == []
+
+
+class Worked(Clock):
+    """A clock on which every look costs 100 µs, as work does; it knows how long calls took."""
+
+    cost_s = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.took_s = []
+
+    def seconds(self):
+        self.rightNow += self.cost_s
+        return self.rightNow
+
+    def callLater(self, when, what, *args):  # noqa: N802
+        return super().callLater(when, self._timed, what, *args)
+
+    def _timed(self, what, *args):
+        before_s, self.cost_s = self.rightNow, 0.0001
+        what(*args)
+        self.took_s.append(self.rightNow - before_s)
+        self.cost_s = 0.0
+
+
+@pytest.mark.parametrize(("wait", "most", "slice_s"), [(True, 0.4, 0.003), (False, 1.0, 0.006)])
+def test_producers_that_wait_come_first(wait, most, slice_s):
+    """While producers wait, delivery takes no more than its share of the reactor's time."""
+    cluster = Cluster(consumer("c", concurrency=1_000))
+    clock = cluster.clock = Worked()
+    node = Node(cluster, producers_wait=lambda: wait, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(*[b"x"] * 4_000)
+    clock.pump([0.0005] * 400)
+    assert 0.05 < sum(clock.took_s) / clock.rightNow <= most
+    assert max(clock.took_s) <= slice_s
+
+
+@given(data=st.data())
+def test_i3_whatever_consumers_answer_everything_is_settled_in_the_end(data):
+    """Through failures, leader changes and lost proposals no accepted message is left behind."""
+    answers = st.sampled_from([OK, OK, DOWN, Answered(500), Answered(422, 3.0)])
+    cluster = Cluster(consumer("c", concurrency=3), consumer("b", routes=("/b",)))
+    random_answer = lambda *_: data.draw(answers)  # noqa: E731
+    node = Node(cluster, answer=random_answer)
+    node.dispatcher.lead()
+    for _ in range(data.draw(st.integers(1, 5))):
+        cluster.accept(*[b"x"] * data.draw(st.integers(1, 10)), route=data.draw(st.integers(1, 2)))
+        node.pass_s(data.draw(st.sampled_from([0.01, 0.2])))
+        if data.draw(st.booleans()):
+            node.dispatcher.unlead()
+            cluster.pending.clear()  # the new leader's log never had them
+            node = Node(cluster, answer=random_answer)
+            node.dispatcher.lead()
+    node.answer = lambda *_: OK
+    node.pass_s(700, step=0.5)
+    assert cluster.ledger.lowest_watermark == cluster.ledger.tip
+    assert node.fatal == []

@@ -1,0 +1,164 @@
+"""The pure parts: fields, targets, budget, problems, metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crowd.metrics import METRICS, MetricType, parse_sample
+from crowd.web.budget import Budget
+from crowd.web.fields import Kind, accepts_gzip, kind_of, sort_fields
+from crowd.web.problems import PROBLEMS, problem_reply
+from crowd.web.reply import make_reply
+from crowd.web.target import from_absolute, is_deliverable
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
+
+
+@pytest.mark.parametrize(
+    ("encodings", "accepted"),
+    [
+        (b"gzip", True), (b"GZIP", True), (b"br, gzip;q=0.5", True), (b"*", True),
+        (b"x-gzip", True), (b"gzip;q=0", False), (b"gzip;q=0.000, *", False), (b"identity", False),
+        (b"", False), (b"*;q=0", False), (b"gzip ; q = 0", False), (b"deflate", False),
+        (b",;=,,gzip;q", True), (b"gzipped", False),
+    ],
+)  # fmt: skip
+def test_gzip_only_where_it_is_accepted(encodings, accepted):
+    assert accepts_gzip(encodings) is accepted
+
+
+@given(st.binary(max_size=60))
+def test_any_accept_encoding_is_read(encodings):
+    assert accepts_gzip(encodings) in (True, False)
+
+
+def test_connection_names_fields_of_this_hop():
+    headers = [(b"X-A", b"1"), (b"connection", b"close, x-a"), (b"Host", b"h"), (b"X-B", b"2"),
+               (b"Connection", b"HOST ,x-c,"), (b"X-C", b"3")]  # fmt: skip
+    fields = sort_fields(headers)
+    assert fields.kept == [(b"Host", b"h"), (b"X-B", b"2")]
+    assert fields.unusual
+
+
+@given(st.binary(min_size=1, max_size=20))
+def test_any_name_has_a_kind(name):
+    expected = Kind.DROPPED if name.lower().startswith(b"crowd-") else kind_of(name.lower())
+    assert kind_of(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "host"),
+    [
+        (b"/a?b", b"/a?b", b"h"),
+        (b"http://x/a?b", b"/a?b", b"x"),
+        (b"HTTPS://x:1", b"/", b"x:1"),
+        (b"http://u:p@x?q", b"/?q", b"x"),
+        (b"http://x/y://z", b"/y://z", b"x"),
+        (b"http:///a", b"http:///a", b"h"),
+        (b"ftp://x/a", b"ftp://x/a", b"h"),
+        (b"*", b"*", b"h"),
+    ],
+)
+def test_absolute_targets(target, path, host):
+    assert from_absolute(target, [(b"Host", b"h"), (b"A", b"b")]) == (
+        path, [(b"Host", host), (b"A", b"b")],
+    )  # fmt: skip
+
+
+def test_what_can_stand_in_a_request_line():
+    assert is_deliverable(b"/a?b#c") is is_deliverable(b"*") is is_deliverable(b"a:1") is False
+    assert is_deliverable(b"/")
+
+
+class _Waiter:
+    def __init__(self) -> None:
+        self.is_admitted = False
+
+    def admitted(self) -> None:
+        self.is_admitted = True
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("ask"), st.integers(1, 150)), st.tuples(st.just("give"), st.none())
+        ),
+        max_size=60,
+    )
+)
+def test_the_budget_admits_in_order_and_within_its_bound(steps):
+    """I7: never more than the bound, except one request that alone is larger; nobody starves."""
+    budget = Budget(100)
+    held: list[int] = []
+    waiting: list[tuple[_Waiter, int]] = []
+    for step, amount in steps:
+        if step == "ask" and amount is not None:
+            if budget.take(amount):
+                held.append(amount)
+            else:
+                waiter = _Waiter()
+                budget.wait(waiter, amount)
+                waiting.append((waiter, amount))
+        elif held:
+            budget.give(held.pop(0))
+            while waiting and waiting[0][0].is_admitted:
+                held.append(waiting.pop(0)[1])
+        assert not any(waiter.is_admitted for waiter, _ in waiting), "first come, first served"
+        assert budget.used == sum(held)
+        assert budget.used <= 100 or len(held) == 1
+    while held:
+        budget.give(held.pop(0))
+        while waiting and waiting[0][0].is_admitted:
+            held.append(waiting.pop(0)[1])
+    assert waiting == []
+    assert budget.used == 0
+
+
+def test_problems_have_types_of_their_own():
+    assert len({problem.name for problem in PROBLEMS}) == len(PROBLEMS)
+    for problem in PROBLEMS:
+        reply = problem_reply(problem, 'with "quotes"', retry_after_s=2, allow=("POST", "PUT"))
+        document = json.loads(reply.body)
+        assert document["type"] == f"/problems/{problem.name}"
+        assert document["status"] == reply.status == problem.status
+        assert (b"Retry-After", b"2") in reply.headers
+        assert (b"Allow", b"POST, PUT") in reply.headers
+
+
+def test_a_status_without_a_name_has_an_empty_phrase():
+    assert make_reply(599, (), b"").head == b"HTTP/1.1 599 \r\nContent-Length: 0\r\n"
+
+
+def test_every_problem_has_its_heading():
+    text = (REFERENCE / "http-api.md").read_text(encoding="utf-8")
+    for problem in PROBLEMS:
+        assert f"\n### `/problems/{problem.name}`\n" in text
+
+
+def test_every_metric_has_its_heading():
+    text = (REFERENCE / "metrics.md").read_text(encoding="utf-8")
+    for metric in METRICS:
+        assert f"\n### `{metric.name}`\n" in text
+    assert text.count("\n### `crowd_") == len(METRICS)
+
+
+def test_metrics_are_named_as_prometheus_wants():
+    names = [metric.name for metric in METRICS]
+    assert names == sorted(set(names))
+    for metric in METRICS:
+        assert metric.name.startswith("crowd_")
+        assert metric.name.endswith("_total") == (metric.type is MetricType.COUNTER)
+
+
+def test_samples_name_their_metric_and_labels():
+    assert parse_sample("crowd_raft_term")[1] == ()
+    metric, labels = parse_sample('crowd_consumer_in_flight{consumer="rest-api"}')
+    assert (metric.name, labels) == ("crowd_consumer_in_flight", ("rest-api",))
+    for wrong in ("crowd_nothing", "crowd_consumer_in_flight", 'crowd_raft_term{consumer="x"}'):
+        with pytest.raises(LookupError):
+            parse_sample(wrong)

@@ -25,9 +25,7 @@ def test_durations(text, expected):
     assert duration_us(text) == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("200/s", 200), ("30/min", 0.5), ("36 / h", 0.01)]
-)
+@pytest.mark.parametrize(("text", "expected"), [("200/s", 200), ("30/min", 0.5), ("36 / h", 0.01)])
 def test_rates(text, expected):
     assert rate_per_s(text) == pytest.approx(expected)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from crowd.raft.journal.ports import File, FileSystem
     from crowd.raft.journal.shape import Entry
 
-_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 SUFFIX: Final = ".segment"
 NEW_SUFFIX: Final = ".new"
 """A file that has no final name yet: what a crash leaves of it is removed at the next start."""
@@ -165,7 +165,7 @@ class Appender:
         try:
             self._file.write(data, start)
         except OSError as error:
-            if error.errno not in _NO_SPACE:
+            if error.errno not in NO_SPACE:
                 raise
             # Undone, so that the next try starts clean. No sync is needed: if a crash brings
             # these bytes back they are a torn tail, and nobody was told of them.
@@ -217,7 +217,7 @@ class Appender:
             file.allocate(size_bytes)
             file.write(header, 0)
         except OSError as error:
-            if error.errno not in _NO_SPACE:
+            if error.errno not in NO_SPACE:
                 raise
             if file is not None:
                 file.close()

@@ -14,7 +14,7 @@ import msgspec
 from twisted.logger import Logger
 
 from crowd.errors import DamagedError, DirectoryError, StorageFailedError
-from crowd.raft.journal.appender import SUFFIX, Appender, Batch
+from crowd.raft.journal.appender import NO_SPACE, SUFFIX, Appender, Batch
 from crowd.raft.journal.journal import Journal
 from crowd.raft.journal.memory import FILE_NAME, Memory, MemoryFile, create_memory, open_memory
 from crowd.raft.journal.places import Segment
@@ -138,10 +138,15 @@ def _mend(filesystem: FileSystem, directory: str, found: Found) -> File | None:
     if found.torn_bytes:
         size_bytes = file.size()
         file.truncate(segment.used_bytes)
+        try:
+            file.allocate(size_bytes)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            # Without room kept the next append finds out for itself whether there is some.
+            _log.warn("{name}: no space to keep for it: {error}", name=segment.name, error=error)
         # The cut is durable before anything is appended after it: with half of the old batch
-        # behind a new one, the next start would find what no crash can leave.
-        file.sync()
-        file.allocate(size_bytes)
+        # behind a new one, the next start might find what no crash can leave.
         file.sync()
         _log.warn(
             "{directory}: cut a torn write of {name} at offset {offset}, after index {index}",

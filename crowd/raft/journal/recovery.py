@@ -153,12 +153,11 @@ class _Reading:
             tail.batch, tail.next_index = header.first_batch, header.next_index
         if (header.number, header.journal_id) != (self._number, self._memory.journal_id):
             raise self._damaged("a segment of another journal, or with another's name")
-        if header.first_batch != tail.batch:
+        if (header.first_batch, header.next_index) != (tail.batch, tail.next_index):
             raise self._damaged(
-                f"batches {tail.batch} to {header.first_batch - 1} are missing before this"
+                f"batches {tail.batch} to {header.first_batch - 1}, up to index "
+                f"{header.next_index - 1}, are missing before this"
             )
-        if header.next_index != tail.next_index:
-            raise self._damaged(f"it continues at index {header.next_index}")
         tail.number, tail.salt, tail.used_bytes = self._number, header.salt, SEGMENT_HEADER_BYTES
         segment = Segment(
             self._number, segment_name(self._number), header.salt, tail.next_index,

@@ -2,8 +2,8 @@
 
 `FaultyFileSystem` keeps what the system's memory holds apart from what the disk holds.
 `crash` ends in one of the states that a power cut may leave: of what was not synced, any
-sectors may have reached the disk, others hold garbage; of the directory's changes, the
-first few happened. It passes the same contract tests as the real file system.
+sectors may have reached the disk, others hold garbage; any of the directory's changes may
+have happened. It passes the same contract tests as the real file system.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ import os
 import random
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from crowd.errors import DirectoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SECTOR_BYTES = 16
 """Far smaller than a disk's, so that a small batch tears in many places."""
@@ -156,8 +160,8 @@ class FaultyFileSystem:
 
     def rename(self, old: str, new: str) -> None:
         self.step("rename")
-        self.inodes[new] = self.inodes.pop(old)
-        self._name_changes.append(("rename", old, new, None))
+        inode = self.inodes[new] = self.inodes.pop(old)
+        self._name_changes.append(("rename", old, new, inode))
 
     def remove(self, path: str) -> None:
         self.step("remove")
@@ -166,7 +170,7 @@ class FaultyFileSystem:
 
     def sync_directory(self, path: str) -> None:
         self.step("sync_directory")
-        self._settle_names(len(self._name_changes))
+        self._settle_names(lambda: True)
 
     def lock(self, path: str) -> FaultyLock:
         if path in self._held:
@@ -188,23 +192,28 @@ class FaultyFileSystem:
     def crash(self, chance: random.Random) -> None:
         """End in one of the states that a power cut may leave."""
         self.kill()
-        self._settle_names(chance.randint(0, len(self._name_changes)))
-        self._name_changes.clear()
+        likely = chance.choice([0.0, 0.5, 1.0])
+        self._settle_names(lambda: chance.random() < likely)
         self.inodes = dict(self._on_disk)
         for inode in self.inodes.values():
             self._tear(inode, chance)
 
-    def _settle_names(self, count: int) -> None:
+    def _settle_names(self, happens: Callable[[], bool]) -> None:
+        """Let changes of names reach the disk, each if it `happens`: none waits for another."""
         names = self._on_disk
-        for kind, path, new, inode in self._name_changes[:count]:
+        for kind, path, new, inode in self._name_changes:
+            if not happens():
+                continue
             if kind == "create":
                 assert inode is not None
                 names[path] = inode
             elif kind == "rename":
-                names[new] = names.pop(path)
+                assert inode is not None
+                names.pop(path, None)
+                names[new] = inode
             else:
-                del names[path]
-        del self._name_changes[:count]
+                names.pop(path, None)
+        self._name_changes.clear()
 
     def _tear(self, inode: Inode, chance: random.Random) -> None:
         fate = chance.choice(["none", "all", "some", "some"])

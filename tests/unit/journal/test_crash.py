@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowd.errors import DamagedError, FatalError
-from crowd.raft.journal.shape import BATCH_HEADER_BYTES
+from crowd.raft.journal.shape import BATCH_HEADER_BYTES, BATCH_MAGIC, RECORD_HEADER_BYTES
 from tests.unit.journal.fakes import PowerCutError
 from tests.unit.journal.rig import DIRECTORY, Rig
 
@@ -135,15 +135,15 @@ def tail(log: list, first_index: int) -> list:
     st.integers(0, 60),
     st.lists(OPERATIONS, max_size=15),
     st.integers(0, 30),
-    st.booleans(),
+    st.tuples(st.booleans(), st.booleans()),
     st.integers(0, 1 << 32),
 )
-def test_i1_what_was_durable_survives_a_crash_at_any_point(first, cut, second, cut_2, kill, seed):
+def test_i1_what_was_durable_survives_a_crash_at_any_point(first, cut, second, cut_2, kills, seed):
     """I1: whatever is done, and wherever the power goes, no promise is broken; twice over."""
     rig = Rig(segment_bytes=350, cache_bytes=500)
     history = History(rig)
     chance = random.Random(seed)
-    for operations, steps in ((first, cut), (second, cut_2)):
+    for operations, steps, kill in ((first, cut, kills[0]), (second, cut_2, kills[1])):
         rig.system.steps_left = steps
         history.promise()
         settled = False
@@ -161,34 +161,44 @@ def test_i1_what_was_durable_survives_a_crash_at_any_point(first, cut, second, c
             rig.system.crash(chance)
         rig.open()
         history.check(settled=settled)
+        assert not [name for name in rig.system.names(DIRECTORY) if name.endswith(".new")]
         history.adopt()
 
 
-@settings(deadline=None, max_examples=100)
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 1 << 32))
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(0, 60),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 12)), min_size=1, max_size=3),
+    st.integers(0, 1 << 32),
+)
 def test_a_crash_during_recovery_is_recovered_from(cut, again, seed):
-    """The power may go while the last crash is being mended."""
+    """The process or the power may go while the last crash is being mended."""
     rig = Rig(segment_bytes=250)
     chance = random.Random(seed)
     rig.system.steps_left = cut
-    durable = 1
+    durable, vote = 1, 0
     try:
         for number in range(8):
             rig.add(b"entry %d" % number * 5)
             rig.journal.setCurrentTerm(number, "a")
             rig.write()
-            durable = rig.journal.durable_index
+            durable, vote = rig.journal.durable_index, number
     except PowerCutError:
         pass
-    rig.system.crash(chance)
-    for _ in range(3):
-        rig.system.steps_left = again
+    for kill, steps in again:
+        if kill:
+            rig.system.kill()
+        else:
+            rig.system.crash(chance)
+        rig.system.steps_left = steps
         try:
             rig.open()
+            durable, vote = rig.journal.durable_index, rig.journal.getCurrentTerm()
         except PowerCutError:
             pass
-        rig.system.crash(chance)
+    rig.system.crash(chance)
     rig.open()
+    assert rig.journal.getCurrentTerm() >= vote
     assert rig.journal.durable_index >= durable
     assert rig.log[1:durable] == [(b"entry %d" % n * 5, n + 2, 1) for n in range(durable - 1)]
 
@@ -291,6 +301,34 @@ def test_a_missing_segment_is_damage(place):
     name = rig.segments()[place]
     del rig.system.inodes[f"{DIRECTORY}/{name}"]
     with pytest.raises(DamagedError, match=name):
+        rig.open()
+
+
+def test_a_segment_that_lost_its_end_is_damage():
+    """Batches that became zeros before a later segment are missed, though no checksum is false."""
+    rig, _ = closed_journal()
+    first, second = rig.segments()[:2]
+    whole = bytes(rig.inode(first).seen)
+    last_batch = whole.rindex(BATCH_MAGIC)
+    rig.damage(first, last_batch, bytes(len(whole) - last_batch))
+    with pytest.raises(DamagedError, match=f"missing before this at .*{second}"):
+        rig.open()
+
+
+@pytest.mark.parametrize("shift", range(-BATCH_HEADER_BYTES - 2, 3))
+def test_a_batch_after_a_bad_one_is_found_wherever_it_lies(shift):
+    """Damage is told from a tear also where a later header lies across two pieces that are read."""
+    rig = Rig(segment_bytes=3 << 20)
+    (name,) = rig.segments()
+    start = len(rig.inode(name).seen.rstrip(b"\0"))
+    record = BATCH_HEADER_BYTES + RECORD_HEADER_BYTES
+    rig.add(bytes((1 << 20) - record + shift))
+    rig.write()
+    rig.add(b"later")
+    rig.write()
+    rig.system.kill()
+    rig.flip(name, 8 * start + 100)
+    with pytest.raises(DamagedError, match="later ones follow"):
         rig.open()
 
 

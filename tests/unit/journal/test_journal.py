@@ -380,6 +380,30 @@ def test_no_space_in_the_middle_is_undone(step):
     assert list(rig.kill_and_open()[:]) == [NO_OP, (b"x" * 300, 2, 2)]
 
 
+def test_what_was_cut_off_while_it_found_no_space_is_not_written():
+    """A cut during a write that fails for space takes its entries away as well."""
+    rig = Rig()
+    rig.add(b"a")
+    rig.write()
+    (name,) = rig.segments()
+    before = bytes(rig.inode(name).seen).rstrip(b"\0")
+    rig.system.fail("write", errno.ENOSPC)
+    rig.add(b"b" * 100, b"c" * 100, b"d" * 100)
+    rig.start()
+    rig.journal.deleteEntriesFrom(4)
+    rig.add(b"D", term=2)
+    rig.writer.work()
+    assert bytes(rig.inode(name).seen) == before, "half a batch was left behind"
+    rig.journal.deleteEntriesFrom(3)
+    rig.add(b"C", term=3)
+    rig.journal.retry()
+    rig.write()
+    model = [NO_OP, (b"a", 2, 1), (b"b" * 100, 3, 1), (b"C", 4, 3)]
+    assert rig.log == model
+    assert rig.journal.durable_index == 4
+    assert list(rig.kill_and_open()[:]) == model
+
+
 def test_a_log_cleared_on_a_full_disk():
     """What waited for space is forgotten with the log that it belonged to."""
     rig = Rig(segment_bytes=400)
@@ -457,6 +481,54 @@ def test_a_write_that_a_killed_process_left_is_made_durable_first():
     rig.system.crash(random.Random(1))
     rig.open()
     assert rig.log == [NO_OP, (b"a", 2, 1)]
+
+
+def test_a_vote_that_the_disk_half_has_is_made_whole_at_the_start():
+    """After a failed sync of one copy both copies are written again, not believed in memory."""
+    rig = Rig()
+    rig.journal.setCurrentTerm(3, "b")
+    rig.system.fail("sync", errno.EIO, after=1)
+    rig.write()
+    assert len(rig.fatal) == 1
+    rig.kill_and_open()
+    disk = bytes(rig.inode("memory").disk)
+    assert disk[:8192] == disk[8192:]
+    assert (rig.journal.getCurrentTerm(), rig.journal.getVotedForNodeId()) == (3, "b")
+
+
+def test_what_a_crash_left_behind_is_removed():
+    """Half-made files, and old ones whose removal the crash undid, go at the next start."""
+    rig = Rig(segment_bytes=200)
+    for _ in range(4):
+        rig.add(bytes(100))
+        rig.write()
+    old = rig.segments()[0]
+    content = bytes(rig.inode(old).disk)
+    rig.journal.deleteEntriesTo(3)
+    rig.write()
+    first = rig.journal.first_index
+    for name in (old, "0000000000000009.segment.new"):
+        rig.system.open(f"{DIRECTORY}/{name}", create=True).write(content, 0)
+    rig.kill_and_open()
+    assert rig.journal.first_index == first > 1
+    assert old not in rig.segments()
+    assert not [name for name in rig.system.names(DIRECTORY) if name.endswith(".new")]
+
+
+def test_a_start_on_a_full_disk():
+    """A torn tail is cut also where there is no room to keep for what comes next."""
+    rig = Rig()
+    rig.add(b"torn")
+    rig.cut_off()
+    (name,) = rig.segments()
+    used = len(rig.inode(name).seen.rstrip(b"\0"))
+    rig.flip(name, 8 * (used - 1))
+    rig.system.fail("allocate", errno.ENOSPC)
+    rig.open()
+    assert rig.log == [NO_OP]
+    rig.add(b"new")
+    rig.write()
+    assert list(rig.kill_and_open()[:]) == [NO_OP, (b"new", 2, 1)]
 
 
 def test_close_writes_what_gathered_and_frees_the_directory():

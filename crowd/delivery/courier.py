@@ -51,7 +51,7 @@ class _ParsedURL(EncodedURL):
     """A consumer's address that treq need not parse and encode anew at each attempt.
 
     The agent's endpoint is fixed, and the request's own head holds its target, so this says
-    only what is asked of whom. It saves 28 µs an attempt.
+    only what is asked of whom. Parsing and IDNA would cost more than the rest of treq's work.
     """
 
     _text = ""

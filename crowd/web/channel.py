@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -34,10 +34,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
-    from crowd.web.budget import Budget
     from crowd.web.fields import Field
-    from crowd.web.limits import WebLimits
     from crowd.web.reply import Reply
+    from crowd.web.shared import Shared
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -52,38 +51,6 @@ class Pause(enum.Flag):
     """The bodies of all connections together fill their bound."""
     UNREAD = enum.auto()
     """The producer does not read its answers."""
-
-
-class Shared(Protocol):
-    """What all connections share. Times are the reactor's clock in seconds, 0.5 s coarse."""
-
-    limits: WebLimits
-    budget: Budget
-    date: bytes
-    """The line of the ``Date`` field."""
-    now_s: float
-    idle_by_s: float
-    """When a connection that falls idle now is closed."""
-    answer_by_s: float
-    """When an answer that is due from now on is given up."""
-    draining: bool
-    requests: int
-    """How many were read, for the metrics."""
-
-    def handle(self, request: Request) -> None:
-        """Have a request answered, at once or later."""
-
-    def refusal(self, method: bytes, target: bytes) -> Reply | None:
-        """Return the answer that is certain before the body is read."""
-
-    def soon(self, channel: Channel) -> None:
-        """Call ``channel.turn()`` in the reactor's next turn."""
-
-    def opened(self, channel: Channel) -> None:
-        """Watch a connection's deadline."""
-
-    def closed(self, channel: Channel) -> None:
-        """Forget a connection."""
 
 
 @implementer(IHalfCloseableProtocol)

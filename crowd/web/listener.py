@@ -37,7 +37,7 @@ SWEEP_S: Final = 0.5
 
 
 class Producers(Factory):
-    """All connections of producers. Implements what `Channel` calls `Shared`."""
+    """All connections of producers. Implements `crowd.web.shared.Shared`."""
 
     noisy = False
     log = Logger()

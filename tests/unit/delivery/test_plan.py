@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -162,6 +164,21 @@ def test_the_cursor_stays_within_the_window():
     assert taken == WINDOW
     plan.take([Position(plan.cursor + 1)])
     assert plan.cursor == 5 + WINDOW
+
+
+def test_i7_a_full_window_is_small():
+    """A hundred thousand messages that a consumer refuses cost the leader less than 25 MB."""
+    tracemalloc.start()
+    plan = Plan(BACKOFF, 100, Position(0))
+    while plan.wants():
+        plan.take(positions(plan.cursor + 1, plan.cursor + plan.wants()))
+        for batch in iter(lambda: started(plan), []):
+            for position in batch:
+                plan.answered(position, REFUSED, 0.0, 0.99)
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert plan.waiting == WINDOW
+    assert held_bytes < 25_000_000
 
 
 def test_settled_in_ranges():

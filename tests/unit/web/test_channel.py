@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gzip
+from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred

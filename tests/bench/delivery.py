@@ -1,0 +1,248 @@
+"""What one delivery costs the leader's reactor, in microseconds of its CPU.
+
+    python tests/bench/delivery.py [--deliveries 20000] [--concurrency 32]
+
+A consumer in a process of its own answers 200 to everything. Four senders bring it the same
+327-byte POST: stock treq on Twisted's Agent with a connection pool; crowd's agent without
+treq, and with it; and the whole path from a ledger and its log (decoding, plan, settling)
+through the dispatcher. Only the sending process's CPU counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import httptools
+from treq.client import HTTPClient
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.protocol import Factory, Protocol
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+
+from crowd.command import (
+    Accept,
+    Birth,
+    ConsumerDefinition,
+    Define,
+    Index,
+    Member,
+    OpenSession,
+    Retry,
+    RouteDefinition,
+    SessionId,
+    Term,
+)
+from crowd.delivery.agent import ConsumerAgent, PreparedRequest, endpoint_to
+from crowd.delivery.courier import make_courier
+from crowd.delivery.dispatcher import Dispatcher
+from crowd.delivery.outcome import Answered
+from crowd.delivery.request import Naming, parse_destination, request_head
+from crowd.ledger import Ledger
+from crowd.message import ConsumerId, Message, Position, RouteId, encode_message
+
+HEADERS = (
+    (b"Host", b"leads.example"),
+    (b"Content-Type", b"application/json"),
+    (b"Accept", b"application/json"),
+    (b"User-Agent", b"bench/1"),
+    (b"Content-Length", b"327"),
+)
+MESSAGE = Message(b"POST", b"/leads?shop=a23m07b23", HEADERS, b"x" * 327, 1, b"127.0.0.1", b"http")
+NAMING = Naming("0123abcd-0000000000000001", Position(1), 1)
+BATCH = 100
+
+
+class Sink(Protocol):
+    """Answers each request with a 200."""
+
+    def connectionMade(self):  # noqa: N802
+        self.parser = httptools.HttpRequestParser(self)
+
+    def dataReceived(self, data):  # noqa: N802
+        self.parser.feed_data(data)
+
+    def on_message_complete(self):
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+def serve():
+    """Be the consumer: print the port, and serve until the pipe to the parent closes."""
+    factory = Factory.forProtocol(Sink)
+    print(reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port, flush=True)
+    reactor.callInThread(lambda: (sys.stdin.read(), reactor.callFromThread(reactor.stop)))
+    reactor.run()
+
+
+def definition(url, concurrency):
+    retry = Retry(1_000_000, 2.0, 300_000_000, 10**12)
+    return ConsumerDefinition(
+        "c", url, None, (), concurrency, None, 15_000_000, "none", "beginning", retry, 10**9,
+        "refuse",
+    )  # fmt: skip
+
+
+def stock_treq(url, concurrency):
+    pool = HTTPConnectionPool(reactor)
+    pool.maxPersistentPerHost = concurrency
+    client = HTTPClient(Agent(reactor, pool=pool))
+    target = url + MESSAGE.target.decode()
+    headers = Headers()
+    for name, value in HEADERS[1:4]:
+        headers.addRawHeader(name, value)
+
+    def once():
+        asked = client.post(target, headers=headers, data=MESSAGE.body, timeout=15)
+        return asked.addCallback(lambda answer: answer.content())
+
+    return once
+
+
+def agent_alone(url, concurrency):
+    destination = parse_destination(url, None)
+    endpoint = endpoint_to(reactor, destination)
+    agent = ConsumerAgent(reactor, endpoint, 15.0, lambda: True, lambda _: None, secure=False)
+
+    def once():
+        prepared = PreparedRequest(request_head(MESSAGE, destination, NAMING), MESSAGE.body)
+        return agent.request(b"POST", b"", None, prepared)
+
+    return once
+
+
+def courier(url, concurrency):
+    made = make_courier(reactor, definition(url, concurrency), lambda: True, lambda _: None)
+
+    def once():
+        return made.attempt(MESSAGE, NAMING).addCallback(check)
+
+    return once
+
+
+def check(answer):
+    assert answer == Answered(200), answer
+
+
+async def closed_loop(once, deliveries, concurrency):
+    """Keep `concurrency` deliveries under way."""
+    left = deliveries
+
+    async def worker():
+        nonlocal left
+        while left > 0:
+            left -= 1
+            await once()
+
+    await DeferredList(
+        [Deferred.fromCoroutine(worker()) for _ in range(concurrency)], fireOnOneErrback=True
+    )
+
+
+class Log:
+    """A log and its ledger in memory; what is proposed commits after 2 ms."""
+
+    def __init__(self, url, deliveries, concurrency):
+        self.ledger = Ledger()
+        self.ledger.skip(Index(1), Term(0))
+        self.entries = {}
+        self.done = Deferred()
+        self.deliveries = deliveries
+        self.append(Birth("bench", "0123abcd", (Member("a", bytes(16)),), 1))
+        self.append(OpenSession("a", bytes(16)))
+        session = SessionId(self.ledger.applied_index)
+        route = RouteDefinition("/leads", ("POST",), "refuse", None)
+        self.append(Define("a", bytes(32), (route,), (definition(url, concurrency),)))
+        stored = (encode_message(MESSAGE),) * BATCH
+        for number in range(1, deliveries // BATCH + 1):
+            self.append(Accept(session, number, number, (RouteId(1),) * BATCH, stored))
+
+    def append(self, command):
+        index = Index(self.ledger.applied_index + 1)
+        self.entries[index] = command
+        self.ledger.apply(index, Term(1), 1, command)
+
+    def may_attempt(self):
+        return True
+
+    def messages(self, index):
+        return self.entries[index].messages
+
+    def propose(self, command):
+        reactor.callLater(0.002, self.commit, command)
+        return True
+
+    def commit(self, command):
+        self.append(command)
+        self.dispatcher.advanced()
+        if self.ledger.watermark(ConsumerId(1)) >= self.deliveries // BATCH * BATCH:
+            self.dispatcher.unlead()
+            self.done.callback(None)
+
+
+async def dispatched(log):
+    """Deliver the whole log."""
+    dispatcher = log.dispatcher = Dispatcher(
+        reactor,
+        random.Random(1),
+        log.ledger,
+        log,
+        lambda known: make_courier(reactor, known, lambda: True, dispatcher.spent),
+        lambda: False,
+        print,
+    )
+    dispatcher.lead()
+    await log.done
+
+
+async def measure(url, options):
+    """Print a line for each sender."""
+    n, concurrency = options.deliveries // BATCH * BATCH, options.concurrency
+    log = Log(url, n, concurrency)
+    senders = [
+        ("stock treq and Agent", closed_loop(stock_treq(url, concurrency), n, concurrency)),
+        ("crowd's agent alone", closed_loop(agent_alone(url, concurrency), n, concurrency)),
+        ("treq on crowd's agent", closed_loop(courier(url, concurrency), n, concurrency)),
+        ("the whole dispatcher", dispatched(log)),
+    ]
+    for name, sending in senders:
+        began, cpu = time.perf_counter(), time.process_time()
+        await sending
+        cpu_us = (time.process_time() - cpu) / n * 1e6
+        rate = n / (time.perf_counter() - began)
+        print(f"{name:24} {cpu_us:6.0f} us of CPU a delivery {rate:8.0f} deliveries/s", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--deliveries", type=int, default=20_000)
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--sink", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.sink:
+        serve()
+        return
+    reactor.seconds = time.monotonic
+    command = [sys.executable, __file__, "--sink"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sink:
+        url = f"http://127.0.0.1:{int(sink.stdout.readline())}"
+
+        async def run():
+            try:
+                await measure(url, options)
+            finally:
+                sink.stdin.close()
+                reactor.stop()
+
+        reactor.callWhenRunning(lambda: Deferred.fromCoroutine(run()))
+        reactor.run()
+
+
+if __name__ == "__main__":
+    main()

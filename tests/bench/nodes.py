@@ -1,0 +1,53 @@
+"""Three nodes in the foreground, for a benchmark that starts and ends them.
+
+    python -m tests.bench.nodes DIRECTORY PORT [--deliver]
+
+Prints nothing and ends at SIGTERM. Without `--deliver` the one consumer is down, so that all
+accepted messages are backlog; with it a sink on PORT+5 answers 200 at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from crowd.tools.init import ClusterPlan
+from crowd.tools.local_cluster import down, up
+
+
+def main():
+    """Start, wait for SIGTERM, and stop what was started."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--deliver", action="store_true")
+    options = parser.parse_args()
+    stopped: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: stopped.append(number))
+    sink = options.port + 5
+    consumer = None
+    if options.deliver:
+        command = [sys.executable, "-m", "crowd.cli", "sink", "--port", str(sink)]
+        consumer = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    plan = ClusterPlan(
+        nodes=options.nodes, port=options.port, upstream=f"http://127.0.0.1:{sink}"
+    )
+    try:
+        up(options.directory, plan)
+        while not stopped:
+            time.sleep(0.1)
+    finally:
+        down(options.directory)
+        if consumer is not None:
+            consumer.kill()
+            consumer.wait()
+
+
+if __name__ == "__main__":
+    main()

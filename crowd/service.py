@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import Service
+from twisted.internet import endpoints
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
@@ -60,7 +60,12 @@ class Options(UsageOptions):
 
     synopsis = "--config FILE | --upstream URL [--directory DIR]"
     optParameters = [  # noqa: RUF012  Twisted reads a list
-        ["config", "c", None, "A node's configuration (TOML); see docs/reference/configuration.md."],
+        [
+            "config",
+            "c",
+            None,
+            "A node's configuration (TOML); see docs/reference/configuration.md.",
+        ],
         ["upstream", "u", None, "Without a file: one node that delivers everything to this URL."],
         ["directory", "d", "crowd-data", "Without a file: where the node keeps its data."],
     ]
@@ -134,9 +139,7 @@ class Node(Service):
         limits = configuration.limits
         self._within_s = limits.acknowledge_within_s
         self.producers = self._make_producers(
-            WebLimits(
-                body_bytes_max=limits.body_bytes, in_flight_bytes_max=limits.in_flight_bytes
-            )
+            WebLimits(body_bytes_max=limits.body_bytes, in_flight_bytes_max=limits.in_flight_bytes)
         )
 
     # --- Life ---------------------------------------------------------------------------------
@@ -150,11 +153,11 @@ class Node(Service):
             self.engine.startService()
         except FatalError as error:
             self._end(error)
-        self.dispatcher.startService()
+        self.dispatcher.startService()  # type: ignore[no-untyped-call]  # Twisted's
         self._listen(node.admin)
         listener = ProducerListener(
             self._reactor,
-            [serverFromString(self._reactor, text) for text in node.http],
+            [self._endpoint(text) for text in node.http],
             self.producers,
             drain_s=DRAIN_S,
         )
@@ -184,7 +187,7 @@ class Node(Service):
 
     def _listen(self, admin: str) -> None:
         site = admin_site(EngineView(self.engine, self.dispatcher, self.producers, self._within_s))
-        opening = serverFromString(self._reactor, admin).listen(site)
+        opening = self._endpoint(admin).listen(site)
         opening.addCallbacks(
             lambda port: self._doors.insert(0, port), self._cannot_listen, errbackArgs=(admin,)
         )
@@ -238,7 +241,11 @@ class Node(Service):
         return engine
 
     def _links_of(self, cluster: Cluster) -> Callable[[Engine, Callable[[], Hello]], PeerLinks]:
-        node, reactor = self._configuration.node, self._reactor
+        node, reactor, security = self._configuration.node, self._reactor, self._security
+        assert security is not None
+        assert node.peer is not None
+        dial: Any = endpoints.clientFromString  # Twisted's, without types
+        accept = self._endpoint(node.peer)
 
         def make(engine: Engine, hello: Callable[[], Hello]) -> PeerLinks:
             return PeerLinks(
@@ -246,12 +253,12 @@ class Node(Service):
                 name=node.name,
                 hello=hello,
                 peers={
-                    name: clientFromString(reactor, _dialled(address))
+                    name: dial(reactor, _dialled(address))
                     for name, address in cluster.peers.items()
                     if name != node.name
                 },
-                accept=serverFromString(reactor, node.peer),
-                security=self._security,
+                accept=accept,
+                security=security,
                 listener=engine,
                 chance=self._chance.random,
             )
@@ -281,6 +288,10 @@ class Node(Service):
         routes, _ = definitions(self._configuration)
         ingest = Ingest(EngineAcceptor(self.engine), routes, wall_us)
         return Producers(self._reactor, Router(ingest.app), limits, time.time)
+
+    def _endpoint(self, text: str) -> Any:
+        make: Any = endpoints.serverFromString  # Twisted's, without types
+        return make(self._reactor, text)
 
     def _space(self) -> Space:
         room = os.statvfs(self._configuration.node.directory)

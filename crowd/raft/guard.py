@@ -281,7 +281,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._SyncObj__votedForNodeId = log.getVotedForNodeId()
         self._SyncObj__raftCommitIndex = max(1, log.getRaftCommitIndex())
         if not nodes:
-            self._SyncObj__raftElectionDeadline = 0  # nobody else could lead
+            self._SyncObj__raftElectionDeadline = 0.0  # nobody else could lead
 
     # --- What the engine reads --------------------------------------------------------------
 
@@ -440,7 +440,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
                 self._on_pre_vote_answer(name, message)
             case TimeoutNow():
                 if message.term == self.term and self.leader == name:
-                    self._SyncObj__raftElectionDeadline = 0
+                    self._SyncObj__raftElectionDeadline = 0.0
                     self._SyncObj__transferInProgress = True
         self._notice()
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.http import datetimeToString
+from zope.interface import implementer
 
 from crowd.web.budget import Budget
 from crowd.web.channel import Channel
@@ -36,6 +38,7 @@ SWEEP_S: Final = 0.5
 """Deadlines are of seconds; looking at 20 000 connections takes 2 ms."""
 
 
+@implementer(IProtocolNegotiationFactory)
 class Producers(Factory):
     """All connections of producers. Implements `crowd.web.shared.Shared`."""
 
@@ -68,6 +71,13 @@ class Producers(Factory):
             self.connections_refused += 1
             return None
         return Channel(self)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return what TLS clients that ask for several protocols get (RFC 7301).
+
+        Without an answer Twisted fails the handshake of a client that asks, as curl does.
+        """
+        return [b"http/1.1"]
 
     def start(self) -> None:
         """Start the timer."""

@@ -35,9 +35,7 @@ def main():
     if options.deliver:
         command = [sys.executable, "-m", "crowd.cli", "sink", "--port", str(sink)]
         consumer = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    plan = ClusterPlan(
-        nodes=options.nodes, port=options.port, upstream=f"http://127.0.0.1:{sink}"
-    )
+    plan = ClusterPlan(nodes=options.nodes, port=options.port, upstream=f"http://127.0.0.1:{sink}")
     try:
         up(options.directory, plan)
         while not stopped:

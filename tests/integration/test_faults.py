@@ -30,9 +30,7 @@ def test_every_node_accepts_and_the_consumer_gets_it_once(cluster):
         assert (status, body) == (200, b'{"status": "OK"}')
         ids.add(headers["Crowd-Message-Id"])
     assert len(ids) == 3
-    eventually(
-        "three deliveries", lambda: check_deliveries([], cluster.sinks)["delivered"] == 3
-    )
+    eventually("three deliveries", lambda: check_deliveries([], cluster.sinks)["delivered"] == 3)
     cluster.same_ledgers()
 
 
@@ -99,14 +97,14 @@ def test_sigterm_hands_over_and_fails_no_request(cluster):
 
 def test_a_wiped_node_comes_back_as_a_learner_and_votes_again_when_it_has_everything(cluster):
     """D8: its directory is gone, so is its memory of votes; a committed entry readmits it."""
-    import shutil  # noqa: PLC0415
+    import shutil
 
     for _ in range(20):
         assert cluster.post("a")[0] == 200
     wiped = next(name for name in cluster.nodes if name != cluster.leader())
     before = {n["name"]: n["journal_id"] for n in cluster.status()["nodes"]}
     cluster.kill(wiped)
-    from crowd.config import load_file  # noqa: PLC0415
+    from crowd.config import load_file
 
     shutil.rmtree(load_file(cluster.nodes[wiped].config).node.directory)
     cluster.up()

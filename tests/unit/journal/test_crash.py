@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from crowd.errors import DamagedError, FatalError
 from crowd.raft.journal.shape import BATCH_HEADER_BYTES, BATCH_MAGIC, RECORD_HEADER_BYTES
-from tests.unit.journal.fakes import PowerCutError
+from tests.unit.journal.fakes import FaultyFileSystem, PowerCutError
 from tests.unit.journal.rig import DIRECTORY, Rig
 
 NO_OP = (b"\x01", 1, 0)
@@ -147,14 +148,12 @@ def test_i1_what_was_durable_survives_a_crash_at_any_point(first, cut, second, c
         rig.system.steps_left = steps
         history.promise()
         settled = False
-        try:
+        with contextlib.suppress(PowerCutError):
             for operation in operations:
                 history.do(operation)
             rig.write()
             history.promise()
             settled = rig.journal.durable_index == rig.journal.last_index
-        except PowerCutError:
-            pass
         if kill:
             rig.system.kill()
         else:
@@ -177,25 +176,21 @@ def test_a_crash_during_recovery_is_recovered_from(cut, again, seed):
     chance = random.Random(seed)
     rig.system.steps_left = cut
     durable, vote = 1, 0
-    try:
+    with contextlib.suppress(PowerCutError):
         for number in range(8):
             rig.add(b"entry %d" % number * 5)
             rig.journal.setCurrentTerm(number, "a")
             rig.write()
             durable, vote = rig.journal.durable_index, number
-    except PowerCutError:
-        pass
     for kill, steps in again:
         if kill:
             rig.system.kill()
         else:
             rig.system.crash(chance)
         rig.system.steps_left = steps
-        try:
+        with contextlib.suppress(PowerCutError):
             rig.open()
             durable, vote = rig.journal.durable_index, rig.journal.getCurrentTerm()
-        except PowerCutError:
-            pass
     rig.system.crash(chance)
     rig.open()
     assert rig.journal.getCurrentTerm() >= vote
@@ -203,23 +198,38 @@ def test_a_crash_during_recovery_is_recovered_from(cut, again, seed):
     assert rig.log[1:durable] == [(b"entry %d" % n * 5, n + 2, 1) for n in range(durable - 1)]
 
 
-@settings(deadline=None, max_examples=100)
-@given(st.integers(0, 14), st.integers(0, 1 << 32))
-def test_a_crash_at_birth_leaves_a_new_journal_or_none(cut, seed):
-    """A directory whose making was interrupted is made anew, not called damaged."""
-    rig = Rig.__new__(Rig)
-    fresh = Rig()
-    fresh.journal.close()
-    rig.__dict__.update(fresh.__dict__)
-    rig.system = type(fresh.system)()
-    rig.system.steps_left = cut
-    try:
+@pytest.mark.parametrize("cut", range(60))
+def test_a_node_that_was_killed_and_goes_on_survives_a_power_cut(cut):
+    """What a killed process left unsynced, names of files included, is synced by the next one."""
+    for seed in range(8):
+        rig = Rig(segment_bytes=250)
+        rig.system.steps_left = cut
+        with contextlib.suppress(PowerCutError):
+            for number in range(8):
+                rig.add(b"entry %d" % number * 5)
+                rig.write()
+        rig.kill_and_open()
+        rig.add(b"after")
+        rig.write()
+        model = rig.log
+        assert rig.journal.durable_index == len(model)
+        rig.system.crash(random.Random(seed))
         rig.open()
-    except PowerCutError:
-        pass
-    rig.system.crash(random.Random(seed))
-    rig.open()
-    assert rig.log == [NO_OP]
+        assert rig.log == model
+
+
+@pytest.mark.parametrize("cut", range(15))
+def test_a_crash_at_birth_leaves_a_new_journal_or_none(cut):
+    """A directory whose making was interrupted is made anew, not called damaged."""
+    for seed in range(40):
+        rig = Rig()
+        rig.system = FaultyFileSystem()
+        rig.system.steps_left = cut
+        with contextlib.suppress(PowerCutError):
+            rig.open()
+        rig.system.crash(random.Random(seed))
+        rig.open()
+        assert rig.log == [NO_OP]
 
 
 def closed_journal() -> tuple[Rig, list]:
@@ -344,7 +354,7 @@ def test_a_segment_with_anothers_place_or_of_another_journal_is_damage():
     """A file that was copied over another, or from another node, does not pass for it."""
     rig, _ = closed_journal()
     other, _ = closed_journal()
-    other.system = type(other.system)()
+    other.system = FaultyFileSystem()
     other.open()
     first, second = rig.segments()[:2]
     for copied in (rig.inode(second), other.inode(first)):
@@ -401,7 +411,7 @@ def test_a_message_cannot_forge_a_batch():
     rig = Rig(segment_bytes=1 << 14)
     rig.add(b"a")  # its next segment, too, has another salt than the other journal's
     rig.journal.clear()
-    rig.system = type(rig.system)()
+    rig.system = FaultyFileSystem()
     rig.open()
     (name,) = rig.segments()
     used = len(rig.inode(name).seen.rstrip(b"\0"))

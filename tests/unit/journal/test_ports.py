@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 
@@ -78,8 +79,6 @@ def test_names(system):
 
 def test_a_lock_is_had_once(system):
     """The second one who wants the lock hears which process has it; then it is free again."""
-    import os
-
     filesystem, directory = system
     lock = filesystem.lock(f"{directory}/lock")
     with pytest.raises(DirectoryError, match=f"process {os.getpid()}"):

@@ -1,6 +1,7 @@
 """Clusters in memory for the tests of this folder."""
 
 import pytest
+
 from tests.unit.raft.cluster import Cluster
 
 

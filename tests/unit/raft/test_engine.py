@@ -1,13 +1,13 @@
 """The engine's promises on members in one process: who acknowledges what, and when."""
 
 import pytest
-from tests.unit.raft.cluster import Cluster, Disk
 from twisted.python.failure import Failure
 
 from crowd.errors import BacklogFullError, DrainingError, NoQuorumError, OutcomeUnknownError
 from crowd.raft.engine import Space
 from crowd.raft.guard import Role
 from crowd.raft.wire import AppendEntries, NextIndex, Offer, RequestVote, ResponseVote
+from tests.unit.raft.cluster import Cluster, Disk
 
 
 def failure(heard):
@@ -251,9 +251,7 @@ def test_an_acknowledgement_of_another_term_does_not_count(cluster):
     cluster.slow.update(followers(cluster))
     heard = cluster.post(leader)
     cluster.run(0.1)
-    late = NextIndex(
-        term=raft.term - 1, next_index=10**6, success=True, reset=False, stamp=0
-    )
+    late = NextIndex(term=raft.term - 1, next_index=10**6, success=True, reset=False, stamp=0)
     for name in followers(cluster):
         raft.receive(name, late)
     cluster.run(0.1)

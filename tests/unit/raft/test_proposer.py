@@ -28,7 +28,9 @@ class FakeLedger:
             session = len(self.nonces) + 1
             self.nonces[command.node, command.nonce] = session
             self.open = {session}
-        elif command.session in self.open and (command.session, command.number) not in self.accepted:
+        elif (
+            command.session in self.open and (command.session, command.number) not in self.accepted
+        ):
             self.accepted[command.session, command.number] = self.tip + 1
             self.tip += len(command.messages)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from twisted.internet import defer, endpoints, protocol, reactor
+from twisted.internet import defer, endpoints, protocol, reactor, ssl
 from twisted.trial.unittest import TestCase
 from twisted.web.server import Site
 
@@ -18,6 +18,7 @@ from crowd.errors import (
     OutcomeUnknownError,
 )
 from crowd.message import Position, RouteId, decode_message
+from crowd.raft.certificates import make_authority
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
@@ -188,6 +189,35 @@ class TestListener(TestCase):
                 failed = error
             assert "listen" in str(failed).lower()
             await listener.stopService()
+
+        return defer.Deferred.fromCoroutine(run())
+
+    def test_https_with_a_client_that_would_like_http2(self):
+        """A client that offers several protocols gets HTTP/1.1; the message remembers https."""
+
+        async def run() -> None:
+            acceptor = Acceptor()
+            routes = (RouteDefinition("/leads", ("POST",), "refuse", None),)
+            router = Router(Ingest(acceptor, routes, lambda: 0).app)
+            producers = Producers(reactor, router, WebLimits(), time.time)
+            plain = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+            certificate, key = make_authority("leads")
+            context = ssl.PrivateCertificate.loadPEM(key + certificate).options()
+            endpoint = endpoints.wrapServerTLS(context, plain)
+            listener = ProducerListener(reactor, [endpoint], producers, drain_s=2.0)
+            listener.startService()
+            self.addCleanup(listener.stopService)
+            (port,) = await listener.listening
+            target = endpoints.wrapClientTLS(
+                ssl.CertificateOptions(acceptableProtocols=[b"h2", b"http/1.1"]),
+                endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port),
+            )
+            request = REQUESTS["a message"]
+            client = await endpoints.connectProtocol(target, Client(request))
+            answer = await client.done
+            assert client.transport.negotiatedProtocol == b"http/1.1"
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert decode_message(acceptor.stored[0]).scheme == b"https"
 
         return defer.Deferred.fromCoroutine(run())
 

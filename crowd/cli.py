@@ -8,6 +8,7 @@ what a command does to one module each in `crowd/tools`. A node itself is starte
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,7 @@ from crowd import __version__
 from crowd.config import explain_file
 from crowd.errors import ConfigurationError, CrowdError
 from crowd.quantity import duration_us
+from crowd.raft.journal import describe
 from crowd.tools.init import ClusterPlan, write_cluster
 from crowd.tools.load import BODY_DEFAULT, Load, LoadPlan, Target, parse_target
 from crowd.tools.loop import Loop
@@ -41,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             _complain(problem)
         return 1
+    except BrokenPipeError:
+        # Whoever read our lines has had enough (`| head`); nothing else may be written there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (CrowdError, OSError, ValueError) as error:
         _complain(str(error))
         return 1
@@ -54,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"crowd {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_init, _add_check, _add_status, _add_sink, _add_load):
+    for add in (_add_init, _add_check, _add_status, _add_journal, _add_sink, _add_load):
         add(commands)
     return top
 
@@ -133,6 +139,18 @@ def _status(options: argparse.Namespace) -> int:
     else:
         print("\n".join(status_lines(status)))
     return 0 if status["leader"] is not None else 1
+
+
+def _add_journal(commands: _Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("journal", help="read a stopped node's journal for a person")
+    command.add_argument("directory", metavar="DIR", help="the node's directory")
+    command.set_defaults(run=_journal)
+
+
+def _journal(options: argparse.Namespace) -> int:
+    for line in describe(options.directory):
+        print(line)
+    return 0
 
 
 def _add_sink(commands: _Commands[argparse.ArgumentParser]) -> None:

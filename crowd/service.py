@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 DRAIN_S: Final = 10.0
 """How long a stopping node waits for answers; longer than `acknowledge_within` by default."""
 
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long the reactor may keep the interpreter from the journal's writer, which has a disk to
+keep busy; Python's default of 5 ms is longer than an acknowledgement should take."""
+
 GARBAGE_THRESHOLDS: Final = (50_000, 20, 100)
 """A request makes few cycles; the default thresholds would look for some 30 times a second."""
 
@@ -164,6 +168,7 @@ class Node(Service):
         listener.listening.addErrback(self._cannot_listen, ", ".join(node.http))
         listener.startService()
         self._doors.append(listener)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.collect()
         gc.freeze()  # what is there by now stays: no collection need look at it again
         gc.set_threshold(*GARBAGE_THRESHOLDS)

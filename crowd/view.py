@@ -113,7 +113,17 @@ class EngineView:
             "crowd_http_requests_total": self._producers.requests,
             "crowd_http_connections": self._producers.connections,
             "crowd_http_connections_refused_total": self._producers.connections_refused,
+            "crowd_http_in_flight_bytes": self._producers.budget.used,
         }
+        for consumer in ledger.consumers.values():
+            label = f'{{consumer="{consumer.definition.name}"}}'
+            values["crowd_consumer_backlog_messages" + label] = ledger.backlog(consumer.id)
+            values["crowd_consumer_watermark" + label] = ledger.watermark(consumer.id)
+        for lane in self._dispatcher.progress():
+            label = f'{{consumer="{lane.name}"}}'
+            values["crowd_consumer_in_flight" + label] = lane.in_flight
+            values["crowd_consumer_attempts_total" + label] = lane.attempts
+            values["crowd_consumer_delivered_total" + label] = lane.delivered
         return values
 
 

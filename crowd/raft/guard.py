@@ -767,6 +767,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
 
     def _SyncObj__applyLogEntries(self) -> bool:
         """Apply for at most `APPLY_SLICE_S`; never twice, never past a failure (D13)."""
+        self._replicate()  # followers first: their producers wait for the commit index
         until = self._now() + APPLY_SLICE_S
         while self.commit_index > self.applied_index:
             index = self.applied_index + 1

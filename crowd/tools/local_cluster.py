@@ -41,6 +41,7 @@ STOPPED_WITHIN_S: Final = 20.0
 """For a node to drain and leave by itself, before it is killed."""
 
 _LOOK_EVERY_S: Final = 0.05
+_EMPTY_LOOKS_MAX: Final = 100
 _TAIL_LINES: Final = 20
 
 
@@ -207,10 +208,25 @@ def _is_node(pid: int, config: str) -> bool:
     if not pid:
         return False
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        command = _command_line(pid)
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return os.fsencode(config) in words  # a zombie has no words
+    return os.fsencode(config) in command.split(b"\0")
+
+
+def _command_line(pid: int) -> bytes:
+    """Return a process's words; none of a zombie.
+
+    One that is being started has none yet for a moment, which is waited for.
+    """
+    process = Path(f"/proc/{pid}")
+    for _ in range(_EMPTY_LOOKS_MAX):
+        command = (process / "cmdline").read_bytes()
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        if command or state in "ZX":
+            return command
+        time.sleep(_LOOK_EVERY_S / 10)
+    return b""
 
 
 @contextmanager

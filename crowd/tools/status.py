@@ -101,11 +101,13 @@ def status_lines(status: dict[str, Any]) -> list[str]:
             f"applied {node['applied']}, digest {shown}"
         )
         if node["name"] == status["leader"]:
-            lines += [
-                f"  consumer {consumer.get('name')}: backlog {consumer.get('backlog')}, "
-                f"in flight {consumer.get('in_flight')}, watermark {consumer.get('watermark')}"
-                for consumer in node.get("consumers", [])
-            ]
+            for consumer in node.get("consumers", []):
+                told = [
+                    f"{key.replace('_', ' ')} {consumer[key]}"
+                    for key in ("backlog", "in_flight", "watermark")
+                    if key in consumer
+                ]
+                lines.append(f"  consumer {consumer.get('name')}: {', '.join(told)}")
     return lines
 
 

@@ -162,8 +162,15 @@ def _is_loopback(address: Any) -> bool:
         return False
 
 
+class _QuietSite(Site):
+    """Without an access log: probes ask every second, and say nothing new."""
+
+    def log(self, request: Any) -> None:
+        """Log nothing."""
+
+
 def admin_site(view: NodeView) -> Site:
     """Return what listens on the admin port."""
-    site = Site(Admin(view).app.resource())  # type: ignore[no-untyped-call]  # Twisted's
+    site = _QuietSite(Admin(view).app.resource())  # type: ignore[no-untyped-call]  # Twisted's
     site.displayTracebacks = False
     return site

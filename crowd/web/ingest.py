@@ -88,6 +88,10 @@ class Ingest:
             return self._take(path, request)
 
         self.app.route(path, methods=methods, endpoint=path, strict_slashes=False)(take)
+        front, converter, _ = path.rpartition("<path:")
+        if converter and front.endswith("/") and path.endswith(">"):
+            # "all below" includes the top itself, which Werkzeug's converter leaves out.
+            self.app.route(front, methods=methods, endpoint=f"{path} itself")(take)
 
     def _take(self, path: str, request: Any) -> Any:
         """Offer a request's message. Returns what Klein waits for."""

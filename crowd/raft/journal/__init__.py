@@ -6,9 +6,10 @@ world, ``filesystem`` and ``writer`` are the world. docs/reference/journal-forma
 format and the crash states; docs/decisions/0001-segmented-journal.md has the reasons.
 """
 
+from crowd.raft.journal.describe import describe
 from crowd.raft.journal.filesystem import DiskFileSystem
 from crowd.raft.journal.journal import Journal
 from crowd.raft.journal.opening import open_journal
 from crowd.raft.journal.writer import ThreadWriter
 
-__all__ = ["DiskFileSystem", "Journal", "ThreadWriter", "open_journal"]
+__all__ = ["DiskFileSystem", "Journal", "ThreadWriter", "describe", "open_journal"]

@@ -11,7 +11,6 @@ they cannot be durable without it.
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -25,6 +24,7 @@ from crowd.raft.journal.shape import (
     encode_batch,
     encode_segment_header,
 )
+from crowd.raft.journal.spare import NO_SPACE, Spare
 
 if TYPE_CHECKING:
     from array import array
@@ -34,10 +34,7 @@ if TYPE_CHECKING:
     from crowd.raft.journal.ports import File, FileSystem
     from crowd.raft.journal.shape import Entry
 
-NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 SUFFIX: Final = ".segment"
-NEW_SUFFIX: Final = ".new"
-"""A file that has no final name yet: what a crash leaves of it is removed at the next start."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -60,6 +57,7 @@ class Appended(msgspec.Struct, frozen=True):
     """A batch that is durable: where it starts and ends, and where in it each record is.
 
     ``begun`` are the segments begun since the last such report; it stands in the last one.
+    ``prepare`` asks for a call of `Appender.prepare` when nothing is more urgent.
     """
 
     begun: tuple[Begun, ...]
@@ -67,6 +65,7 @@ class Appended(msgspec.Struct, frozen=True):
     end: int
     offsets: array[int]
     took_s: float
+    prepare: bool
 
 
 class Tail(msgspec.Struct):
@@ -108,6 +107,7 @@ class Appender:
         self._seconds = seconds
         self._draw = draw
         self._begun: list[Begun] = []
+        self._spare = Spare(filesystem, directory)
         self.failed = False
 
     def append(self, batch: Batch) -> Appended:
@@ -122,6 +122,16 @@ class Appender:
             return self._append(batch, began_s)
         except OSError as error:
             raise self._fail("append to the log", error) from error
+
+    def prepare(self, *, wholly: bool = False) -> None:
+        """Make the next segment's file ready, a piece of it or all. Raises StorageFailedError."""
+        self._check()
+        try:
+            self._spare.prepare(self._segment_bytes)
+            while wholly and self._spare.is_wanted(self._segment_bytes):
+                self._spare.prepare(self._segment_bytes)
+        except OSError as error:
+            raise self._fail("prepare a segment", error) from error
 
     def change_memory(self, **changes: object) -> None:
         """Make changed fields of the node's memory durable. Raises StorageFailedError."""
@@ -145,6 +155,7 @@ class Appender:
 
     def close(self) -> None:
         """Close the files."""
+        self._spare.close()
         if self._file is not None:
             self._file.close()
         self._memory_file.close()
@@ -178,7 +189,12 @@ class Appender:
         tail.batch += 1
         tail.next_index = next_index + len(batch.entries)
         begun, self._begun = tuple(self._begun), []
-        return Appended(begun, start, tail.used_bytes, offsets, self._seconds() - began_s)
+        took_s = self._seconds() - began_s
+        # Not before it is half full: a small log takes the disk of one segment, not of two.
+        prepare = tail.used_bytes > self._segment_bytes // 2 and self._spare.is_wanted(
+            self._segment_bytes
+        )
+        return Appended(begun, start, tail.used_bytes, offsets, took_s, prepare)
 
     def _encode(self, batch: Batch, cut: Cut | None) -> tuple[bytes, array[int]]:
         tail = self._tail
@@ -210,23 +226,17 @@ class Appender:
         self._begun.append(Begun(number, segment_name(number), salt))
 
     def _make_file(self, path: str, size_bytes: int, header: bytes) -> File:
-        new = path + NEW_SUFFIX
-        file: File | None = None
         try:
-            file = self._filesystem.open(new, create=True)
-            file.allocate(size_bytes)
-            file.write(header, 0)
+            file = self._spare.take(size_bytes, header)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
-            if file is not None:
-                file.close()
-                self._filesystem.remove(new)
             raise NoSpaceError(f"no space for a segment of {size_bytes} bytes") from error
         # The bytes and the length before the name: a file with a segment's name always has
         # its header, so a bad header is damage and never a crash's doing.
         file.sync()
-        self._filesystem.rename(new, path)
+        self._filesystem.rename(self._spare.path, path)
+        self._spare.taken()
         return file
 
     def _check(self) -> None:

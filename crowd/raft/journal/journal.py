@@ -23,16 +23,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final, overload
 
-import msgspec
 from twisted.logger import Logger
 
 from crowd.errors import FatalError, NoSpaceError, StorageFailedError
 from crowd.raft.journal.appender import Appended, Batch
 from crowd.raft.journal.ballot import Ballot
 from crowd.raft.journal.gathered import Gathered
-from crowd.raft.journal.places import Segment
-from crowd.raft.journal.recent import ENTRY_OVERHEAD_BYTES, Recent
-from crowd.raft.journal.shape import COMMAND_BYTES_MAX, SEGMENT_HEADER_BYTES, Kind
+from crowd.raft.journal.holdings import Holdings
+from crowd.raft.journal.recent import ENTRY_OVERHEAD_BYTES
+from crowd.raft.journal.shape import COMMAND_BYTES_MAX
 from crowd.raft.journal.view import EntryView
 
 if TYPE_CHECKING:
@@ -50,15 +49,6 @@ _NO_LIMIT: Final = 1 << 63
 
 def _ignore(*_: object) -> None:
     pass
-
-
-class Counters(msgspec.Struct):
-    """What was made durable since the start; for metrics. A write includes its fdatasync."""
-
-    batches: int = 0
-    entries: int = 0
-    written_bytes: int = 0
-    write_s: float = 0.0
 
 
 class Journal:
@@ -89,14 +79,14 @@ class Journal:
         *,
         cache_bytes: int,
     ) -> None:
-        self._places, self._terms = found.places, found.terms
-        self._appender, self._reader = appender, reader
-        self._writer, self._lock = writer, lock
+        self._appender, self._writer, self._lock = appender, writer, lock
+        self._holdings = Holdings(found.places, reader, cache_bytes)
+        self._recent, self._terms = self._holdings.recent, found.terms
+        self.counters = self._holdings.counters
         self.journal_id = memory.journal_id
         self.first_index = found.places.first_index
         self.last_index = self.durable_index = found.places.last_index
         self.last_term = found.terms.last
-        self._recent = Recent(cache_bytes)
         self._first: Entry | None = None
         self._last: Entry | None = None
         self._gathered = Gathered()  # what the writer was not handed yet
@@ -108,10 +98,10 @@ class Journal:
         self._commit_index = max(1, found.commit_index)
         self._written_commit_index = found.commit_index
         self._confirmed = found.confirmed
+        self._preparing = False
         self._ballot = Ballot(memory, self._change_memory, self._memory_changed)
         self.vote_pending = False
         self.full = False
-        self.counters = Counters()
         self.on_durable: Callable[[], None] = _ignore
         self.on_fatal: Callable[[FatalError], None] = _ignore
         self._failed = self._closed = False
@@ -124,7 +114,7 @@ class Journal:
     @property
     def stored_bytes(self) -> int:
         """What the log takes of the disk, the room kept for its last segment not counted."""
-        return sum(segment.used_bytes for segment in self._places.segments)
+        return self._holdings.stored_bytes
 
     @property
     def founding(self) -> bytes:
@@ -170,12 +160,9 @@ class Journal:
         Raises IndexError if it is not in the log, DamagedError if its bytes on the disk do
         not match their checksum, StorageFailedError if they cannot be read.
         """
-        entry = self._recent.get(index)
-        if entry is not None:
-            return entry
         if not self.first_index <= index <= self.last_index:
             raise IndexError(f"no entry {index} in {self.first_index}..{self.last_index}")
-        return self._reader.entries(index, index, 0)[0]
+        return self._holdings.entry(index)
 
     def entries(self, from_index: int, bytes_max: int) -> list[Entry]:
         """Return consecutive entries: at least one, and at most `bytes_max` beyond the first.
@@ -184,25 +171,9 @@ class Journal:
         """
         if from_index == self.last_index + 1:
             return []
-        found = [self.entry(from_index)]
-        index = from_index + 1
-        recent_index = self._recent.first_index(self.last_index + 1)
-        while index < recent_index and bytes_max > 0:
-            more = self._reader.entries(index, recent_index - 1, bytes_max)
-            for entry in more:
-                bytes_max -= len(entry[0])
-                if bytes_max < 0:
-                    return found
-                found.append(entry)
-            index += len(more)
-        if index >= recent_index:
-            recent = self._recent.entries
-            for place in range(index - recent_index, len(recent)):
-                bytes_max -= len(recent[place][0])
-                if bytes_max < 0:
-                    break
-                found.append(recent[place])
-        return found
+        if not self.first_index <= from_index <= self.last_index:
+            raise IndexError(f"no entry {from_index} in {self.first_index}..{self.last_index}")
+        return self._holdings.entries(from_index, self.last_index, bytes_max)
 
     def term_at(self, index: int) -> int:
         """Return the term of the entry at `index`. Raises IndexError if it is not in the log."""
@@ -274,15 +245,13 @@ class Journal:
         Whole segments only: the log may keep more than asked, and `first_index` says from
         where. Entries that are not durable always stay.
         """
-        dropped = self._places.drop_below(min(self.first_index + entryTo, self.durable_index))
-        if not dropped:
+        keep_from = min(self.first_index + entryTo, self.durable_index)
+        numbers = self._holdings.drop_below(keep_from)
+        if not numbers:
             return
-        self.first_index = self._places.first_index
+        self.first_index = self._holdings.first_index
         self._terms.drop_below(self.first_index)
-        self._recent.drop_below(self.first_index)
         self._first = None
-        self._reader.forget(dropped)
-        numbers = range(dropped[0].number, dropped[-1].number + 1)
         self._submit_other(partial(self._appender.remove_segments, numbers), _ignore)
 
     # --- Commit index, term and vote ----------------------------------------------------------
@@ -371,7 +340,7 @@ class Journal:
             # The log is whole without this confirmation; only less can be proved of it.
             self._log.warn("closed without confirming the last batch: {error}", error=error)
         finally:
-            self._reader.close()
+            self._holdings.close()
             self._appender.close()
             self._lock.close()
 
@@ -425,7 +394,7 @@ class Journal:
         if isinstance(result, BaseException):
             self._fail(result)
             return
-        self._place(batch, result)
+        self._holdings.take(batch, result)
         before = self.durable_index
         if batch.entries:
             # What was cut off while it was written is on the disk, but not in the log.
@@ -434,29 +403,14 @@ class Journal:
         self._written_commit_index = batch.commit_index
         self._recent.evict(self.durable_index)
         self.flush()  # first: the disk works while the engine hears
+        if result.prepare and not self._preparing:
+            self._preparing = True
+            self._submit_other(self._appender.prepare, self._prepared)
         if self.durable_index > before:
             self.on_durable()
 
-    def _place(self, batch: Batch, appended: Appended) -> None:
-        """Note where a durable batch stands, in the order in which it took effect."""
-        places = self._places
-        for begun in appended.begun:
-            base = places.last_index + 1
-            places.add_segment(
-                Segment(begun.number, begun.name, begun.salt, base, SEGMENT_HEADER_BYTES)
-            )
-        if batch.cut is not None:
-            if batch.cut.kind is Kind.RESET:
-                places.reset(batch.cut.index)
-            else:
-                places.cut(batch.cut.index)
-        places.extend(appended.start, appended.offsets)
-        places.segments[-1].used_bytes = appended.end
-        counters = self.counters
-        counters.batches += 1
-        counters.entries += len(batch.entries)
-        counters.written_bytes += appended.end - appended.start
-        counters.write_s += appended.took_s
+    def _prepared(self) -> None:
+        self._preparing = False
 
     def _change_memory(self, fields: dict[str, object], then: Callable[[], object]) -> None:
         self._submit_other(partial(self._appender.change_memory, **fields), then)

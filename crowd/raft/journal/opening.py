@@ -14,13 +14,14 @@ import msgspec
 from twisted.logger import Logger
 
 from crowd.errors import DamagedError, DirectoryError, StorageFailedError
-from crowd.raft.journal.appender import NO_SPACE, SUFFIX, Appender, Batch
+from crowd.raft.journal.appender import SUFFIX, Appender, Batch
 from crowd.raft.journal.journal import Journal
 from crowd.raft.journal.memory import FILE_NAME, Memory, MemoryFile, create_memory, open_memory
 from crowd.raft.journal.places import Segment
 from crowd.raft.journal.reader import Reader
 from crowd.raft.journal.recovery import Found, recover
 from crowd.raft.journal.shape import SEGMENT_HEADER_BYTES
+from crowd.raft.journal.spare import NO_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,8 +161,10 @@ def _mend(filesystem: FileSystem, directory: str, found: Found) -> File | None:
 
 def _begin(found: Found, appender: Appender) -> None:
     """Write the first entry of a new log, or of one whose making a crash cut short."""
-    appended = appender.append(Batch(None, [FIRST_ENTRY], 1))
     places = found.places
+    if not places.segments:
+        appender.prepare(wholly=True)  # nobody waits yet; later segments are prepared in pieces
+    appended = appender.append(Batch(None, [FIRST_ENTRY], 1))
     for begun in appended.begun:
         places.add_segment(Segment(begun.number, begun.name, begun.salt, 1, SEGMENT_HEADER_BYTES))
     places.extend(appended.start, appended.offsets)

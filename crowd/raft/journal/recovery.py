@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from crowd.errors import DamagedError
-from crowd.raft.journal.appender import NEW_SUFFIX, SUFFIX, Tail, segment_name
+from crowd.raft.journal.appender import SUFFIX, Tail, segment_name
 from crowd.raft.journal.places import Places, Segment, Terms
 from crowd.raft.journal.shape import (
     BATCH_HEADER_BYTES,
@@ -34,6 +34,7 @@ from crowd.raft.journal.shape import (
     decode_batch_header,
     decode_segment_header,
 )
+from crowd.raft.journal.spare import NEW_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,10 +74,10 @@ def recover(filesystem: FileSystem, directory: str, memory: Memory) -> Found:
 
     Raises DamagedError, which names the file, the offset and the index, and OSError.
     """
-    numbers, stray = segments_expected(filesystem, directory, memory)
+    names, stray = segments_expected(filesystem, directory, memory)
     found = Found(Places(), Terms(), Tail(0, 0, 0, 1, 1), stray=stray)
-    for number in numbers:
-        reading = _Reading(directory, memory, found, number, is_last=number == numbers[-1])
+    for number, name in enumerate(names, memory.first_segment):
+        reading = _Reading(directory, memory, found, number, is_last=name == names[-1])
         file = filesystem.open(reading.path)
         try:
             if reading.is_last:
@@ -94,8 +95,8 @@ def recover(filesystem: FileSystem, directory: str, memory: Memory) -> Found:
 
 def segments_expected(
     filesystem: FileSystem, directory: str, memory: Memory
-) -> tuple[list[int], tuple[str, ...]]:
-    """Return the numbers of the segments to read, and the files that a crash left behind.
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the segments to read, and of the files that a crash left behind.
 
     Raises DamagedError if one is missing.
     """
@@ -110,7 +111,7 @@ def segments_expected(
             )
     stray = [segment_name(number) for number in sorted(present) if number not in expected]
     stray += [name for name in names if name.endswith(NEW_SUFFIX)]
-    return list(expected), tuple(stray)
+    return tuple(segment_name(number) for number in expected), tuple(stray)
 
 
 class _Reading:

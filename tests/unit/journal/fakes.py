@@ -126,9 +126,9 @@ class FaultyFileSystem:
         self.faults: dict[str, deque[OSError | None]] = {}
         """By kind of step: what the next ones raise."""
 
-    def fail(self, kind: str, code: int, *, after: int = 0) -> None:
-        """Let a step of this kind fail, after so many that do not."""
-        self.faults[kind] = deque([None] * after + [OSError(code, os.strerror(code))])
+    def fail(self, kind: str, code: int, *, after: int = 0, times: int = 1) -> None:
+        """Let steps of this kind fail, after so many that do not."""
+        self.faults[kind] = deque([None] * after + [OSError(code, os.strerror(code))] * times)
 
     def step(self, kind: str) -> None:
         self.log.append(kind)
@@ -279,7 +279,7 @@ class ManualWriter:
         job, done = self._jobs.popleft()
         try:
             return done, job()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a result like any other
             return done, error
 
     def report(self, done, result) -> None:

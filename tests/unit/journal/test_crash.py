@@ -218,7 +218,7 @@ def test_a_node_that_was_killed_and_goes_on_survives_a_power_cut(cut):
         assert rig.log == model
 
 
-@pytest.mark.parametrize("cut", range(15))
+@pytest.mark.parametrize("cut", range(20))
 def test_a_crash_at_birth_leaves_a_new_journal_or_none(cut):
     """A directory whose making was interrupted is made anew, not called damaged."""
     for seed in range(40):

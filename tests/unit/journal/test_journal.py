@@ -9,6 +9,7 @@ import tracemalloc
 import pytest
 
 from crowd.errors import DirectoryError, StorageFailedError
+from crowd.raft.journal.spare import PIECE_BYTES
 from tests.unit.journal.fakes import PowerCutError
 from tests.unit.journal.rig import DIRECTORY, Rig
 
@@ -249,7 +250,7 @@ def test_an_entry_out_of_order_is_refused():
     rig = Rig()
     rig.add(b"a", term=5)
     for command, index, term in ((b"", 4, 5), (b"", 2, 5), (b"", 3, 4), (bytes(1 << 27), 3, 5)):
-        with pytest.raises(ValueError, match="entry|command"):
+        with pytest.raises(ValueError, match=r"entry|command"):
             rig.journal.add(command, index, term)
     assert rig.journal.last_index == 2
 
@@ -339,8 +340,8 @@ def test_a_full_disk_is_waited_for():
     """No space: nothing is lost, nothing above it is acknowledged, and it goes on afterwards."""
     rig = Rig(segment_bytes=400)
     rig.add(bytes(200))
+    rig.system.fail("allocate", errno.ENOSPC, times=2)  # ahead of the need, and at it
     rig.write()
-    rig.system.fail("allocate", errno.ENOSPC)
     rig.add(bytes(200), b"small")
     rig.write()
     assert rig.journal.full
@@ -360,13 +361,22 @@ def test_a_full_disk_is_waited_for():
     assert model[2:] == [(bytes(200), 3, 1), (b"small", 4, 1), (b"other", 5, 1)]
 
 
-@pytest.mark.parametrize("step", ["write", "create", "allocate"])
-def test_no_space_in_the_middle_is_undone(step):
-    """Half of a batch on the disk is taken back; the one second timer tries again."""
+@pytest.mark.parametrize(
+    ("step", "after", "times"),
+    [
+        ("create", 0, 2),  # the next segment, made ready ahead, and at the need
+        ("allocate", 0, 2),
+        ("allocate", 1, 1),
+        ("write", 2, 1),  # its header
+        ("write", 5, 1),  # a batch, after the header and both copies of the memory
+    ],
+)
+def test_no_space_in_the_middle_is_undone(step, after, times):
+    """Whatever was begun is taken back; the one second timer tries again."""
     rig = Rig(segment_bytes=400)
-    rig.add(bytes(300))
+    rig.add(bytes(200))
+    rig.system.fail(step, errno.ENOSPC, after=after, times=times)
     rig.write()
-    rig.system.fail(step, errno.ENOSPC)
     rig.add(bytes(300))
     rig.journal.deleteEntriesFrom(1)
     rig.add(b"x" * 300, b"y", term=2)
@@ -378,6 +388,27 @@ def test_no_space_in_the_middle_is_undone(step):
     assert (rig.journal.full, rig.journal.durable_index) == (False, 2)
     assert rig.log == [NO_OP, (b"x" * 300, 2, 2)]
     assert list(rig.kill_and_open()[:]) == [NO_OP, (b"x" * 300, 2, 2)]
+
+
+def test_the_next_segment_is_made_ready_ahead():
+    """Its zeros are written in pieces between batches, and a full disk there stops nothing."""
+    rig = Rig(segment_bytes=4 * PIECE_BYTES)
+    rig.add(bytes(PIECE_BYTES))
+    rig.write()
+    assert "spare.new" not in rig.system.names(DIRECTORY), "a small log has one segment"
+    rig.add(bytes(2 * PIECE_BYTES))
+    rig.write()
+    assert "spare.new" in rig.system.names(DIRECTORY)
+    rig.system.fail("write", errno.ENOSPC, after=1)
+    rig.add(b"x")
+    rig.write()
+    assert "spare.new" not in rig.system.names(DIRECTORY)
+    assert not rig.journal.full
+    rig.add(bytes(2 * PIECE_BYTES))
+    rig.write()
+    assert len(rig.segments()) == 2
+    model = rig.log
+    assert list(rig.kill_and_open()[:]) == model
 
 
 def test_what_was_cut_off_while_it_found_no_space_is_not_written():

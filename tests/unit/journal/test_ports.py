@@ -173,8 +173,8 @@ def test_no_thread_before_the_first_job():
     before = threading.active_count()
     threaded = Threaded()
     assert threading.active_count() == before
-    threaded.writer.submit(threading.get_ident, lambda ident: seen.append(ident))
     seen: list[int] = []
+    threaded.writer.submit(threading.get_ident, seen.append)
     threaded.finish(1)
     assert seen != [threading.get_ident()]
     threaded.writer.close()

@@ -33,6 +33,11 @@ def test_init_over_a_cluster_says_what_is_there(tmp_path, capsys):
     assert "found a file" in capsys.readouterr().err
 
 
+def test_a_journal_that_is_not_there_is_told(tmp_path, capsys):
+    assert main(["journal", str(tmp_path)]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
+
+
 def test_status_without_a_cluster_is_status_1(capsys):
     assert main(["status", "--admin", "http://127.0.0.1:1"]) == 1
     assert "leader none" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from crowd.tools.load import Load, LoadPlan, Target, parse_target, request_parts
-from crowd.tools.loop import Loop
+from crowd.tools.loop import READ, Loop
 from crowd.tools.sink import Sink, SinkPlan
 from crowd.tools.tally import Answer, Tally, report_lines
 
@@ -103,12 +103,17 @@ def test_a_connection_that_breaks_fails_what_was_in_flight():
     load = Load(loop, LoadPlan((target,), rate=0, requests=1, connections=1))
     load.start()
 
-    def break_it(_):
+    def accept(_):
         accepted, _address = listener.accept()
-        accepted.recv(1 << 16)
-        accepted.close()
 
-    loop.watch(listener.fileno(), 1, break_it)
+        def break_it(_):
+            accepted.recv(1 << 16)
+            loop.unwatch(accepted.fileno())
+            accepted.close()
+
+        loop.watch(accepted.fileno(), READ, break_it)
+
+    loop.watch(listener.fileno(), READ, accept)
     loop.call_at(loop.now_s() + 10, loop.stop)
     loop.run()
     report = load.finish()

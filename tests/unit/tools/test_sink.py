@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import socket
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -38,7 +39,7 @@ def test_a_request_is_the_same_in_whatever_pieces_it_comes(cuts):
     exchange = Exchange(lambda: 200, answers, recording=True)
     stream = REQUEST * 2
     edges = [0, *sorted(cuts), len(stream)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         if begin < end:
             assert exchange.feed(stream[begin:end])
     assert len(answers.records) == 2

@@ -129,3 +129,12 @@ def test_a_route_that_the_ledger_lacks_is_not_stored(door, post):
     producer.send(post(b"/leads", b"x"))
     assert json.loads(producer.answers[0].body)["type"] == "/problems/no-quorum"
     assert door.acceptor.offered == []
+
+
+def test_a_route_for_all_below_takes_the_top_itself(door, post):
+    """``/<path:rest>`` takes ``/`` too: it is what stands in front of a whole API."""
+    producer = door.connect()
+    producer.send(post(b"/any/"))
+    producer.send(post(b"/any/deep/er"))
+    door.turn()
+    assert [route for route, _, _ in door.acceptor.offered] == [2, 2]

@@ -32,6 +32,7 @@ from crowd.command import (
     decode_command,
     encode_command,
     open_entry,
+    read_command,
     stamp,
 )
 from crowd.errors import (
@@ -345,7 +346,8 @@ class Engine(Service):
             if done(self.ledger):
                 del self._wanted[name]
             elif self.ledger.tag is not None or name == "birth":
-                self.offer(encode_command(make()))
+                command = make()
+                self.offer(command, encode_command(command))
 
     def _bound(self) -> None:
         """Open or close the door (I7)."""
@@ -362,32 +364,35 @@ class Engine(Service):
 
     # --- What enters the log --------------------------------------------------------------------
 
-    def offer(self, command: bytes) -> bool:
-        """Bring a command to the leader. True if it was appended or sent there: no promise."""
+    def offer(self, command: Command, encoded: bytes) -> bool:
+        """Bring this node's command to the leader; `encoded` are its bytes.
+
+        True if it was appended or sent there, which promises nothing.
+        """
         if self._dead or self._handing_over:
             return False
         if self.raft.is_leader:
-            self._append(command, decode_command(command))
+            self._append(command, encoded)
             return True
         leader = self.raft.leader
         return (
             leader is not None
             and self._links is not None
-            and self._links.send(leader, Offer(command=command))
+            and self._links.send(leader, Offer(command=encoded))
         )
 
     def propose(self, command: Command) -> bool:
         """Append one of the leader's own commands; False if this node does not lead."""
         if self._dead or self._handing_over or not self.raft.is_leader:
             return False
-        self._append(encode_command(command), command)
+        self._append(command, encode_command(command))
         return True
 
     def want(self, name: str, done: Callable[[Ledger], bool], make: Callable[[], Command]) -> None:
         """Offer what `make` returns, again and again, until `done` is true of the ledger."""
         self._wanted[name] = (done, make)
 
-    def _append(self, encoded: bytes, command: Command) -> None:
+    def _append(self, command: Command, encoded: bytes) -> None:
         """Stamp and append a checked command; a proposal that is under way is not repeated."""
         if isinstance(command, Accept):
             proposal = (command.session, command.number)
@@ -407,7 +412,7 @@ class Engine(Service):
             return
         try:
             log_time_us, body = open_entry(command[1:])
-            value = decode_command(body)
+            value = read_command(body)
             self.ledger.apply(Index(index), Term(term), log_time_us, value)
         except NeedsNewerCrowdError as error:
             raise NeedsNewerCrowdError(f"entry {index} needs a newer crowd: {error}") from error
@@ -429,7 +434,7 @@ class Engine(Service):
     def messages(self, index: int) -> tuple[bytes, ...]:
         """Return the stored messages of an accepted entry; raise DamagedError on bad bytes."""
         command, _, _ = self.journal.entry(index)
-        value = decode_command(open_entry(command[1:])[1])
+        value = read_command(open_entry(command[1:])[1])
         if not isinstance(value, Accept):
             raise DamagedError("an entry that should hold messages", place=f"entry {index}")
         return value.messages
@@ -588,7 +593,7 @@ class Engine(Service):
         if not isinstance(command, OFFERED_BY_PEERS):
             self._disconnect(name, f"it offered a {type(command).__name__}, a leader's own command")
             return
-        self._append(encoded, command)
+        self._append(command, encoded)
 
     def _disconnect(self, name: str, why: str) -> None:
         if self._links is not None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crowd.clock import Clock, Timer
-    from crowd.command import SessionId
+    from crowd.command import Command, SessionId
     from crowd.message import RouteId
 
 IN_FLIGHT_MAX: Final = 2
@@ -62,10 +62,11 @@ class Acceptances(Protocol):
 class _Batch:
     """One proposal. `waiters` are (Deferred, deadline), oldest first; `heard` were answered."""
 
-    __slots__ = ("command", "heard", "offered", "offered_s", "waiters")
+    __slots__ = ("command", "encoded", "heard", "offered", "offered_s", "waiters")
 
-    def __init__(self, command: bytes, waiters: list[tuple[Deferred[Position], float]]) -> None:
+    def __init__(self, command: Accept, waiters: list[tuple[Deferred[Position], float]]) -> None:
         self.command = command
+        self.encoded = encode_command(command)
         self.waiters = waiters
         self.heard = 0
         self.offered = False
@@ -81,7 +82,7 @@ class Proposer:
         self,
         node: str,
         clock: Clock,
-        offer: Callable[[bytes], bool],
+        offer: Callable[[Command, bytes], bool],
         nonce: Callable[[], bytes],
         *,
         acknowledge_within_s: float,
@@ -225,18 +226,18 @@ class Proposer:
             routes=tuple(routes),
             messages=tuple(messages),
         )
-        self._in_flight[self._number] = _Batch(encode_command(accept), waiters)
+        self._in_flight[self._number] = _Batch(accept, waiters)
 
     def _offer_due(self) -> None:
         now = self._clock.seconds()
         if self._session is None:
             if self._nonce and now - self._session_offered_s >= OFFER_AGAIN_S:
-                opening = encode_command(OpenSession(node=self._node, nonce=self._nonce))
-                if self._offer(opening):
+                opening = OpenSession(node=self._node, nonce=self._nonce)
+                if self._offer(opening, encode_command(opening)):
                     self._session_offered_s = now
             return
         for batch in self._in_flight.values():
-            if now - batch.offered_s >= OFFER_AGAIN_S and self._offer(batch.command):
+            if now - batch.offered_s >= OFFER_AGAIN_S and self._offer(batch.command, batch.encoded):
                 batch.offered = True
                 batch.offered_s = now
 

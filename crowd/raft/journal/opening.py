@@ -59,7 +59,7 @@ def open_journal(  # noqa: PLR0913  its ports and sizes, by name
 
     Raises DirectoryError if another process uses the directory or it belongs to another node
     or cluster; DamagedError with file, offset and index if anything but a torn last batch is
-    bad (nothing is changed then); StorageFailedError if the disk fails. Blocks.
+    bad (the log is left as it is then); StorageFailedError if the disk fails. Blocks.
     """
     try:
         filesystem.make_directory(directory)

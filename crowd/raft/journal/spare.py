@@ -1,10 +1,10 @@
 """The next segment's file, made ready before it is needed. Runs in the writer's thread.
 
 Decides how a segment comes by its blocks. A write to blocks that were reserved but never
-written must also change the file system's own records before it is durable: on ext4,
-fdatasync of 4 KiB took 340 µs there and 165 µs on blocks that held zeros. So the zeros are
-written ahead, a piece after a batch, which delays the next batch by a millisecond instead
-of one in thousands by a tenth of a second.
+written must also change the file system's own records before it is durable; on ext4 that
+makes a batch's fdatasync half as long again, or worse where other nodes share the disk
+(``tests/unit/journal/measure.py``). So zeros are written there ahead, a piece after a
+batch: a few batches wait about a millisecond, and none waits for all of it.
 """
 
 from __future__ import annotations

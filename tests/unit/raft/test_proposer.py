@@ -49,9 +49,10 @@ class Node:
         self.drawn += 1
         return b"%016d" % self.drawn
 
-    def offer(self, command):
+    def offer(self, command, encoded):
+        assert decode_command(encoded) == command
         if self.reachable:
-            self.offered.append(decode_command(command))
+            self.offered.append(command)
         return self.reachable
 
     def accept(self, body=b"x"):

@@ -104,7 +104,7 @@ def _check(options: argparse.Namespace) -> int:
     problems: list[str] = []
     for file in options.files:
         try:
-            _, settings = explain_file(file)
+            configuration, settings = explain_file(file)
         except ConfigurationError as error:
             problems += error.problems
             continue
@@ -112,6 +112,8 @@ def _check(options: argparse.Namespace) -> int:
         for setting in settings:
             default = "  (default)" if setting.is_default else ""
             print(f"  {setting.key} = {setting.value}{default}")
+        for note in configuration.notes:
+            print(f"  not in force yet: {note}")
     for problem in problems:
         _complain(problem)
     return 1 if problems else 0

@@ -31,6 +31,8 @@ METHODS_DEFAULT: Final = ["POST", "PUT", "PATCH", "DELETE"]
 EVERYTHING: Final = "/<path:rest>"
 """The route of a file that names none."""
 
+_UNBOUNDED: Final = "no consumer has a bound of its own"
+
 
 class Node(msgspec.Struct, frozen=True):
     """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings."""
@@ -63,7 +65,11 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All of a file. ``file_hash`` is over routes and consumers, in their order, alone."""
+    """All of a file. ``file_hash`` is over routes and consumers, in their order, alone.
+
+    ``notes`` has a line for each key of the file that this version accepts and does not act
+    on yet. A promise that would be broken so is no note but a problem.
+    """
 
     node: Node
     cluster: Cluster | None
@@ -71,6 +77,7 @@ class Configuration(msgspec.Struct, frozen=True):
     routes: tuple[RouteDefinition, ...]
     consumers: tuple[ConsumerDefinition, ...]
     file_hash: bytes
+    notes: tuple[str, ...]
 
     @property
     def cluster_name(self) -> str:
@@ -101,7 +108,7 @@ def from_text(text: str, source: str, directory: str | Path = ".") -> Configurat
 def single_node(upstream: str, *, directory: str | Path = "crowd-data") -> Configuration:
     """Return the configuration of one node in front of `upstream`, all else by default.
 
-    Writes of any path are accepted and delivered to `upstream`; reads go straight to it.
+    Writes of any path are accepted and delivered to `upstream`; reads are refused.
     Raises ConfigurationError if `upstream` is no http or https URL.
     """
     try:
@@ -115,8 +122,7 @@ def single_node(upstream: str, *, directory: str | Path = "crowd-data") -> Confi
         directory = {show(str(directory))}
         [[route]]
         path = "{EVERYTHING}"
-        reads = "proxy"
-        upstream = {url}
+        reads = "refuse"
         [[consumer]]
         name = "upstream"
         url = {url}
@@ -160,7 +166,15 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
     if cluster is not None and node.peer is None:
         _, port = kinds.split_address(cluster.peers[node.name])
         node = msgspec.structs.replace(node, peer=f"tcp:{port}")
-    return Configuration(node, cluster, limits, routes, consumers, _hash(routes, consumers))
+    return Configuration(
+        node=node,
+        cluster=cluster,
+        limits=limits,
+        routes=routes,
+        consumers=consumers,
+        file_hash=_hash(routes, consumers),
+        notes=tuple(findings.notes),
+    )
 
 
 def _node(table: Table, directory: Path, *, in_cluster: bool) -> Node:
@@ -205,6 +219,7 @@ def _limits(table: Table) -> Limits:
         backlog_bytes=table.read("backlog", kinds.SIZE, "20 GiB"),
         acknowledge_within_s=table.read("acknowledge_within", kinds.PATIENCE, "5 s") / 1e6,
     )
+    table.not_in_force("idempotency_keys", "Idempotency-Key is not looked at")
     if 0 < limits.in_flight_bytes < limits.body_bytes:
         table.problem("in_flight", "at least limits.body, or no such body ever gets in")
     table.close()
@@ -229,8 +244,10 @@ def _route(table: Table) -> RouteDefinition:
         reads=table.read("reads", kinds.READS, "refuse"),
         upstream=table.read_optional("upstream", kinds.URL),
     )
-    if route.reads == "proxy" and not table.has("upstream"):
-        table.problem("upstream", f'{kinds.URL.expected}, as reads = "proxy"')
+    if route.reads == "proxy":
+        table.not_in_force("reads", "GET and HEAD get 405 with Allow, upstream is not asked")
+        if not table.has("upstream"):
+            table.problem("upstream", f'{kinds.URL.expected}, as reads = "proxy"')
     table.close()
     return route
 
@@ -250,6 +267,8 @@ def _consumer(table: Table, routes: Iterable[RouteDefinition]) -> ConsumerDefini
         backlog_bytes=table.read("backlog", kinds.SIZE, "5 GiB"),
         when_full=table.read("when_full", kinds.WHEN_FULL, "refuse"),
     )
+    table.not_in_force("backlog", f"{_UNBOUNDED}, limits.backlog is for all together")
+    table.not_in_force("when_full", f"{_UNBOUNDED}, at limits.backlog producers get 503")
     paths = {route.path for route in routes}
     if not paths.issuperset(consumer.routes):
         table.problem("routes", "paths of routes in this file: " + ", ".join(sorted(paths)))
@@ -264,6 +283,7 @@ def _retry(table: Table) -> Retry:
         most_us=table.read("most", kinds.DELAY, "5 min"),
         for_us=table.read("for", kinds.DELAY, "24 h"),
     )
+    table.not_in_force("for", "a message is retried for good, nothing is dead-lettered")
     if 0 < retry.most_us < retry.first_us:
         table.problem("most", "at least retry.first")
     table.close()

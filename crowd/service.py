@@ -152,6 +152,8 @@ class Node(Service):
         """Open the journal, join the cluster, and open the doors."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         node = self._configuration.node
+        for note in self._configuration.notes:
+            self._log.warn("not in force yet: {note}", note=note)
         try:
             guard.install(time.monotonic, self._chance)
             self.engine.startService()

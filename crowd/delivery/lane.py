@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from crowd.command import Settle
 from crowd.delivery.backoff import Backoff
 from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome
+from crowd.delivery.pace import Rate
 from crowd.delivery.plan import Plan
 from crowd.delivery.request import Naming
 from crowd.errors import FatalError, MalformedMessageError
@@ -92,6 +93,7 @@ class Lane:
         self.plan = Plan(
             Backoff.from_definition(definition.retry), definition.concurrency, watermark
         )
+        self._rate_text = ""
         self._make_courier()
 
     def redefine(self, definition: ConsumerDefinition) -> None:
@@ -105,15 +107,25 @@ class Lane:
         if self._courier is not None:
             self._courier.close()
         try:
+            self._keep_rate()
             self._courier = self._around.couriers(self.definition)
         except ValueError as error:
             # A node's file was checked before it was proposed; this is one that checked less.
             self._courier = None
-            self._trouble(f"no such address: {error}")
+            self._trouble(f"cannot be attempted: {error}")
         else:
             for older in self._couriers[:-1]:
                 older.abort()
             self._couriers = [*self._couriers[-1:], self._courier]
+
+    def _keep_rate(self) -> None:
+        """Follow the definition's rate; raise ValueError for a text that is none."""
+        text = self.definition.rate or ""
+        if text != self._rate_text:
+            # A definition that left the rate as it was must not forgive what was taken of it.
+            now_s = self._around.clock.seconds()
+            self.plan.rate = Rate.from_text(text, now_s) if text else None
+            self._rate_text = text
 
     # --- A turn -----------------------------------------------------------------------------------
 

@@ -1,13 +1,20 @@
-"""How much of the reactor's time delivery takes.
+"""How fast delivery goes: its share of the reactor's time, and a consumer's own rate.
 
 Decides whether delivery may work now. While producers wait it has a share of the time and
 no more, as its every microsecond is theirs; otherwise it takes what it needs. A token
-bucket, counted in seconds of work. Pure: time is an argument.
+bucket, counted in seconds of work.
+
+Decides too when a consumer that has a rate may be attempted again. That is GCRA, the generic
+cell rate algorithm (ITU-T I.371, annex A, as virtual scheduling): one moment to remember,
+and none of a bucket's refills. Pure: time is an argument.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final
+
+from crowd.quantity import rate_per_s
 
 SHARE: Final = 0.3
 """DESIGN.md's bound: 30 % of the reactor's time while producers wait."""
@@ -15,6 +22,10 @@ SHARE: Final = 0.3
 BURST_S: Final = 0.002
 """The most that is saved up: some twenty attempts in a row, which delay an answer to a
 producer by less than the fsync that it waits for."""
+
+RATE_BURST_S: Final = 0.1
+"""A tenth of a second's attempts may come together: what was late for a slice, a timer or a
+busy reactor is made up for, and a consumer's rate is reached, not only approached."""
 
 
 class TimeBudget:
@@ -59,3 +70,48 @@ class TimeBudget:
         """Return the seconds until half a burst is left, so that slices are worth their start."""
         self._accrue(now_s)
         return max(0.0, (self._burst_s / 2 - self._left_s) / self._share)
+
+
+class Rate:
+    """When the next attempt at one consumer may start.
+
+    Invariant: if an attempt is taken only when one is available, then over any window of
+    w seconds at most ``per_s`` * w + ``burst`` are.
+
+    Counted in whole nanoseconds, and an interval is rounded up: many roundings do not add up
+    to more than the rate, as sums of binary fractions might.
+    """
+
+    def __init__(self, per_s: float, burst: int, start_s: float) -> None:
+        """Make a rate with one attempt available at `start_s`, not a whole burst.
+
+        So a leader that follows another one goes on at about the rate, and adds no burst to
+        the one just made. `per_s` is above 0, `burst` at least 1.
+        """
+        assert per_s > 0
+        assert burst >= 1
+        self.per_s = per_s
+        self.burst = burst
+        self._interval_ns = math.ceil(1e9 / per_s)
+        self._tolerance_ns = (burst - 1) * self._interval_ns
+        # GCRA's theoretical arrival time: when the next would be due were all evenly spaced.
+        self._even_ns = math.ceil(start_s * 1e9) + self._tolerance_ns
+
+    @classmethod
+    def from_text(cls, text: str, start_s: float) -> Rate:
+        """Return the rate that a definition's ``"200/s"`` means; ValueError if it is none."""
+        per_s = rate_per_s(text)
+        return cls(per_s, max(1, int(per_s * RATE_BURST_S)), start_s)
+
+    def due_s(self) -> float:
+        """Return when one is available, which may be past."""
+        return (self._even_ns - self._tolerance_ns) / 1e9
+
+    def available(self, now_s: float) -> bool:
+        """Return whether an attempt may start now."""
+        return self.due_s() <= now_s
+
+    def take(self, now_s: float) -> None:
+        """Count an attempt that starts now, while one is available."""
+        assert self.available(now_s), "an attempt waits for its rate"
+        self._even_ns = max(self._even_ns, math.ceil(now_s * 1e9)) + self._interval_ns

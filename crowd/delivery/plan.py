@@ -21,6 +21,9 @@ A consumer is *silent* after a run of attempts of which none showed life. Then t
 attempt in flight at most, one probe a second, and no fresh message is begun: an outage costs
 a handful of waiting messages, not a window full of them, and hits a consumer that comes up
 with one request, not with thousands. The first sign of life calls the waiting ones back.
+
+Invariant: with a *rate* every attempt, probes and retries among them, is taken from it when
+it starts. What waits for the rate is not in flight: it stays fresh or waiting.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
     from crowd.delivery.backoff import Backoff
     from crowd.delivery.outcome import Answer
+    from crowd.delivery.pace import Rate
     from crowd.message import Position
 
 WINDOW: Final = 100_000
@@ -73,10 +77,17 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 class Plan:
     """The state of one consumer's delivery, on the leader, for as long as it leads."""
 
-    def __init__(self, backoff: Backoff, concurrency: int, watermark: Position) -> None:
+    def __init__(
+        self,
+        backoff: Backoff,
+        concurrency: int,
+        watermark: Position,
+        rate: Rate | None = None,
+    ) -> None:
         """Begin behind `watermark`, with at most `concurrency` attempts in flight."""
         self.backoff = backoff
         self.concurrency = concurrency
+        self.rate = rate
         self.cursor = watermark
         self._watermark = watermark
         self._fresh: deque[Position] = deque()
@@ -151,12 +162,16 @@ class Plan:
                 return None
         elif len(self._in_flight) >= self.concurrency:
             return None
+        if self.rate is not None and not self.rate.available(now_s):
+            return None
         if self._waiting and (self.silent or self._waiting[0][0] <= now_s):
             _, position, before = heappop(self._waiting)
         elif self._fresh:
             position, before = self._fresh.popleft(), 0
         else:
             return None
+        if self.rate is not None:
+            self.rate.take(now_s)
         self._in_flight[position] = before + 1
         return Attempt(position, before + 1)
 
@@ -165,6 +180,11 @@ class Plan:
 
         A time that is past means that it has something now.
         """
+        due_s = self._message_due_s()
+        return due_s if due_s is None or self.rate is None else max(due_s, self.rate.due_s())
+
+    def _message_due_s(self) -> float | None:
+        """Return when a message is there to attempt, whatever the rate says."""
         if self.silent:
             if self._in_flight or not (self._waiting or self._fresh):
                 return None

@@ -40,6 +40,10 @@ BATCH_BYTES_MAX: Final = (1 << 20) - (1 << 14)
 """An entry stays below 1 MiB, unless one message alone is larger."""
 BATCH_MESSAGES_MAX: Final = 4096
 """Bounds the work of one entry: answering 4 096 producers takes about 40 ms in all."""
+GATHER_S: Final = 0.001
+"""How long a message waits at most for others to share its entry (see `accept`)."""
+SHARE_MIN: Final = 16
+"""A share of so many leaves in the middle of a turn, as reading the others takes a while."""
 OFFER_AGAIN_S: Final = 1.0
 """Silence after which a proposal is offered again; a leader change does so at once."""
 CHECK_S: Final = 0.05
@@ -97,6 +101,7 @@ class Proposer:
         self._nonce = b""
         self._session: SessionId | None = None
         self._number = 0
+        self._waiting = 0
         self._open: deque[tuple[RouteId, bytes, Deferred[Position], float]] = deque()
         self._in_flight: dict[int, _Batch] = {}
         self._flushing: Timer | None = None
@@ -114,9 +119,7 @@ class Proposer:
     @property
     def waiting_count(self) -> int:
         """How many producers wait."""
-        return len(self._open) + sum(
-            len(batch.waiters) - batch.heard for batch in self._in_flight.values()
-        )
+        return self._waiting
 
     @property
     def has_session(self) -> bool:
@@ -140,10 +143,11 @@ class Proposer:
         accepted: Deferred[Position] = Deferred()
         deadline_s = self._clock.seconds() + self._within_s
         self._open.append((route, stored, accepted, deadline_s))
-        if self._flushing is None and len(self._in_flight) < IN_FLIGHT_MAX:
-            self._flushing = self._clock.callLater(0, self._flush)
+        self._waiting += 1
         if self._checking is None:
             self._checking = self._clock.callLater(CHECK_S, self._check)
+        if len(self._in_flight) < IN_FLIGHT_MAX:
+            self._gather()
         return accepted
 
     def applied(self) -> None:
@@ -161,9 +165,13 @@ class Proposer:
             position = self._ledger.acceptance(self._session, number)
             if position is not None:
                 batch = self._in_flight.pop(number)
+                self._waiting -= len(batch.waiters) - batch.heard
                 for place in range(batch.heard, len(batch.waiters)):
                     batch.waiters[place][0].callback(Position(position + place))
-        self._flush()
+        if self._open and len(self._in_flight) < IN_FLIGHT_MAX:
+            self._gather()
+        elif self._drained is not None:
+            self._flush()
 
     def leader_changed(self) -> None:
         """Offer everything again: what an old leader had may be lost."""
@@ -188,11 +196,30 @@ class Proposer:
         self._flushing = self._checking = None
         self.refusal = DrainingError("this node is stopping")
         while self._open:
+            self._waiting -= 1
             self._open.popleft()[2].errback(DrainingError("this node is stopping"))
         for number in list(self._in_flight):
             self._give_up(number, float("inf"), "this node is stopping")
 
+    def _gather(self) -> None:
+        """Propose now, with this turn's others, or a moment later; there is room for it.
+
+        An entry costs three nodes some 0.5 ms of work whatever it holds, so it should hold its
+        share of all who wait: then the proposals under way are alike in size, and a node takes
+        in one's producers while another's are being replicated. Who is alone does not wait.
+        """
+        if len(self._open) * IN_FLIGHT_MAX < self._waiting:
+            if self._flushing is None:
+                self._flushing = self._clock.callLater(GATHER_S, self._flush)
+        elif len(self._open) >= SHARE_MIN:
+            self._flush()
+        else:
+            if self._flushing is not None and self._flushing.active():
+                self._flushing.cancel()
+            self._flushing = self._clock.callLater(0, self._flush)
+
     def _flush(self) -> None:
+        """Propose what gathered, as far as there is room."""
         if self._flushing is not None:
             if self._flushing.active():
                 self._flushing.cancel()
@@ -246,6 +273,7 @@ class Proposer:
         self._checking = None
         now = self._clock.seconds()
         while self._open and self._open[0][3] <= now:
+            self._waiting -= 1
             words = f"no quorum within {self._within_s:g} s; the message was not stored"
             self._open.popleft()[2].errback(NoQuorumError(words))
         for number in list(self._in_flight):
@@ -264,6 +292,7 @@ class Proposer:
         while batch.heard < len(batch.waiters) and batch.waiters[batch.heard][1] <= until_s:
             accepted = batch.waiters[batch.heard][0]
             batch.heard += 1
+            self._waiting -= 1
             if batch.offered:
                 accepted.errback(OutcomeUnknownError(f"{words}; the message may be stored"))
             else:

@@ -88,10 +88,8 @@ def node_content(plan: ClusterPlan, node: NodePlan, nodes: tuple[NodePlan, ...])
             "authority": "authority.pem",
         },
     }
-    route: dict[str, Any] = {"path": EVERYTHING}
-    beneath: dict[str, Any] = {"route": [route]}
+    beneath: dict[str, Any] = {"route": [{"path": EVERYTHING}]}
     if plan.upstream is not None:
-        route |= {"reads": "proxy", "upstream": plan.upstream}
         beneath["consumer"] = [{"name": "upstream", "url": plan.upstream}]
     return merged(merged(beneath, plan.extra), own)
 

@@ -59,7 +59,7 @@ routes = ["/leads"]
 concurrency = 8
 rate = "200/s"
 timeout = "10 s"
-order = "header:X-Shop"
+order = "none"
 from = "beginning"
 retry = { first = "2 s", factor = 3, most = "1 min", for = "1 h" }
 backlog = "5 MiB"
@@ -90,7 +90,7 @@ def test_a_whole_file_means_what_it_says():
     assert (shops.methods, shops.reads) == (("POST", "PUT", "PATCH", "DELETE"), "refuse")
     rest, search = configuration.consumers
     assert (rest.url, rest.path, rest.routes) == ("http://api.internal:8080", None, ("/leads",))
-    assert (rest.order, rest.from_, rest.when_full) == ("header:X-Shop", "beginning", "skip")
+    assert (rest.order, rest.from_, rest.when_full) == ("none", "beginning", "skip")
     assert (rest.timeout_us, rest.retry.most_us, rest.retry.factor) == (10_000_000, 60_000_000, 3.0)
     assert (search.path, search.routes, search.concurrency, search.rate) == ("/bulk", (), 32, None)
     assert configuration.cluster_name == "leads"
@@ -113,8 +113,9 @@ def test_upstream_alone_is_a_whole_configuration(tmp_path):
     configuration = single_node("http://127.0.0.1:8080/", directory=tmp_path / "data")
     (consumer,) = configuration.consumers
     (route,) = configuration.routes
-    assert consumer.url == route.upstream == "http://127.0.0.1:8080"
-    assert route.reads == "proxy"
+    assert consumer.url == "http://127.0.0.1:8080"
+    assert (route.reads, route.upstream) == ("refuse", None)
+    assert configuration.notes == ()
     assert configuration.node.directory == str(tmp_path / "data")
 
 
@@ -172,7 +173,14 @@ def test_six_mistakes_are_reported_at_once():
         ("[[consumer]]\nname = 'a'\nurl = 'http://a'\nroutes = ['/x']", "consumer[a].routes"),
         ("[[consumer]]\nname = 'a'\nurl = 'http://u:p@a'", "consumer[a].url: found"),
         ("[[consumer]]\nname = 'a'\nurl = 'http://a?x'", "consumer[a].url: found"),
-        ("[[consumer]]\nname = 'a'\nurl = 'http://a'\norder = 'header:'", "consumer[a].order"),
+        (
+            "[[consumer]]\nname = 'a'\nurl = 'http://a'\norder = 'header:X-Shop'",
+            'found "header:X-Shop"; expected "none", as this version delivers without order',
+        ),
+        (
+            "[[consumer]]\nname = 'a'\nurl = 'http://a'\norder = 'all'",
+            'found "all"; expected "none"',
+        ),
         (
             "[[consumer]]\nname = 'a'\nurl = 'http://a'\nretry = { first = '1 h', most = '1 s' }",
             'consumer[a].retry.most: found "1 s"; expected at least retry.first',
@@ -187,6 +195,53 @@ def test_six_mistakes_are_reported_at_once():
 )
 def test_a_mistake_is_told_with_its_key(text, problem):
     assert any(problem in line for line in problems(text)), problems(text)
+
+
+CONSUMER = "[[consumer]]\nname = 'a'\nurl = 'http://a'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("[limits]\nidempotency_keys = 9", "limits.idempotency_keys = 9: Idempotency-Key is not"),
+        (
+            "[[route]]\npath = '/a'\nreads = 'proxy'\nupstream = 'http://a'",
+            'route[/a].reads = "proxy": GET and HEAD get 405 with Allow',
+        ),
+        (CONSUMER + "backlog = '1 GiB'", 'consumer[a].backlog = "1 GiB": no consumer has a bound'),
+        (CONSUMER + "when_full = 'skip'", 'consumer[a].when_full = "skip": no consumer has'),
+        (CONSUMER + "when_full = 'refuse'", 'consumer[a].when_full = "refuse": no consumer has'),
+        (CONSUMER + "retry = { for = '1 h' }", 'consumer[a].retry.for = "1 h": a message is retri'),
+    ],
+)
+def test_what_is_not_in_force_yet_is_told(text, note):
+    """Who sets a key that this version does not act on hears so, and what happens instead."""
+    (found,) = from_text(text, "node.toml").notes
+    assert found.startswith(note)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        CONSUMER,
+        CONSUMER + "rate = '1/s'\norder = 'none'",
+        "[[route]]\npath = '/'\nreads = 'refuse'",
+    ],
+)
+def test_what_is_in_force_or_left_out_has_no_note(text):
+    assert from_text(text, "node.toml").notes == ()
+
+
+def test_every_note_of_a_whole_file_is_there():
+    notes = from_text(WHOLE, "node.toml").notes
+    assert [note.partition(" = ")[0] for note in notes] == [
+        "limits.idempotency_keys",
+        "route[/leads].reads",
+        "consumer[rest-api].retry.for",
+        "consumer[rest-api].backlog",
+        "consumer[rest-api].when_full",
+    ]
 
 
 def test_a_file_that_is_not_there_is_a_problem_like_any_other(tmp_path):

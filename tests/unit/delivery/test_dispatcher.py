@@ -36,10 +36,10 @@ OK = Answered(200)
 DOWN = Failed(FailureKind.CONNECT, "refused")
 
 
-def consumer(name, *, routes=(), concurrency=4, url="http://127.0.0.1:1"):
+def consumer(name, *, routes=(), concurrency=4, url="http://127.0.0.1:1", rate=None):
     retry = Retry(1_000_000, 2.0, 300_000_000, 10**12)
     return ConsumerDefinition(
-        name, url, None, routes, concurrency, None, 1_000_000, "none", "beginning", retry, 10**9,
+        name, url, None, routes, concurrency, rate, 1_000_000, "none", "beginning", retry, 10**9,
         "refuse",
     )  # fmt: skip
 
@@ -123,6 +123,7 @@ class Node:
     def __init__(self, cluster, *, producers_wait=lambda: False, answer=None):
         self.cluster = cluster
         self.attempts = []
+        self.started_s = []
         self.open = []
         self.answer = answer
         self.fatal = []
@@ -162,6 +163,7 @@ class Courier:
 
     def attempt(self, message, naming):
         self.node.attempts.append((self.definition.name, message, naming))
+        self.node.started_s.append(self.node.cluster.clock.seconds())
         answered = Deferred()
         if self.node.answer is None:
             self.node.open.append((naming, answered))
@@ -285,6 +287,64 @@ def test_a_dead_consumer_slows_no_other():
     assert cluster.ledger.lowest_watermark == 200
 
 
+def test_a_rate_holds_for_attempts_and_retries():
+    """A consumer with `rate = "20/s"` gets no more, though half of its answers are failures."""
+    cluster = Cluster(consumer("c", rate="20/s", concurrency=100))
+    node = Node(cluster, answer=lambda _c, _m, naming: Answered(422) if naming.attempt == 1 else OK)
+    node.dispatcher.lead()
+    cluster.accept(*[b"x"] * 500)
+    node.pass_s(10)
+    assert 190 <= len(node.started_s) <= 20 * 10 + 2
+    for first, later in zip(node.started_s, node.started_s[20:], strict=False):
+        assert later - first > (20 - 2) / 20 - 1e-6, "a burst is two at 20/s"
+
+
+def test_waiting_for_a_rate_takes_no_turn_from_others():
+    """A lane that waits for its rate has nothing in flight, one timer, and slows nobody."""
+    cluster = Cluster(consumer("slow", rate="30/min", concurrency=1), consumer("live"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(*[b"x"] * 100)
+    node.pass_s(1)
+    assert (len(node.bodies("slow")), len(node.bodies("live"))) == (1, 100)
+    slow, _ = node.dispatcher.progress()
+    assert slow.in_flight == 0
+    (timer,) = cluster.clock.getDelayedCalls()
+    assert timer.getTime() == pytest.approx(2.0, abs=0.02)
+    node.pass_s(9.5)
+    assert len(node.bodies("slow")) == 6
+
+
+def test_a_changed_rate_is_followed_and_an_unchanged_one_kept():
+    """Another `concurrency` gives no second burst; a better rate counts at once."""
+    cluster = Cluster(consumer("c", rate="1/h"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(*[b"x"] * 50)
+    node.pass_s(1)
+    cluster.define(consumer("c", rate="1/h", concurrency=9))
+    node.pass_s(1)
+    assert len(node.attempts) == 1
+    cluster.define(consumer("c", rate="10/s"))
+    node.pass_s(1)
+    assert 10 <= len(node.attempts) <= 12
+    cluster.define(consumer("c"))
+    node.pass_s(1)
+    assert len(node.attempts) == 50
+
+
+def test_a_rate_that_is_none_is_reported_and_nothing_is_attempted():
+    """A text that this version cannot read is no licence to attempt without bound."""
+    cluster = Cluster(consumer("c", rate="often"), consumer("d"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    assert (node.bodies("c"), node.bodies("d")) == ([], [b"one"])
+    assert "'often' is no rate" in node.dispatcher.progress()[0].last_problem
+    assert node.fatal == []
+
+
 def test_a_consumer_gets_its_routes_only():
     """A message of another route is none of its business."""
     cluster = Cluster(consumer("c", routes=("/b",)))
@@ -390,7 +450,7 @@ def test_an_address_that_is_none_is_reported_and_mended():
     cluster.accept(b"one")
     node.pass_s(1)
     assert node.bodies("d") == [b"one"]
-    assert node.dispatcher.progress()[0].last_problem == "no such address: no address"
+    assert node.dispatcher.progress()[0].last_problem == "cannot be attempted: no address"
     cluster.define(consumer("c"), consumer("d"))
     node.pass_s(1)
     assert node.bodies("c") == [b"one"]

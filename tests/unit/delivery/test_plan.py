@@ -7,9 +7,11 @@ import tracemalloc
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from twisted.internet.task import Clock
 
 from crowd.delivery.backoff import Backoff
 from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome
+from crowd.delivery.pace import Rate
 from crowd.delivery.plan import (
     FRESH_MAX,
     PROBE_S,
@@ -87,6 +89,42 @@ def test_an_unknown_outcome_is_attempted_again():
     outcome = plan.answered(Position(1), Failed(FailureKind.TIMEOUT, ""), 0.0, 0.0)
     assert outcome is Outcome.UNKNOWN
     assert plan.next_attempt(0.0).number == 2
+
+
+def test_attempts_and_retries_keep_the_rate():
+    """Waiting to be told "now" costs no slot, and a retry counts like a first attempt."""
+    clock, taken_s = Clock(), []
+    plan = Plan(BACKOFF, 100, Position(0), Rate(10.0, 2, 0.0))
+    plan.take(positions(1, 40))
+    while plan.delivered < 40:
+        attempt = plan.next_attempt(clock.seconds())
+        if attempt is None:
+            assert plan.in_flight == 0
+            due_s = plan.next_due_s()
+            assert due_s > clock.seconds()
+            clock.advance(due_s - clock.seconds())
+            continue
+        taken_s.append(clock.seconds())
+        answer = OK if attempt.number == 2 else REFUSED
+        plan.answered(attempt.position, answer, clock.seconds(), 0.1)
+    assert len(taken_s) == 80
+    assert taken_s[-1] < 80 / 10.0 + 0.2
+    for first, start in enumerate(taken_s):
+        for count, end in enumerate(taken_s[first:], 1):
+            assert count <= 10.0 * (end - start) + 2 + 1e-6
+
+
+def test_probes_of_a_silent_consumer_keep_the_rate():
+    """A rate below a probe a second holds while the consumer is down, too."""
+    plan = Plan(BACKOFF, 4, Position(0), Rate(0.2, 1, 0.0))
+    plan.take(positions(1, 20))
+    taken_s = []
+    for second in range(300):
+        for position in started(plan, float(second)):
+            taken_s.append(second)
+            plan.answered(position, DOWN, float(second), 0.0)
+    assert plan.silent
+    assert taken_s == list(range(0, 300, 5))
 
 
 def silenced(concurrency=4):
@@ -194,15 +232,19 @@ def test_settled_in_ranges():
 class PlanMachine(RuleBasedStateMachine):
     """A plan beside a ledger that is two sets: accepted, and settled."""
 
-    @initialize(concurrency=st.integers(1, 12), settled=st.sets(st.integers(1, 30)))
-    def begin(self, concurrency, settled):
+    @initialize(
+        concurrency=st.integers(1, 12),
+        settled=st.sets(st.integers(1, 30)),
+        rate=st.none() | st.builds(Rate, st.floats(0.1, 50), st.integers(1, 5), st.just(0.0)),
+    )
+    def begin(self, concurrency, settled, rate):
         self.now_s = 0.0
         self.accepted = 30
         self.settled = set(settled)
         self.log = []
         self.in_flight = set()
         self.delivered = []
-        self.plan = Plan(BACKOFF, concurrency, Position(self.watermark()))
+        self.plan = Plan(BACKOFF, concurrency, Position(self.watermark()), rate)
         self.concurrency = concurrency
 
     def watermark(self):

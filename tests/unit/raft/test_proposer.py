@@ -78,12 +78,42 @@ class Node:
 
 def test_messages_of_one_turn_are_one_proposal():
     node = Node()
-    heard = [node.accept(b"%d" % place) for place in range(100)]
+    heard = [node.accept(b"%d" % place) for place in range(10)]
     node.pump()
     (accept,) = node.offered
-    assert accept.messages == tuple(b"%d" % place for place in range(100))
+    assert accept.messages == tuple(b"%d" % place for place in range(10))
     node.commit()
-    assert heard == [[place] for place in range(1, 101)]
+    assert heard == [[place] for place in range(1, 11)]
+
+
+def test_proposals_under_way_become_alike_in_size():
+    """While one batch is replicated, the next one is taken in: each holds half of all."""
+    node, heard = Node(), []
+
+    def post(count):
+        heard.extend(node.accept() for _ in range(count))
+
+    post(64)
+    sizes = []
+    for _ in range(10):
+        node.pump(0.05)
+        oldest, node.offered = node.offered[:1], node.offered[1:]
+        sizes += [len(accept.messages) for accept in oldest]
+        for accept in oldest:
+            node.ledger.take(accept)
+        node.proposer.applied()
+        post(sizes[-1])
+    assert set(sizes[-4:]) == {32}
+    assert node.proposer.waiting_count == 64
+
+
+def test_one_who_is_alone_does_not_wait_for_others():
+    node = Node()
+    for turn in range(5):
+        heard = node.accept()
+        node.pump()
+        node.commit()
+        assert heard == [turn + 1]
 
 
 def test_what_comes_while_proposals_are_under_way_gathers():
@@ -93,6 +123,7 @@ def test_what_comes_while_proposals_are_under_way_gathers():
         node.pump()
     assert len(node.offered) == IN_FLIGHT_MAX
     node.commit()
+    node.pump()
     (gathered,) = node.offered
     assert len(gathered.messages) == 5
 
@@ -105,6 +136,7 @@ def test_an_entry_stays_within_its_bound_unless_one_message_is_larger():
     seen = []
     while node.offered:
         seen += [[len(m) for m in accept.messages] for accept in node.commit()]
+        node.pump()
     assert seen == [[600_000], [600_000], [3_000_000], [10]]
     assert all(len(sizes) == 1 or sum(sizes) <= BATCH_BYTES_MAX for sizes in seen)
 

@@ -1,0 +1,12 @@
+"""What a node says of its configuration when it starts."""
+
+from tests.integration.cluster import Nodes
+
+
+def test_a_node_warns_of_what_is_not_in_force_yet(tmp_path):
+    """An operator who sets what this version does not act on finds it in the node's log."""
+    nodes = Nodes(tmp_path, size=1, extra={"limits": {"idempotency_keys": 9}})
+    try:
+        assert "not in force yet: limits.idempotency_keys = 9: Idempotency-Key" in nodes.log("a")
+    finally:
+        nodes.close()

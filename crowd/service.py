@@ -131,7 +131,7 @@ class Node(Service):
         self._reactor = reactor
         self._configuration = configuration
         self._security = security
-        self._chance = random.SystemRandom()
+        self._chance = random.Random()  # noqa: S311  chance, not secrets: jitter, timeouts, ids
         # callLater follows the wall clock unless told otherwise: one step back, and every
         # heartbeat is late by it.
         reactor.seconds = time.monotonic
@@ -284,7 +284,7 @@ class Node(Service):
             engine.ledger,
             engine,
             courier,
-            lambda: engine.proposer.waiting,
+            lambda: engine.producers_wait,
             self._end,
         )
         engine.applied_hooks.append(dispatcher.advanced)

@@ -63,6 +63,8 @@ TICK_S: Final = 0.02
 """The slow clock: a fifth of a heartbeat, so that one is late by no more than that."""
 HOUSEKEEPING_S: Final = 0.5
 """How often disk space, bounds, and what the log still lacks are looked at."""
+WAITS_S: Final = 0.2
+"""How long a peer's offer counts as waited for; an entry takes a few milliseconds."""
 FENCE_S: Final = 0.5
 """A majority must have answered a heartbeat sent within this time for an attempt to start.
 It is shorter than the shortest election, so no two leaders deliver at once."""
@@ -190,6 +192,7 @@ class Engine(Service):
         self._dead = False
         self._urgent = False
         self._remembering = False
+        self._offered_s: dict[str, float] = {}
         self._after_remembering: list[Callable[[], None]] = []
         self._quorum_s = float("-inf")
         self.applied_hooks: list[Callable[[], None]] = []
@@ -329,8 +332,7 @@ class Engine(Service):
 
     def _durable(self) -> None:
         """Take what the journal's writer made durable."""
-        if not self._dead:
-            self.raft.durable()
+        if not self._dead and self.raft.durable():
             self.wake()
 
     def _keep_house(self) -> None:
@@ -442,6 +444,15 @@ class Engine(Service):
     def is_voter(self, name: str) -> bool:
         """Tell whether a member's copy counts."""
         return self.membership.is_voter(name)
+
+    def waits(self, name: str) -> bool:
+        """Tell whether a peer offered something lately, so that its producers wait."""
+        return self._clock.seconds() - self._offered_s.get(name, float("-inf")) < WAITS_S
+
+    @property
+    def producers_wait(self) -> bool:
+        """Whether any node's producers wait for this one: its own, or a peer's."""
+        return self.proposer.waiting or any(self.waits(name) for name in self._offered_s)
 
     def role_changed(self) -> None:
         """Note that term, role or leader changed: what the last leader had may be lost."""
@@ -575,11 +586,12 @@ class Engine(Service):
             self._on_offer(name, message.command)
             return
         try:
-            self.raft.receive(name, message)
+            due = self.raft.receive(name, message)
         except FatalError as error:
             self._die(error)
             return
-        self.wake()
+        if due:
+            self.wake()
 
     def _on_offer(self, name: str, encoded: bytes) -> None:
         """Check a follower's proposal before it may enter the log (D13)."""
@@ -593,6 +605,7 @@ class Engine(Service):
         if not isinstance(command, OFFERED_BY_PEERS):
             self._disconnect(name, f"it offered a {type(command).__name__}, a leader's own command")
             return
+        self._offered_s[name] = self._clock.seconds()
         self._append(command, encoded)
 
     def _disconnect(self, name: str, why: str) -> None:

@@ -142,6 +142,12 @@ class Host(Protocol):
     def is_voter(self, name: str) -> bool:
         """Tell whether this member's copy counts; a learner's does not (D8)."""
 
+    def waits(self, name: str) -> bool:
+        """Tell whether producers of that member wait for the commit index.
+
+        If none do, the next entries or heartbeat bring it early enough.
+        """
+
     def role_changed(self) -> None:
         """Term, role or leader changed."""
 
@@ -365,8 +371,8 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         """Append a checked command at the next tick; only on a leader, who wakes the tick."""
         self._applyCommand(payload, None, REGULAR[0])
 
-    def durable(self) -> None:
-        """Use that the durable index, or term and vote, moved. Tick afterwards."""
+    def durable(self) -> bool:
+        """Use that the durable index, or term and vote, moved. True if a tick has to do."""
         if not self._log.vote_pending:
             held, self._held = self._held, []
             for name, message in held:
@@ -374,11 +380,12 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
                     self._outbox.send(name, message)
             if self._elected():
                 self._SyncObj__onBecomeLeader()
-        if self.is_leader:
-            for name in self._progress:
-                self._count(name)
-        else:
+        if not self.is_leader:
             self._acknowledge()
+            return not self._nodes
+        for name in self._progress:
+            self._count(name)
+        return not self._nodes or self._may_commit()
 
     def connected(self, name: str) -> None:
         """Note a link to a peer (again): nothing sent on the last one may be relied on."""
@@ -423,13 +430,16 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
 
     # --- Peers' messages ----------------------------------------------------------------------
 
-    def receive(self, name: str, message: PeerMessage) -> None:
-        """Take a peer's message. Tick afterwards."""
+    def receive(self, name: str, message: PeerMessage) -> bool:
+        """Take a peer's message. True if a tick has to do; most need none."""
+        due = True
         match message:
             case AppendEntries():
                 self._on_append_entries(name, message)
+                due = self.commit_index > self.applied_index
             case NextIndex():
                 self._on_next_index(name, message)
+                due = self._may_commit() or self._has_more_for(name)
             case RequestVote():
                 self._on_request_vote(name, message)
             case ResponseVote():
@@ -443,6 +453,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
                     self._SyncObj__raftElectionDeadline = 0.0
                     self._SyncObj__transferInProgress = True
         self._notice()
+        return due
 
     def _on_append_entries(self, name: str, message: AppendEntries) -> None:
         if message.term < self.term:
@@ -641,6 +652,20 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         durable = min(acked, self._log.durable_index)
         self._SyncObj__raftMatchIndex[self._nodes[name]] = durable
 
+    def _may_commit(self) -> bool:
+        """Tell whether more than what is committed may be on a majority's disks."""
+        matched = self._SyncObj__raftMatchIndex.values()
+        return self.is_leader and max(matched, default=0) > self.commit_index
+
+    def _has_more_for(self, name: str) -> bool:
+        """Tell whether a follower waits for entries, or for a probe."""
+        progress = self._progress.get(name)
+        return (
+            progress is not None
+            and self.is_leader
+            and (progress.next <= self._log.last_index or progress.probing)
+        )
+
     def _dispatch(self, name: str, message: RaftMessage) -> None:
         """Send, or hold until term and vote are on disk (D7, D8)."""
         if self._log.vote_pending:
@@ -696,7 +721,9 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             entries = tuple(self._log.entries(progress.next, BATCH_BYTES_MAX))
             self._append(name, progress, entries, stamp)
             stamp, sent = 0, True
-        if not sent and (stamp or progress.commit_sent < self.commit_index):
+        if not sent and (
+            stamp or (progress.commit_sent < self.commit_index and self._host.waits(name))
+        ):
             self._append(name, progress, (), stamp)
 
     def _append(

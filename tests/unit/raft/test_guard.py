@@ -33,6 +33,7 @@ class Member:
         self.journal = FakeJournal(Disk(b"a" * 16))
         self.journal.on_durable = lambda: None
         self.sent, self.applied, self.learners = [], [], set()
+        self.waiting = set(others)
         self.raft = GuardedRaft("a", others, self.journal, self, self)
         for other in others:
             self.raft.connected(other)
@@ -54,6 +55,9 @@ class Member:
 
     def role_changed(self):
         pass
+
+    def waits(self, name):
+        return name in self.waiting
 
     def sync(self):
         self.journal.sync()
@@ -278,6 +282,18 @@ def test_l7_a_commit_index_that_moved_is_sent_at_once():
     member.acknowledge("c", 1).take(AppendEntries)
     member.acknowledge("b", last)
     assert ("b", last) in [(n, m.commit_index) for n, m in member.take(AppendEntries)]
+
+
+def test_a_commit_index_that_nobody_waits_for_comes_with_the_heartbeat():
+    member = Member().lead()
+    member.waiting = set()
+    last = member.journal.last_index
+    member.acknowledge("c", 1).take(AppendEntries)
+    member.acknowledge("b", last)
+    assert member.raft.commit_index == last
+    assert member.take(AppendEntries) == []
+    member.wait(0.2)
+    assert {m.commit_index for _, m in member.take(AppendEntries)} == {last}
 
 
 def test_a_hand_over_skips_the_pre_vote():

@@ -86,6 +86,9 @@ class DurableLog(Protocol):
     def remember(self, data: bytes, done: Callable[[], None]) -> None:
         """Make `data` the node's memory; `done` is called once it is durable."""
 
+    def flush(self) -> None:
+        """Start to write what was added, instead of in the reactor's next turn."""
+
     def retry(self) -> None:
         """Try again to write what found no space."""
 
@@ -308,6 +311,7 @@ class Engine(Service):
             self._log.failure("a tick failed")
             self._die(FatalError(f"the engine failed: {error!r}"))
             return
+        self.journal.flush()  # after the followers have it: their disks work side by side
         if more:
             self.wake()
         self._spread()
@@ -590,6 +594,7 @@ class Engine(Service):
         except FatalError as error:
             self._die(error)
             return
+        self.journal.flush()
         if due:
             self.wake()
 

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from crowd.message import RouteId
 
 IN_FLIGHT_MAX: Final = 2
-"""Proposals under way: one being written while the next one travels; more only split batches."""
+"""Proposals under way: one being written while a large one travels; more only split batches."""
 BATCH_BYTES_MAX: Final = (1 << 20) - (1 << 14)
 """An entry stays below 1 MiB, unless one message alone is larger."""
 BATCH_MESSAGES_MAX: Final = 4096
 """Bounds the work of one entry: answering 4 096 producers takes about 40 ms in all."""
 GATHER_S: Final = 0.001
 """How long a message waits at most for others to share its entry (see `accept`)."""
-SHARE_MIN: Final = 16
-"""A share of so many leaves in the middle of a turn, as reading the others takes a while."""
+SECOND_MIN: Final = 128
+"""A batch so large leaves at once, and beside another one: splitting it costs little."""
 OFFER_AGAIN_S: Final = 1.0
 """Silence after which a proposal is offered again; a leader change does so at once."""
 CHECK_S: Final = 0.05
@@ -102,6 +102,7 @@ class Proposer:
         self._session: SessionId | None = None
         self._number = 0
         self._waiting = 0
+        self._expected = 0
         self._open: deque[tuple[RouteId, bytes, Deferred[Position], float]] = deque()
         self._in_flight: dict[int, _Batch] = {}
         self._flushing: Timer | None = None
@@ -166,6 +167,7 @@ class Proposer:
             if position is not None:
                 batch = self._in_flight.pop(number)
                 self._waiting -= len(batch.waiters) - batch.heard
+                self._expected = len(batch.waiters)
                 for place in range(batch.heard, len(batch.waiters)):
                     batch.waiters[place][0].callback(Position(position + place))
         if self._open and len(self._in_flight) < IN_FLIGHT_MAX:
@@ -202,16 +204,21 @@ class Proposer:
             self._give_up(number, float("inf"), "this node is stopping")
 
     def _gather(self) -> None:
-        """Propose now, with this turn's others, or a moment later; there is room for it.
+        """Propose now, at the end of this turn, or a moment later; there is room for it.
 
-        An entry costs three nodes some 0.5 ms of work whatever it holds, so it should hold its
-        share of all who wait: then the proposals under way are alike in size, and a node takes
-        in one's producers while another's are being replicated. Who is alone does not wait.
+        An entry costs three nodes some 0.5 ms of work whatever it holds, so it should hold all
+        who wait. Producers come in waves: those who were answered together post again together.
+        So a batch waits, for `GATHER_S` at most, until it is as large as the one before, and a
+        second one is under way only if it is large. Who is alone waits for nobody.
         """
-        if len(self._open) * IN_FLIGHT_MAX < self._waiting:
+        count = len(self._open)
+        if self._in_flight:
+            if count >= SECOND_MIN:
+                self._flush()
+        elif count < self._expected:
             if self._flushing is None:
                 self._flushing = self._clock.callLater(GATHER_S, self._flush)
-        elif len(self._open) >= SHARE_MIN:
+        elif count >= SECOND_MIN:
             self._flush()
         else:
             if self._flushing is not None and self._flushing.active():

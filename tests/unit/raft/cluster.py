@@ -117,6 +117,9 @@ class FakeJournal:
     def retry(self):
         pass
 
+    def flush(self):
+        pass
+
     def close(self):
         self.closed = True
 

@@ -5,7 +5,14 @@ from twisted.internet.task import Clock
 
 from crowd.command import Accept, OpenSession, decode_command
 from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError
-from crowd.raft.proposer import BATCH_BYTES_MAX, IN_FLIGHT_MAX, OFFER_AGAIN_S, Proposer
+from crowd.raft.proposer import (
+    BATCH_BYTES_MAX,
+    GATHER_S,
+    IN_FLIGHT_MAX,
+    OFFER_AGAIN_S,
+    SECOND_MIN,
+    Proposer,
+)
 
 
 class FakeLedger:
@@ -86,25 +93,38 @@ def test_messages_of_one_turn_are_one_proposal():
     assert heard == [[place] for place in range(1, 11)]
 
 
-def test_proposals_under_way_become_alike_in_size():
-    """While one batch is replicated, the next one is taken in: each holds half of all."""
-    node, heard = Node(), []
+def test_producers_that_post_again_become_one_wave():
+    """Each posts again when it is answered; after a turn or two all share one entry."""
+    node = Node()
 
     def post(count):
-        heard.extend(node.accept() for _ in range(count))
+        for _ in range(count):
+            node.accept()
 
-    post(64)
+    post(40)
+    node.pump()  # under way alone
+    post(24)
     sizes = []
-    for _ in range(10):
-        node.pump(0.05)
-        oldest, node.offered = node.offered[:1], node.offered[1:]
-        sizes += [len(accept.messages) for accept in oldest]
-        for accept in oldest:
-            node.ledger.take(accept)
-        node.proposer.applied()
-        post(sizes[-1])
-    assert set(sizes[-4:]) == {32}
-    assert node.proposer.waiting_count == 64
+    for _ in range(3):
+        (accept,) = node.commit()
+        sizes.append(len(accept.messages))
+        post(len(accept.messages))
+        node.pump()
+    assert sizes == [40, 64, 64]
+
+
+def test_a_wave_that_does_not_come_is_not_waited_for():
+    node = Node()
+    for _ in range(50):
+        node.accept()
+    node.pump()
+    node.commit()
+    heard = node.accept()
+    node.pump()
+    assert node.offered == []
+    node.clock.advance(GATHER_S)
+    node.commit()
+    assert heard == [51]
 
 
 def test_one_who_is_alone_does_not_wait_for_others():
@@ -118,14 +138,23 @@ def test_one_who_is_alone_does_not_wait_for_others():
 
 def test_what_comes_while_proposals_are_under_way_gathers():
     node = Node()
-    for turn in range(IN_FLIGHT_MAX + 5):
+    for turn in range(6):
         node.accept(b"%d" % turn)
         node.pump()
-    assert len(node.offered) == IN_FLIGHT_MAX
+    assert len(node.offered) == 1
     node.commit()
     node.pump()
     (gathered,) = node.offered
     assert len(gathered.messages) == 5
+
+
+def test_a_large_batch_goes_beside_another_one_and_no_third():
+    node = Node()
+    node.accept()
+    node.pump()
+    for _ in range(3 * SECOND_MIN):
+        node.accept()
+    assert [len(accept.messages) for accept in node.offered] == [1, SECOND_MIN]
 
 
 def test_an_entry_stays_within_its_bound_unless_one_message_is_larger():
@@ -204,9 +233,10 @@ def test_a_number_that_was_given_up_is_never_used_again():
 
 def test_low_is_the_oldest_that_is_still_wanted():
     node = Node()
-    for _ in range(IN_FLIGHT_MAX):
+    node.accept()
+    node.pump()
+    for _ in range(SECOND_MIN):
         node.accept()
-        node.pump()
     assert [(a.number, a.low) for a in node.offered if isinstance(a, Accept)] == [
         (number + 1, 1) for number in range(IN_FLIGHT_MAX)
     ]

@@ -1,4 +1,4 @@
-"""The dispatcher: delivery, on the leader only (DESIGN.md, "Delivery is fenced").
+"""The dispatcher: delivery, on the leader only (docs/explanation/delivery.md).
 
 Decides when lanes get their turns and how long a turn is. Leaves what is attempted to each
 lane's plan, and an attempt to its courier.

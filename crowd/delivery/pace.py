@@ -16,8 +16,9 @@ from typing import Final
 
 from crowd.quantity import rate_per_s
 
-SHARE: Final = 0.3
-"""DESIGN.md's bound: 30 % of the reactor's time while producers wait."""
+SHARE: Final = 0.2
+"""Of the reactor's time while producers wait. With what is not counted, the start of a slice and
+the reactor's own share of each answer, delivery then takes at most 30 %."""
 
 BURST_S: Final = 0.002
 """The most that is saved up: some twenty attempts in a row, which delay an answer to a

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from crowd.message import Position
 
 WINDOW: Final = 100_000
-"""How far the cursor runs ahead of the watermark (DESIGN.md). About 25 MB at the worst."""
+"""How far the cursor runs ahead of the watermark (docs/explanation/delivery.md). About 25 MB at the worst."""
 
 FRESH_MAX: Final = 256
 """Positions asked of the ledger at once: many attempts to one question, few to remember."""

@@ -472,7 +472,7 @@ class Engine(Service):
             self.proposer.leader_changed()
 
     def may_attempt(self) -> bool:
-        """Tell whether a delivery may start now: this node surely leads (DESIGN, "fenced")."""
+        """Tell whether a delivery may start now: this node surely leads (I4)."""
         return self._leading and self._clock.seconds() - self.raft.quorum_heard_s() < FENCE_S
 
     # --- Members --------------------------------------------------------------------------------

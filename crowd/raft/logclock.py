@@ -1,4 +1,4 @@
-"""Log time: what the leader stamps on each entry (DESIGN, "Log time").
+"""Log time: what the leader stamps on each entry.
 
 Pure. Everything that expires, expires by log time, so that all nodes agree and that no wrong
 clock, ahead or behind, expires anything by a jump.

@@ -1,8 +1,8 @@
 """Who counts: a cluster's birth, and a node's memory of itself.
 
 Decides, from journal ids, which members vote and count, who founds a cluster, and who must
-be readmitted. Pure: the engine carries out and makes durable what is decided here. Follows
-DESIGN's "A node's memory of itself" and mends D8 and part of D14.
+be readmitted. Pure: the engine carries out and makes durable what is decided here. Mends
+D8 and part of D14 (docs/explanation/engine-defects.md).
 
 A journal's id is drawn when its directory is made. The roster maps each member's name to the
 id of the journal that counts; a member that comes back with another one (its directory was

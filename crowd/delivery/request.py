@@ -2,8 +2,8 @@
 
 Decides how a stored message becomes an HTTP/1.1 request: the original method, target, end-
 to-end headers in their order and case, and body; the consumer's Host; the body's length; and
-what docs/explanation/delivery.md lists as added. Pure. Leaves to the door what a message may hold, and to ``agent`` how
-the bytes are sent.
+what docs/explanation/delivery.md lists as added. Pure. Leaves to the door what a message may
+hold, and to ``agent`` how the bytes are sent.
 
 RFC 9110 for Via (7.6.3) and Host (7.2), RFC 7239 for Forwarded; X-Forwarded-* by custom.
 """

@@ -40,6 +40,8 @@ READY_WITHIN_S: Final = 60.0
 STOPPED_WITHIN_S: Final = 20.0
 """For a node to drain and leave by itself, before it is killed."""
 
+PORTS_FREE_WITHIN_S: Final = 1.0
+
 _LOOK_EVERY_S: Final = 0.05
 _EMPTY_LOOKS_MAX: Final = 100
 _TAIL_LINES: Final = 20
@@ -148,11 +150,17 @@ def _start(node: LocalNode) -> LocalNode:
 
 
 def _check_ports(node: LocalNode) -> None:
-    """Raise NotReadyError if another program has a port of the node: it would answer for it."""
+    """Raise NotReadyError if another program has a port of the node: it would answer for it.
+
+    A process that was just killed gives its ports back a moment after it is gone from sight.
+    """
+    deadline_s = time.monotonic() + PORTS_FREE_WITHIN_S
     for url in (node.http, node.admin):
         port = urlsplit(url).port
-        if port is not None and not is_free(port):
-            raise NotReadyError(f"node {node.name}: found port {port} in use; expected it free")
+        while port is not None and not is_free(port):
+            if time.monotonic() > deadline_s:
+                raise NotReadyError(f"node {node.name}: found port {port} in use; expected it free")
+            time.sleep(_LOOK_EVERY_S)
 
 
 def is_free(port: int) -> bool:

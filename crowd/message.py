@@ -10,6 +10,7 @@ only to be delivered; on the way through proposal, journal and ledger it is opaq
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import Final, NewType
 
 import msgspec
@@ -59,7 +60,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 def encode_message(message: Message) -> bytes:
     """Return the message's stored form. Headers are flattened: name, value, name, value."""
-    flat = [part for header in message.headers for part in header]
+    flat = list(chain.from_iterable(message.headers))
     return pack(
         [
             FORMAT,

@@ -87,6 +87,8 @@ class Intake:
         self._parser: Any = httptools.HttpRequestParser(self)
         self._always_measure = limits.head_bytes_max < SLICE_BYTES
         self._refusal: Reply | None = None
+        self._sorted: list[Field] = []
+        self._fields = sort_fields(self._sorted)
         self.on_message_begin()
         self.stage = Stage.BETWEEN
 
@@ -155,7 +157,10 @@ class Intake:
         if self._target[:1] != b"/":
             self._target, self._head = from_absolute(self._target, headers)
             headers = self._head
-        self._fields = fields = sort_fields(headers)
+        if headers != self._sorted:  # a connection's requests mostly have the same fields
+            self._fields = sort_fields(headers)
+            self._sorted = headers
+        fields = self._fields
         self._method = method = parser.get_method()
         self._alive = alive = parser.should_keep_alive()
         self._upgrading = False

@@ -34,14 +34,16 @@ if TYPE_CHECKING:
     from crowd.command import Command, SessionId
     from crowd.message import RouteId
 
-IN_FLIGHT_MAX: Final = 2
-"""Proposals under way: one being written while a large one travels; more only split batches."""
+IN_FLIGHT_MAX: Final = 4
+"""Proposals under way: so that one who posts now and then need not wait for another's."""
 BATCH_BYTES_MAX: Final = (1 << 20) - (1 << 14)
 """An entry stays below 1 MiB, unless one message alone is larger."""
 BATCH_MESSAGES_MAX: Final = 4096
 """Bounds the work of one entry: answering 4 096 producers takes about 40 ms in all."""
 GATHER_S: Final = 0.001
 """How long a message waits at most for others to share its entry (see `accept`)."""
+WAVE_MIN: Final = 8
+"""Batches so large mean that producers come in waves, and that sharing an entry pays."""
 SECOND_MIN: Final = 128
 """A batch so large leaves at once, and beside another one: splitting it costs little."""
 OFFER_AGAIN_S: Final = 1.0
@@ -206,24 +208,24 @@ class Proposer:
     def _gather(self) -> None:
         """Propose now, at the end of this turn, or a moment later; there is room for it.
 
-        An entry costs three nodes some 0.5 ms of work whatever it holds, so it should hold all
-        who wait. Producers come in waves: those who were answered together post again together.
-        So a batch waits, for `GATHER_S` at most, until it is as large as the one before, and a
-        second one is under way only if it is large. Who is alone waits for nobody.
+        An entry costs three nodes some 0.5 ms of work whatever it holds. While few producers
+        post, each message leaves with its turn, beside those under way. When many do, they
+        come in waves, as those who were answered together post again together: a batch then
+        waits, for `GATHER_S` at most, until it is as large as the one before, and a second one
+        is under way only if it is large.
         """
         count = len(self._open)
-        if self._in_flight:
-            if count >= SECOND_MIN:
-                self._flush()
-        elif count < self._expected:
-            if self._flushing is None:
-                self._flushing = self._clock.callLater(GATHER_S, self._flush)
-        elif count >= SECOND_MIN:
+        if count >= SECOND_MIN:
             self._flush()
-        else:
-            if self._flushing is not None and self._flushing.active():
-                self._flushing.cancel()
-            self._flushing = self._clock.callLater(0, self._flush)
+        elif self._expected < WAVE_MIN or (not self._in_flight and count >= self._expected):
+            self._flush_in(0)
+        elif not self._in_flight and self._flushing is None:
+            self._flush_in(GATHER_S)
+
+    def _flush_in(self, delay_s: float) -> None:
+        if self._flushing is not None and self._flushing.active():
+            self._flushing.cancel()
+        self._flushing = self._clock.callLater(delay_s, self._flush)
 
     def _flush(self) -> None:
         """Propose what gathered, as far as there is room."""

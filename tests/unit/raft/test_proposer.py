@@ -93,9 +93,19 @@ def test_messages_of_one_turn_are_one_proposal():
     assert heard == [[place] for place in range(1, 11)]
 
 
+def in_waves(count=SECOND_MIN):
+    """Return a node whose last batch was of `count` messages."""
+    node = Node()
+    for _ in range(count):
+        node.accept()
+    node.pump()
+    node.commit()
+    return node
+
+
 def test_producers_that_post_again_become_one_wave():
     """Each posts again when it is answered; after a turn or two all share one entry."""
-    node = Node()
+    node = in_waves(40)
 
     def post(count):
         for _ in range(count):
@@ -104,6 +114,7 @@ def test_producers_that_post_again_become_one_wave():
     post(40)
     node.pump()  # under way alone
     post(24)
+    node.pump()
     sizes = []
     for _ in range(3):
         (accept,) = node.commit()
@@ -114,11 +125,7 @@ def test_producers_that_post_again_become_one_wave():
 
 
 def test_a_wave_that_does_not_come_is_not_waited_for():
-    node = Node()
-    for _ in range(50):
-        node.accept()
-    node.pump()
-    node.commit()
+    node = in_waves(50)
     heard = node.accept()
     node.pump()
     assert node.offered == []
@@ -138,23 +145,25 @@ def test_one_who_is_alone_does_not_wait_for_others():
 
 def test_what_comes_while_proposals_are_under_way_gathers():
     node = Node()
-    for turn in range(6):
+    for turn in range(IN_FLIGHT_MAX + 5):
         node.accept(b"%d" % turn)
         node.pump()
-    assert len(node.offered) == 1
+    assert len(node.offered) == IN_FLIGHT_MAX
     node.commit()
     node.pump()
     (gathered,) = node.offered
     assert len(gathered.messages) == 5
 
 
-def test_a_large_batch_goes_beside_another_one_and_no_third():
-    node = Node()
-    node.accept()
-    node.pump()
-    for _ in range(3 * SECOND_MIN):
+def test_beside_a_wave_only_a_large_batch_is_under_way():
+    node = in_waves()
+    for _ in range(SECOND_MIN + 100):
         node.accept()
-    assert [len(accept.messages) for accept in node.offered] == [1, SECOND_MIN]
+    node.pump(0.01)
+    assert [len(accept.messages) for accept in node.offered] == [SECOND_MIN]
+    for _ in range(28):
+        node.accept()
+    assert [len(accept.messages) for accept in node.offered] == [SECOND_MIN] * 2
 
 
 def test_an_entry_stays_within_its_bound_unless_one_message_is_larger():
@@ -233,10 +242,9 @@ def test_a_number_that_was_given_up_is_never_used_again():
 
 def test_low_is_the_oldest_that_is_still_wanted():
     node = Node()
-    node.accept()
-    node.pump()
-    for _ in range(SECOND_MIN):
+    for _ in range(IN_FLIGHT_MAX):
         node.accept()
+        node.pump()
     assert [(a.number, a.low) for a in node.offered if isinstance(a, Accept)] == [
         (number + 1, 1) for number in range(IN_FLIGHT_MAX)
     ]

@@ -63,8 +63,6 @@ TICK_S: Final = 0.02
 """The slow clock: a fifth of a heartbeat, so that one is late by no more than that."""
 HOUSEKEEPING_S: Final = 0.5
 """How often disk space, bounds, and what the log still lacks are looked at."""
-WAITS_S: Final = 0.2
-"""How long a peer's offer counts as waited for; an entry takes a few milliseconds."""
 FENCE_S: Final = 0.5
 """A majority must have answered a heartbeat sent within this time for an attempt to start.
 It is shorter than the shortest election, so no two leaders deliver at once."""
@@ -195,7 +193,8 @@ class Engine(Service):
         self._dead = False
         self._urgent = False
         self._remembering = False
-        self._offered_s: dict[str, float] = {}
+        self._offered: dict[str, int] = {}  # the index that each peer's last offer has
+        self._queued = 0  # appended at the next tick
         self._after_remembering: list[Callable[[], None]] = []
         self._quorum_s = float("-inf")
         self.applied_hooks: list[Callable[[], None]] = []
@@ -311,6 +310,7 @@ class Engine(Service):
             self._log.failure("a tick failed")
             self._die(FatalError(f"the engine failed: {error!r}"))
             return
+        self._queued = 0
         self.journal.flush()  # after the followers have it: their disks work side by side
         if more:
             self.wake()
@@ -407,6 +407,7 @@ class Engine(Service):
             self._appended.add(proposal)
         log_time_us = self._log_clock.stamp(self._wall_us(), self._clock.seconds())
         self.raft.propose(stamp(log_time_us, encoded))
+        self._queued += 1
         self.wake()
 
     # --- What the log says: the guard's host ------------------------------------------------------
@@ -449,18 +450,20 @@ class Engine(Service):
         """Tell whether a member's copy counts."""
         return self.membership.is_voter(name)
 
-    def waits(self, name: str) -> bool:
-        """Tell whether a peer offered something lately, so that its producers wait."""
-        return self._clock.seconds() - self._offered_s.get(name, float("-inf")) < WAITS_S
+    def waits(self, name: str, after: int) -> bool:
+        """Tell whether a peer offered an entry that stands behind index `after`."""
+        return self._offered.get(name, 0) > after
 
     @property
     def producers_wait(self) -> bool:
         """Whether any node's producers wait for this one: its own, or a peer's."""
-        return self.proposer.waiting or any(self.waits(name) for name in self._offered_s)
+        committed = self.raft.commit_index
+        return self.proposer.waiting or any(self.waits(name, committed) for name in self._offered)
 
     def role_changed(self) -> None:
         """Note that term, role or leader changed: what the last leader had may be lost."""
         self._appended.clear()
+        self._offered.clear()
         self._log.info(
             "{role} in term {term}, leader {leader}",
             role=self.raft.role.name.lower(),
@@ -610,8 +613,8 @@ class Engine(Service):
         if not isinstance(command, OFFERED_BY_PEERS):
             self._disconnect(name, f"it offered a {type(command).__name__}, a leader's own command")
             return
-        self._offered_s[name] = self._clock.seconds()
         self._append(command, encoded)
+        self._offered[name] = self.journal.last_index + self._queued
 
     def _disconnect(self, name: str, why: str) -> None:
         if self._links is not None:

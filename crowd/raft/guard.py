@@ -142,8 +142,8 @@ class Host(Protocol):
     def is_voter(self, name: str) -> bool:
         """Tell whether this member's copy counts; a learner's does not (D8)."""
 
-    def waits(self, name: str) -> bool:
-        """Tell whether producers of that member wait for the commit index.
+    def waits(self, name: str, after: int) -> bool:
+        """Tell whether producers of that member wait for an entry behind index `after`.
 
         If none do, the next entries or heartbeat bring it early enough.
         """
@@ -722,7 +722,11 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             self._append(name, progress, entries, stamp)
             stamp, sent = 0, True
         if not sent and (
-            stamp or (progress.commit_sent < self.commit_index and self._host.waits(name))
+            stamp
+            or (
+                progress.commit_sent < self.commit_index
+                and self._host.waits(name, progress.commit_sent)
+            )
         ):
             self._append(name, progress, (), stamp)
 

@@ -56,7 +56,7 @@ class Member:
     def role_changed(self):
         pass
 
-    def waits(self, name):
+    def waits(self, name, after):
         return name in self.waiting
 
     def sync(self):

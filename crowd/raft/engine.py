@@ -63,6 +63,8 @@ TICK_S: Final = 0.02
 """The slow clock: a fifth of a heartbeat, so that one is late by no more than that."""
 HOUSEKEEPING_S: Final = 0.5
 """How often disk space, bounds, and what the log still lacks are looked at."""
+WAVES_APART_S: Final = 0.02
+"""Producers who were answered post again within so long, or are not in a hurry."""
 FENCE_S: Final = 0.5
 """A majority must have answered a heartbeat sent within this time for an attempt to start.
 It is shorter than the shortest election, so no two leaders deliver at once."""
@@ -195,6 +197,7 @@ class Engine(Service):
         self._remembering = False
         self._offered: dict[str, int] = {}  # the index that each peer's last offer has
         self._queued = 0  # appended at the next tick
+        self._waited_s = float("-inf")
         self._after_remembering: list[Callable[[], None]] = []
         self._quorum_s = float("-inf")
         self.applied_hooks: list[Callable[[], None]] = []
@@ -456,9 +459,14 @@ class Engine(Service):
 
     @property
     def producers_wait(self) -> bool:
-        """Whether any node's producers wait for this one: its own, or a peer's."""
-        committed = self.raft.commit_index
-        return self.proposer.waiting or any(self.waits(name, committed) for name in self._offered)
+        """Whether any node's producers wait for this one, its own or a peer's, or just did.
+
+        Between two waves of producers nobody waits for a moment, and they are still busy.
+        """
+        now_s, committed = self._clock.seconds(), self.raft.commit_index
+        if self.proposer.waiting or any(self.waits(name, committed) for name in self._offered):
+            self._waited_s = now_s
+        return now_s - self._waited_s < WAVES_APART_S
 
     def role_changed(self) -> None:
         """Note that term, role or leader changed: what the last leader had may be lost."""

@@ -39,6 +39,10 @@ NAME_LENGTH_MAX: Final = 63
 FOUNDING_BYTES_MAX: Final = 16 * 1024
 """32 members of 63 + 16 bytes need 3 KiB."""
 
+SNAPSHOT_PIECE_BYTES_MAX: Final = 256 * 1024
+"""A piece is a millisecond of a disk, and four of them are under way at most."""
+
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
 
@@ -63,23 +67,31 @@ class AppendEntries(
 class NextIndex(
     msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True, gc=False
 ):
-    """A follower's answer to AppendEntries: where the leader should go on, and its `stamp`."""
+    """A follower's answer to AppendEntries: where the leader should go on, and its `stamp`.
+
+    `roster` is the index of the last change of members that is on the follower's disk.
+    """
 
     term: Number
     next_index: Number
     success: bool
     reset: bool
     stamp: Number
+    roster: Number
 
 
 class RequestVote(
     msgspec.Struct, frozen=True, array_like=True, tag=3, forbid_unknown_fields=True, gc=False
 ):
-    """A candidate asks for a vote in `term`; its log ends at (`last_index`, `last_term`)."""
+    """A candidate asks for a vote in `term`; its log ends at (`last_index`, `last_term`).
+
+    `roster` is the index of the last change of members that it counts by.
+    """
 
     term: Number
     last_index: Number
     last_term: Number
+    roster: Number
 
 
 class ResponseVote(
@@ -106,6 +118,7 @@ class PreVote(
     term: Number
     last_index: Number
     last_term: Number
+    roster: Number
 
 
 class PreVoteAnswer(
@@ -125,7 +138,51 @@ class Offer(
     command: bytes
 
 
-# Kinds 16 to 31 are kept for the transfer of snapshots.
+class SnapshotPiece(
+    msgspec.Struct, frozen=True, array_like=True, tag=16, forbid_unknown_fields=True, gc=False
+):
+    """A piece of the leader's checkpoint at (`index`, `index_term`), for one too far behind.
+
+    The checkpoint is known by `digest`, the SHA-256 of its `total` bytes; `data` stands at
+    `offset` in them.
+    """
+
+    term: Number
+    index: Number
+    index_term: Number
+    digest: Digest
+    total: Number
+    offset: Number
+    data: Annotated[bytes, Meta(min_length=1, max_length=SNAPSHOT_PIECE_BYTES_MAX)]
+
+
+class SnapshotWanted(
+    msgspec.Struct, frozen=True, array_like=True, tag=17, forbid_unknown_fields=True, gc=False
+):
+    """What the receiver of a snapshot has up to `offset`, on its disk or on the way there."""
+
+    term: Number
+    digest: Digest
+    offset: Number
+
+
+class Fetch(
+    msgspec.Struct, frozen=True, array_like=True, tag=18, forbid_unknown_fields=True, gc=False
+):
+    """The sender's copy of a committed entry is damaged: may it have the receiver's?"""
+
+    index: Number
+
+
+class Fetched(
+    msgspec.Struct, frozen=True, array_like=True, tag=19, forbid_unknown_fields=True, gc=False
+):
+    """The committed entry at `index` that was asked for."""
+
+    command: bytes
+    index: Number
+    term: Number
+
 
 PeerMessage = (
     AppendEntries
@@ -136,6 +193,10 @@ PeerMessage = (
     | PreVote
     | PreVoteAnswer
     | Offer
+    | SnapshotPiece
+    | SnapshotWanted
+    | Fetch
+    | Fetched
 )
 """Every kind of message between two peers that said hello."""
 
@@ -148,8 +209,9 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     """The first frame in each direction: who the sender is, and what it knows of the cluster.
 
     `format` is the newest ledger format that the sender can apply. `roster` holds the
-    sorted names of all configured members, the sender among them. `founding` is the
-    sender's record of the cluster's birth, opaque here, ``b""`` when there was none.
+    sorted names of all members, the sender among them, as of the change of members at index
+    `roster_index`; before birth that is 0, and they are the configured ones. `founding` is
+    the sender's durable record of the members, opaque here, ``b""`` while there is none.
     `empty` says that its journal holds nothing yet.
     """
 
@@ -159,6 +221,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     node: Name
     journal_id: Annotated[bytes, Meta(min_length=JOURNAL_ID_BYTES, max_length=JOURNAL_ID_BYTES)]
     roster: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=ROSTER_MEMBERS_MAX)]
+    roster_index: Number
     founding: Annotated[bytes, Meta(max_length=FOUNDING_BYTES_MAX)]
     empty: bool
 
@@ -230,16 +293,24 @@ def objection(own: Hello, found: Hello, name: str) -> str | None:
     """Return why a node with hello `own` must not talk to `found`, or None.
 
     `name` is the peer's name, proved by its certificate. Both sides decide alike, as the
-    comparison is symmetric, so both logs say why. Differing formats, journal ids and
-    foundings are no objection here: the engine decides what follows from them.
+    comparison is symmetric, so both logs say why. The members may differ only while one of
+    the two has not heard of the last change of them, and is still a member itself. Differing
+    formats, journal ids and foundings are no objection here: the engine decides what follows
+    from them.
     """
     checks = (
         ("node name", found.node, name),
         ("cluster", found.cluster, own.cluster),
-        ("roster", " ".join(found.roster), " ".join(own.roster)),
         ("protocol version", found.protocol, own.protocol),
     )
     for what, theirs, ours in checks:
         if theirs != ours:
             return f"found {what} {theirs!r}; expected {ours!r}"
+    if found.roster_index == own.roster_index:
+        if found.roster != own.roster:
+            return f"found roster {' '.join(found.roster)!r}; expected {' '.join(own.roster)!r}"
+        return None
+    newer, older = (found, own) if found.roster_index > own.roster_index else (own, found)
+    if older.node not in newer.roster:
+        return f"{older.node} is not among the members {' '.join(newer.roster)!r}"
     return None

@@ -124,10 +124,16 @@ class PreVote(
 class PreVoteAnswer(
     msgspec.Struct, frozen=True, array_like=True, tag=7, forbid_unknown_fields=True, gc=False
 ):
-    """The answer to a PreVote for `term`."""
+    """The answer to a PreVote for `term`.
+
+    All up to the entry (`commit_index`, `commit_term`) is committed: one whose log has that
+    entry may believe it, and so learns of a change of members that it has not applied yet.
+    """
 
     term: Number
     granted: bool
+    commit_index: Number
+    commit_term: Number
 
 
 class Offer(

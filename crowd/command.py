@@ -54,7 +54,7 @@ RANGES_MAX: Final = 16_384
 DEFINITIONS_MAX: Final = 1_024
 """Routes, and consumers, in one `Define`: one node's configuration file."""
 
-MEMBERS_MAX: Final = 64
+MEMBERS_MAX: Final = 32
 """Members of a cluster. Raft with more than about nine is slow, long before this."""
 
 _Index = Annotated[Index, Meta(ge=1, le=INTEGER_MAX)]

@@ -5,6 +5,9 @@ written must also change the file system's own records before it is durable; on 
 makes a batch's fdatasync half as long again, or worse where other nodes share the disk
 (``tests/unit/journal/measure.py``). So zeros are written there ahead, a piece after a
 batch: a few batches wait about a millisecond, and none waits for all of it.
+
+Its room is kept from the start, long before the zeros: that is the reserve from which a
+node on a full disk still writes what lets room be made.
 """
 
 from __future__ import annotations
@@ -35,17 +38,40 @@ class Spare:
         self._file: File | None = None
         self._written_bytes = 0
         self._refused = False
+        self.reserved = False
+
+    @property
+    def is_unasked(self) -> bool:
+        """Whether room was not asked for since the last file was taken."""
+        return not (self.reserved or self._refused)
 
     def is_wanted(self, size_bytes: int) -> bool:
-        """Tell whether there is something left to do for a file of this size."""
+        """Tell whether there are zeros left to write for a file of this size."""
         return self._written_bytes < size_bytes and not self._refused
+
+    def reserve(self, size_bytes: int) -> None:
+        """Keep room for a file of this size, if the disk has it; nothing of it is durable.
+
+        It need not be: the reserve is for a disk that fills while this process runs.
+        """
+        if self.reserved:
+            return
+        try:
+            self._open().allocate(size_bytes)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self.discard()
+            self._refused = True
+            return
+        self.reserved, self._refused = True, False
 
     def prepare(self, size_bytes: int) -> None:
         """Write the next piece of zeros, durably. Without space this waits for `take`."""
+        if not self.is_wanted(size_bytes):
+            return
         try:
             file = self._open()
-            if not self._written_bytes:
-                file.allocate(size_bytes)
             piece_bytes = min(PIECE_BYTES, size_bytes - self._written_bytes)
             file.write(_ZEROS[:piece_bytes], self._written_bytes)
         except OSError as error:
@@ -76,7 +102,8 @@ class Spare:
 
     def taken(self) -> None:
         """Forget the file: it has another name now."""
-        self._file, self._written_bytes, self._refused = None, 0, False
+        self._file, self._written_bytes = None, 0
+        self._refused = self.reserved = False
 
     def discard(self) -> None:
         """Remove the file, if there is one."""

@@ -30,6 +30,7 @@ from crowd.config import definitions, load_file, single_node
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import ConfigurationError, FatalError
+from crowd.kinds import split_address
 from crowd.raft import guard
 from crowd.raft.engine import Bounds, Engine, Identity, Seams, Space
 from crowd.raft.journal import DiskFileSystem, ThreadWriter, open_journal
@@ -255,20 +256,18 @@ class Node(Service):
         accept = self._endpoint(node.peer)
 
         def make(engine: Engine, hello: Callable[[], Hello]) -> PeerLinks:
-            return PeerLinks(
+            links = PeerLinks(
                 reactor,
                 name=node.name,
                 hello=hello,
-                peers={
-                    name: dial(reactor, _dialled(address))
-                    for name, address in cluster.peers.items()
-                    if name != node.name
-                },
+                dial=lambda address: dial(reactor, _dialled(address)),
                 accept=accept,
                 security=security,
                 listener=engine,
                 chance=self._chance.random,
             )
+            links.follow(cluster.peers)  # until the engine knows of a change of them
+            return links
 
         return make
 
@@ -306,7 +305,10 @@ class Node(Service):
 
 
 def _dialled(address: str) -> str:
-    """Return Twisted's endpoint string for a ``host:port``, an IPv6 host in brackets."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]").replace(":", "\\:")
+    """Return Twisted's endpoint string for a ``host:port``, an IPv6 host in brackets.
+
+    Raises ValueError if it is none.
+    """
+    host, port = split_address(address)
+    host = host.replace(":", "\\:")
     return f"tcp:host={host}:port={port}"

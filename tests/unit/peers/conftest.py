@@ -199,7 +199,7 @@ class Recorder:
         return [event[2] for event in self.heard if event[0] == "message"]
 
 
-def hello_of(name, roster=("a", "b", "c"), cluster="leads", protocol=PROTOCOL):
+def hello_of(name, roster=("a", "b", "c"), cluster="leads", protocol=PROTOCOL, roster_index=0):
     return Hello(
         protocol=protocol,
         format=1,
@@ -207,6 +207,7 @@ def hello_of(name, roster=("a", "b", "c"), cluster="leads", protocol=PROTOCOL):
         node=name,
         journal_id=name.encode().ljust(16, b"."),
         roster=tuple(roster),
+        roster_index=roster_index,
         founding=b"",
         empty=True,
     )
@@ -223,12 +224,13 @@ class Node:
             network.clock,
             name=name,
             hello=lambda: self.hello,
-            peers={peer: network.endpoint(name, peer) for peer in roster if peer != name},
+            dial=lambda address: network.endpoint(name, address),
             accept=Endpoint(network, name, None),
             security=NamedWires(),
             listener=self.heard,
             chance=lambda: 0.5,
         )
+        self.links.follow({peer: peer for peer in roster})
 
     def send(self, name, message):
         self.heard.inside_send = True

@@ -50,11 +50,11 @@ def append_entries(draw):
 
 peer_messages = st.one_of(
     append_entries(),
-    st.builds(NextIndex, numbers, numbers, st.booleans(), st.booleans(), numbers),
-    st.builds(RequestVote, numbers, numbers, numbers),
+    st.builds(NextIndex, numbers, numbers, st.booleans(), st.booleans(), numbers, numbers),
+    st.builds(RequestVote, numbers, numbers, numbers, numbers),
     st.builds(ResponseVote, numbers),
     st.builds(TimeoutNow, numbers),
-    st.builds(PreVote, numbers, numbers, numbers),
+    st.builds(PreVote, numbers, numbers, numbers, numbers),
     st.builds(PreVoteAnswer, numbers, st.booleans()),
     st.builds(Offer, st.binary(max_size=100)),
 )
@@ -67,6 +67,7 @@ hellos = st.builds(
     names,
     st.binary(min_size=16, max_size=16),
     st.lists(names, min_size=1, max_size=32).map(tuple),
+    numbers,
     st.binary(max_size=200),
     st.booleans(),
 )

@@ -133,12 +133,12 @@ def test_a_changed_byte_is_a_message_or_refused(message, data):
 @pytest.mark.parametrize(
     "value",
     [
-        [2, 1, 2, True, False],  # a field too few
-        [2, 1, 2, True, False, 9, 9],  # one too many
-        [2, 1, 2, 1, False, 9],  # a number where a boolean belongs
-        [2, True, 2, True, False, 9],  # and the reverse
-        [2, -1, 2, True, False, 9],
-        [2, 2**63, 2, True, False, 9],
+        [2, 1, 2, True, False, 9],  # a field too few
+        [2, 1, 2, True, False, 9, 9, 9],  # one too many
+        [2, 1, 2, 1, False, 9, 9],  # a number where a boolean belongs
+        [2, True, 2, True, False, 9, 9],  # and the reverse
+        [2, -1, 2, True, False, 9, 9],
+        [2, 2**63, 2, True, False, 9, 9],
         [True, 1, 1, 1, 1, []],  # true is not kind 1
         [8, "text"],
         [99],

@@ -172,7 +172,7 @@ class SnapshotWanted(
 class Fetch(
     msgspec.Struct, frozen=True, array_like=True, tag=18, forbid_unknown_fields=True, gc=False
 ):
-    """The sender's copy of a committed entry is damaged: may it have the receiver's?"""
+    """A request for the receiver's copy of a committed entry; the sender's own is damaged."""
 
     index: Number
 

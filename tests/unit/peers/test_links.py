@@ -19,6 +19,7 @@ from crowd.raft.wire import (
     TimeoutNow,
     encode_hello,
 )
+from tests.unit.peers.network import Just, Silent
 
 MIB = 1024 * 1024
 
@@ -318,32 +319,3 @@ class Passing:
 
     def accepting(self, factory):
         return factory
-
-
-class Just:
-    """A factory of one protocol."""
-
-    def __init__(self, protocol):
-        self.protocol = protocol
-
-    def buildProtocol(self, address):
-        return self.protocol
-
-
-class Silent:
-    """A protocol of a stranger: it says nothing and keeps what it hears."""
-
-    transport = None
-
-    def makeConnection(self, transport):
-        self.transport = transport
-        self.got = b""
-
-    def handshakeCompleted(self):
-        pass
-
-    def dataReceived(self, data):
-        self.got += data
-
-    def connectionLost(self, reason):
-        self.reason = reason

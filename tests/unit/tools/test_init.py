@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crowd.cli import main
 from crowd.config import load_file
 from crowd.errors import ConfigurationError, CrowdError, DirectoryError
-from crowd.cli import main
 from crowd.raft.tls import MutualTLS
 from crowd.tools.init import ClusterPlan, add_node, node_plans, write_cluster
 from crowd.tools.toml_text import merged, toml_text

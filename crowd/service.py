@@ -30,6 +30,7 @@ from crowd.config import definitions, load_file, single_node
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import ConfigurationError, FatalError
+from crowd.kinds import split_address
 from crowd.raft import guard
 from crowd.raft.engine import Engine
 from crowd.raft.journal import DiskFileSystem, ThreadWriter
@@ -261,7 +262,7 @@ class Node(Service):
         accept = self._endpoint(node.peer)
 
         def make(engine: Engine, hello: Callable[[], Hello]) -> PeerLinks:
-            return PeerLinks(
+            links = PeerLinks(
                 reactor,
                 name=node.name,
                 hello=hello,
@@ -271,6 +272,8 @@ class Node(Service):
                 listener=engine,
                 chance=self._chance.random,
             )
+            links.follow(cluster.peers)  # until the engine knows of a change of them
+            return links
 
         return make
 
@@ -308,7 +311,10 @@ class Node(Service):
 
 
 def _dialled(address: str) -> str:
-    """Return Twisted's endpoint string for a ``host:port``, an IPv6 host in brackets."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]").replace(":", "\\:")
+    """Return Twisted's endpoint string for a ``host:port``, an IPv6 host in brackets.
+
+    Raises ValueError if it is none.
+    """
+    host, port = split_address(address)
+    host = host.replace(":", "\\:")
     return f"tcp:host={host}:port={port}"

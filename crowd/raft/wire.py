@@ -42,6 +42,9 @@ FOUNDING_BYTES_MAX: Final = 16 * 1024
 SNAPSHOT_PIECE_BYTES_MAX: Final = 256 * 1024
 """A piece is a millisecond of a disk, and four of them are under way at most."""
 
+REASON_LENGTH_MAX: Final = 160
+"""A decoder's complaint may repeat what a peer sent; more of it than this is in no log line."""
+
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
@@ -150,7 +153,7 @@ class SnapshotPiece(
     """A piece of the leader's checkpoint at (`index`, `index_term`), for one too far behind.
 
     The checkpoint is known by `digest`, the SHA-256 of its `total` bytes; `data` stands at
-    `offset` in them.
+    `offset` in them, and does not reach beyond them.
     """
 
     term: Number
@@ -175,7 +178,7 @@ class SnapshotWanted(
 class Fetch(
     msgspec.Struct, frozen=True, array_like=True, tag=18, forbid_unknown_fields=True, gc=False
 ):
-    """The sender's copy of a committed entry is damaged: may it have the receiver's?"""
+    """A request for the receiver's copy of a committed entry; the sender's own is damaged."""
 
     index: Number
 
@@ -241,19 +244,42 @@ def encode_peer_message(message: PeerMessage) -> bytes:
 
 
 def decode_peer_message(data: bytes) -> PeerMessage:
-    """Return the message in `data`; raise MalformedFrameError if it is anything else."""
+    """Return the message in `data`; raise MalformedFrameError if it is anything else.
+
+    The error says in words what is wrong, for a log line.
+    """
     try:
         value: Any = unpack(data)
         # The kind is looked up here: msgspec takes 6 us more a message to do it by a union.
         kind = _KINDS[value[0]]
         message = msgspec.convert(value, kind, builtin_types=_PLAIN)
-    except (MalformedError, msgspec.ValidationError) as error:
-        raise MalformedFrameError(f"not a peer's message: {error}") from error
+    except MalformedError as error:
+        raise MalformedFrameError(f"not a peer's message: {_bounded(error)}") from error
+    except msgspec.ValidationError as error:
+        raise MalformedFrameError(f"no {kind.__name__}: {_bounded(error)}") from error
     except (LookupError, TypeError):
-        raise MalformedFrameError("not a peer's message: no array with a known kind") from None
+        raise MalformedFrameError(f"not a peer's message: {_unknown(value)}") from None
     if type(message) is AppendEntries:
         _check_entries(message)
+    elif type(message) is SnapshotPiece and message.offset + len(message.data) > message.total:
+        end = message.offset + len(message.data)
+        raise MalformedFrameError(f"a piece of a snapshot up to {end} of its {message.total} bytes")
     return message
+
+
+def _bounded(error: Exception) -> str:
+    return str(error)[:REASON_LENGTH_MAX]
+
+
+def _unknown(value: Any) -> str:
+    """Say what `value`, which is no message of a known kind, is instead."""
+    if type(value) is not tuple or not value:
+        return f"{type(value).__name__} where an array with a kind belongs"
+    kind = value[0]
+    if type(kind) is str:
+        # Most likely a hello where none belongs: its first field is worth seeing.
+        return f"found kind {kind[:NAME_LENGTH_MAX]!r}; expected a number"
+    return f"found kind {kind}" if type(kind) is int else f"a kind of {type(kind).__name__}"
 
 
 def _check_entries(message: AppendEntries) -> None:
@@ -284,7 +310,7 @@ def decode_hello(data: bytes) -> Hello:
     try:
         value: Any = unpack(data)
     except MalformedError as error:
-        raise MalformedFrameError(f"not a hello: {error}") from error
+        raise MalformedFrameError(f"not a hello: {_bounded(error)}") from error
     if type(value) is not tuple or value[:1] != (MAGIC,):
         raise MalformedFrameError(f"not a hello: it does not begin with {MAGIC!r}")
     if type(version := value[1] if len(value) > 1 else None) is int and version != PROTOCOL:
@@ -292,7 +318,7 @@ def decode_hello(data: bytes) -> Hello:
     try:
         return msgspec.convert(value[1:], Hello, builtin_types=_PLAIN)
     except msgspec.ValidationError as error:
-        raise MalformedFrameError(f"not a hello: {error}") from error
+        raise MalformedFrameError(f"not a hello: {_bounded(error)}") from error
 
 
 def objection(own: Hello, found: Hello, name: str) -> str | None:
@@ -300,9 +326,10 @@ def objection(own: Hello, found: Hello, name: str) -> str | None:
 
     `name` is the peer's name, proved by its certificate. Both sides decide alike, as the
     comparison is symmetric, so both logs say why. The members may differ only while one of
-    the two has not heard of the last change of them, and is still a member itself. Differing
-    formats, journal ids and foundings are no objection here: the engine decides what follows
-    from them.
+    the two has not heard of the last change of them, and is still a member itself. The other
+    one need not be: in a cluster of two, who was expelled is the only one that can tell the
+    last member so. Differing formats, journal ids and foundings are no objection here: the
+    engine decides what follows from them.
     """
     checks = (
         ("node name", found.node, name),
@@ -315,8 +342,12 @@ def objection(own: Hello, found: Hello, name: str) -> str | None:
     if found.roster_index == own.roster_index:
         if found.roster != own.roster:
             return f"found roster {' '.join(found.roster)!r}; expected {' '.join(own.roster)!r}"
-        return None
-    newer, older = (found, own) if found.roster_index > own.roster_index else (own, found)
-    if older.node not in newer.roster:
-        return f"{older.node} is not among the members {' '.join(newer.roster)!r}"
+        members, asked = own.roster, tuple(sorted((own.node, found.node)))
+    elif found.roster_index > own.roster_index:
+        members, asked = found.roster, (own.node,)
+    else:
+        members, asked = own.roster, (found.node,)
+    for node in asked:
+        if node not in members:
+            return f"{node} is not among the members {' '.join(members)!r}"
     return None

@@ -19,6 +19,7 @@ from crowd.raft.wire import (
     TimeoutNow,
     encode_hello,
 )
+from tests.unit.peers.network import Just, Silent
 
 MIB = 1024 * 1024
 
@@ -43,7 +44,7 @@ def test_every_pair_is_connected_once(network, trio):
 def test_messages_arrive_in_order(network, trio):
     """What is sent first arrives first, from and to the right node."""
     a, b = trio["a"], trio["b"]
-    messages = [NextIndex(1, number, True, False, 0) for number in range(50)]
+    messages = [NextIndex(1, number, True, False, 0, 0) for number in range(50)]
     assert all(a.send("b", message) for message in messages)
     assert b.send("a", TimeoutNow(3))
     network.settle()
@@ -182,7 +183,7 @@ def test_strangers_are_bounded(network, make_node):
         b"\xff\xff\xff\xff",
         encode_frame(b"\x80\x04pickle"),
         encode_frame(b""),
-        encode_frame(pack([2, 1, 1, True, False, 0])),
+        encode_frame(pack([2, 1, 1, True, False, 0, 0])),
     ],
 )
 def test_i6_garbage_instead_of_a_hello_ends_the_connection(network, make_node, garbage):
@@ -293,7 +294,7 @@ def test_an_address_in_use_is_fatal_and_says_so(network):
             return fail(CannotListenError("", 2105, OSError(98, "Address already in use")))
 
     links = PeerLinks(
-        network.clock, name="a", hello=None, peers={}, accept=Busy(), security=Passing(),
+        network.clock, name="a", hello=None, dial=None, accept=Busy(), security=Passing(),
         listener=None, chance=None,
     )  # fmt: skip
     with pytest.raises(FatalError, match=r"cannot listen for peers: .*in use"):
@@ -318,32 +319,3 @@ class Passing:
 
     def accepting(self, factory):
         return factory
-
-
-class Just:
-    """A factory of one protocol."""
-
-    def __init__(self, protocol):
-        self.protocol = protocol
-
-    def buildProtocol(self, address):
-        return self.protocol
-
-
-class Silent:
-    """A protocol of a stranger: it says nothing and keeps what it hears."""
-
-    transport = None
-
-    def makeConnection(self, transport):
-        self.transport = transport
-        self.got = b""
-
-    def handshakeCompleted(self):
-        pass
-
-    def dataReceived(self, data):
-        self.got += data
-
-    def connectionLost(self, reason):
-        self.reason = reason

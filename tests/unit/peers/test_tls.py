@@ -73,16 +73,13 @@ def start(reactor, spin, authority, make_recorder, make_hello):
             reactor,
             name=name,
             hello=lambda: make_hello(name, roster=ROSTER),
-            peers={
-                peer: TCP4ClientEndpoint(reactor, "127.0.0.1", (ports or {}).get(peer, 1))
-                for peer in ROSTER
-                if peer != name
-            },
+            dial=lambda port: TCP4ClientEndpoint(reactor, "127.0.0.1", int(port)),
             accept=TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),
             security=security,
             listener=(recorder := make_recorder()),
             chance=lambda: 0.5,
         )
+        links.follow({peer: str((ports or {}).get(peer, 1)) for peer in ROSTER})
         links.startService()
         started.append(links)
         return links, recorder
@@ -152,7 +149,7 @@ def test_i6_two_nodes_prove_themselves_and_talk(start, spin, logged):
     wire = next(iter(a._links)).transport
     assert wire.getHandle().get_protocol_version_name() == "TLSv1.3"
     large = AppendEntries(1, 0, 0, 0, 7, ((bytes(3_000_000), 1, 1),))
-    small = [NextIndex(1, number, True, False, 0) for number in range(2000)]
+    small = [NextIndex(1, number, True, False, 0, 0) for number in range(2000)]
     assert a.send("b", large)
     assert all(b.send("a", message) for message in small)
     spin(lambda: b_heard.messages() and len(a_heard.messages()) == len(small))

@@ -50,11 +50,11 @@ def append_entries(draw):
 
 peer_messages = st.one_of(
     append_entries(),
-    st.builds(NextIndex, numbers, numbers, st.booleans(), st.booleans(), numbers),
-    st.builds(RequestVote, numbers, numbers, numbers),
+    st.builds(NextIndex, numbers, numbers, st.booleans(), st.booleans(), numbers, numbers),
+    st.builds(RequestVote, numbers, numbers, numbers, numbers),
     st.builds(ResponseVote, numbers),
     st.builds(TimeoutNow, numbers),
-    st.builds(PreVote, numbers, numbers, numbers),
+    st.builds(PreVote, numbers, numbers, numbers, numbers),
     st.builds(PreVoteAnswer, numbers, st.booleans()),
     st.builds(Offer, st.binary(max_size=100)),
 )
@@ -67,6 +67,7 @@ hellos = st.builds(
     names,
     st.binary(min_size=16, max_size=16),
     st.lists(names, min_size=1, max_size=32).map(tuple),
+    numbers,
     st.binary(max_size=200),
     st.booleans(),
 )
@@ -132,12 +133,12 @@ def test_a_changed_byte_is_a_message_or_refused(message, data):
 @pytest.mark.parametrize(
     "value",
     [
-        [2, 1, 2, True, False],  # a field too few
-        [2, 1, 2, True, False, 9, 9],  # one too many
-        [2, 1, 2, 1, False, 9],  # a number where a boolean belongs
-        [2, True, 2, True, False, 9],  # and the reverse
-        [2, -1, 2, True, False, 9],
-        [2, 2**63, 2, True, False, 9],
+        [2, 1, 2, True, False, 9],  # a field too few
+        [2, 1, 2, True, False, 9, 9, 9],  # one too many
+        [2, 1, 2, 1, False, 9, 9],  # a number where a boolean belongs
+        [2, True, 2, True, False, 9, 9],  # and the reverse
+        [2, -1, 2, True, False, 9, 9],
+        [2, 2**63, 2, True, False, 9, 9],
         [True, 1, 1, 1, 1, []],  # true is not kind 1
         [8, "text"],
         [99],

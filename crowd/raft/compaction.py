@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from crowd.command import Index, Release
 from crowd.errors import DamagedEntryError, NoSpaceError
+from crowd.raft.checkpoints import Head
 
 if TYPE_CHECKING:
     from crowd.ledger import Ledger

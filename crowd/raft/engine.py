@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from crowd.clock import Clock, Timer
     from crowd.command import Command
     from crowd.raft.checkpoints import Checkpoint, Loaded
+    from crowd.raft.journal import ScrubResult
     from crowd.raft.seams import Bounds, Identity, Links, Seams
     from crowd.raft.storage import Storage
     from crowd.raft.wire import PeerMessage
@@ -125,6 +126,7 @@ class Engine(Service):
         self._leading = False
         self._handing_over = False
         self._dead = False
+        self._scrubbing = False
         self._urgent = False
         self._offered: dict[str, int] = {}  # the index that each peer's last offer has
         self._queued = 0  # appended at the next tick
@@ -378,7 +380,15 @@ class Engine(Service):
 
     def _scrub(self) -> None:
         """Verify a piece of what nobody reads; what is damaged is mended."""
-        self.journal.scrub(lambda result: [self.damaged(error) for error in result.damaged])
+        if not self._scrubbing:
+            self._scrubbing = True
+            self.journal.scrub(self._scrubbed)
+
+    def _scrubbed(self, result: ScrubResult) -> None:
+        self._scrubbing = False
+        for flaw in result.flaws:
+            for index in range(flaw.first_index, flaw.last_index + 1):
+                self.damaged(DamagedEntryError("found by the scrub", place=flaw.place, index=index))
 
     # --- What enters the log --------------------------------------------------------------------
 
@@ -661,7 +671,7 @@ class Engine(Service):
     def _received(self, checkpoint: Checkpoint) -> None:
         """Go on from a snapshot that is whole and durable here."""
         if self._dead or checkpoint.index <= self.raft.applied_index:
-            self.store.discard(checkpoint)
+            self.store.discard()
             return
         try:
             loaded = self.store.load(checkpoint)

@@ -75,7 +75,10 @@ def open_storage(
 
 def _newest_whole(store: CheckpointStore) -> tuple[Checkpoint, Loaded] | None:
     """Return the newest checkpoint whose every byte is good, with what it holds."""
-    for checkpoint in reversed(store.checkpoints):
+    received = () if store.received is None else (store.received,)
+    for checkpoint in sorted(
+        (*store.checkpoints, *received), key=lambda found: found.index, reverse=True
+    ):
         try:
             return checkpoint, store.load(checkpoint)
         except DamagedError as error:

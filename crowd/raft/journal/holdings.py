@@ -108,9 +108,9 @@ class Holdings:
         counters.written_bytes += appended.end - appended.start
         counters.write_s += appended.took_s
 
-    def drop_below(self, index: int) -> range:
-        """Forget the segments whose entries are all below `index`; return their numbers."""
-        dropped = self._places.drop_below(index)
+    def drop_below(self, index: int, segments_max: int) -> range:
+        """Forget the oldest segments whose entries are all below `index`; return their numbers."""
+        dropped = self._places.drop_below(index, segments_max)
         if not dropped:
             return range(0)
         self._reader.forget(dropped)

@@ -258,14 +258,19 @@ class Journal:
         self._flight_limit = min(self._flight_limit, last_kept)
         self._schedule()
 
-    def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803  pysyncobj's names
+    def deleteEntriesTo(  # noqa: N802  pysyncobj's name
+        self,
+        entryTo: int,  # noqa: N803
+        *,
+        segments_max: int = 1 << 30,
+    ) -> None:
         """Give back the disk of the entries before this one, counted from the first as 0.
 
-        Whole segments only: the log may keep more than asked, and `first_index` says from
-        where. Entries that are not durable always stay.
+        Whole segments only, and at most so many: the log may keep more than asked, and
+        `first_index` says from where. Entries that are not durable always stay.
         """
         keep_from = min(self.first_index + entryTo, self.durable_index)
-        numbers = self._holdings.drop_below(keep_from)
+        numbers = self._holdings.drop_below(keep_from, segments_max)
         if not numbers:
             return
         self.first_index = self._holdings.first_index

@@ -48,7 +48,7 @@ def open_journal(  # noqa: PLR0913  its ports and sizes, by name
     filesystem: FileSystem,
     writer: Writer,
     background: Writer | None = None,
-    checkpoint_index: int = 0,
+    checkpoint_index: Callable[[], int] = lambda: 0,
     segment_bytes: int = SEGMENT_BYTES,
     cache_bytes: int = CACHE_BYTES,
     seconds: Callable[[], float] = time.perf_counter,
@@ -57,7 +57,8 @@ def open_journal(  # noqa: PLR0913  its ports and sizes, by name
     """Return the journal in `directory`, made if there is none.
 
     All of it is verified, but for segments whose entries are all at or below
-    `checkpoint_index` (0: there is no checkpoint) and whose index files are good.
+    `checkpoint_index` and whose index files are good. It is asked once this process has the
+    directory's lock; 0 says that there is no checkpoint.
     `background` does what may take long, the scrub and index files; without one the `writer`
     does it. The journal closes both.
 
@@ -75,7 +76,7 @@ def open_journal(  # noqa: PLR0913  its ports and sizes, by name
         raise DirectoryError(f"{directory}: cannot be used: {error}") from error
     try:
         memory_file = _open_memory(filesystem, directory, cluster, node, draw)
-        found = recover(filesystem, directory, memory_file.memory, checkpoint_index)
+        found = recover(filesystem, directory, memory_file.memory, checkpoint_index())
         file = _mend(filesystem, directory, found)
         if found.terms.last > memory_file.memory.term:
             # An entry of a later term became durable before that term itself did. No vote of

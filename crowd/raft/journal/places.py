@@ -101,13 +101,14 @@ class Places:
                 return segment, index - segment.base
         raise IndexError(f"entry {index} is not on the disk")
 
-    def drop_below(self, index: int) -> list[Segment]:
+    def drop_below(self, index: int, segments_max: int) -> list[Segment]:
         """Forget the oldest segments whose entries are all below `index`; return them.
 
         The last segment is written to, so it always stays.
         """
         count = 0
-        while count < len(self.segments) - 1 and self._bases[count + 1] <= index:
+        most = min(segments_max, len(self.segments) - 1)
+        while count < most and self._bases[count + 1] <= index:
             count += 1
         dropped = self.segments[:count]
         del self.segments[:count], self._bases[:count]

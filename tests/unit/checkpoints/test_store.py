@@ -166,6 +166,21 @@ def test_the_floor_moves_when_it_is_durable(rig):
     assert rig.floor == 10
 
 
+def test_a_checkpoint_on_its_way_to_be_the_floor_is_not_in_the_way(rig):
+    """A newer one that comes while the floor moves does not push it out."""
+    rig.take(10)
+    rig.take(20)
+    rig.durable_index = 0
+    rig.begin(30)
+    rig.writer.finish()
+    rig.durable_index = 30
+    rig.store.poke()
+    rig.store.released(20)
+    rig.writer.finish()
+    assert (rig.indices, rig.floor) == ([20, 30], 20)
+    assert rig.names == ["0000000000000020.floor", "0000000000000030.checkpoint"]
+
+
 def test_the_floor_stays_while_it_is_sent(rig):
     """A follower that got it needs the log from there on."""
     first = rig.take(10)

@@ -36,6 +36,8 @@ PROBE_S: Final = 5.0
 GIVE_UP_S: Final = 30.0
 """A receiver that says nothing for so long is gone, and must not hold the leader's log."""
 
+_Announced = tuple[int, int, int, bytes, int]
+
 
 class Source(Protocol):
     """What a sender asks of the checkpoints' store."""
@@ -55,6 +57,9 @@ class Target(Protocol):
 
     def receive(self, digest: bytes, total_bytes: int) -> Incoming:
         """Begin to receive; raises MalformedError."""
+
+    def discard(self) -> None:
+        """Remove what was received."""
 
 
 class Sending:
@@ -164,9 +169,9 @@ class Receiving:
     """The checkpoint that this node is being sent, if any.
 
     The engine hands it pieces of the leader that it follows only, and calls `cancel` when
-    that link ends, the leader is another one, or what was received is installed. `send`
-    sends an answer to that leader; `on_complete` hears of a checkpoint that is verified and
-    durable.
+    that link ends or the leader is another one. `send` sends an answer to that leader;
+    `on_complete` hears of a checkpoint that is verified and durable. In the same term it is
+    not received again.
     """
 
     _log = Logger()
@@ -184,10 +189,11 @@ class Receiving:
         self._incoming: Incoming | None = None
         self._first: SnapshotPiece | None = None  # without its data: what is being received
         self._finishing = False
+        self._completed: _Announced | None = None
 
     @property
     def active(self) -> bool:
-        """Whether a transfer is under way, or complete and not cancelled yet."""
+        """Whether a transfer is under way."""
         return self._incoming is not None
 
     def cancel(self) -> None:
@@ -209,6 +215,9 @@ class Receiving:
             if _announced(message) != _announced(self._first):
                 self.cancel()
         if self._incoming is None:
+            if _announced(message) == self._completed:
+                self._answer(message, message.total)
+                return
             if message.offset:
                 self._answer(message, 0)
                 return
@@ -217,7 +226,8 @@ class Receiving:
         incoming = self._incoming
         assert incoming is not None
         if message.offset != incoming.offset:
-            self._answer(message, incoming.offset)
+            # Not `incoming.offset`: these answers must not be ahead of those in `_written`.
+            self._answer(message, incoming.written)
             return
         try:
             incoming.add(message.offset, message.data, partial(self._written, incoming, message))
@@ -262,8 +272,11 @@ class Receiving:
         elif isinstance(result, MalformedError):
             self._refuse(message, result)
         elif (result.index, result.term) != (message.index, message.index_term):
+            self._target.discard()
             self._refuse(message, MalformedError(f"received a checkpoint at {result.index}"))
         else:
+            self._completed = _announced(message)
+            self.cancel()
             self._on_complete(result)
 
     def _refuse(self, message: SnapshotPiece, error: MalformedError) -> None:
@@ -275,6 +288,6 @@ class Receiving:
         self._send(SnapshotWanted(message.term, message.digest, offset))
 
 
-def _announced(message: SnapshotPiece) -> tuple[int, int, int, bytes, int]:
+def _announced(message: SnapshotPiece) -> _Announced:
     """Return what all pieces of a transfer have in common."""
     return message.term, message.index, message.index_term, message.digest, message.total

@@ -226,7 +226,9 @@ DELAY: Final = Kind(
     _bounded(duration_us, 1_000, 31_536_000_000_000),
 )
 RETENTION: Final = Kind(
-    'a duration from "0 s" to "365 d", with its unit', 0, _bounded(duration_us, 0, 31_536_000_000_000)
+    'a duration from "0 s" to "365 d", with its unit',
+    0,
+    _bounded(duration_us, 0, 31_536_000_000_000),
 )
 RATE: Final = Kind('a rate such as "200/s", "30/min" or "10/h"', "", _rate)
 FACTOR: Final = Kind("a number from 1 to 1000", 1.0, _factor)

@@ -62,7 +62,8 @@ from crowd.raft.wire import PROTOCOL, Fetch, Fetched, Hello, Offer, SnapshotPiec
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Set
+    from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from crowd.clock import Clock, Timer
     from crowd.command import Command
@@ -487,11 +488,11 @@ class Engine(Service):
         """Tell whether a member's copy counts."""
         return self.membership.is_voter(name)
 
-    def voters(self) -> Set[str]:
+    def voters(self) -> AbstractSet[str]:
         """Return the members that vote."""
         return self.membership.voters
 
-    def followers(self) -> Set[str]:
+    def followers(self) -> AbstractSet[str]:
         """Return all other members."""
         return self.membership.followers
 
@@ -655,8 +656,9 @@ class Engine(Service):
             case Offer():
                 self._on_offer(name, message.command)
             case SnapshotPiece():
-                if name == self.raft.leader and message.term == self.raft.term:
-                    self.snapshots.piece(name, message, self.raft.applied_index)
+                wanted = message.index > self.raft.applied_index and self._installing is None
+                if wanted and name == self.raft.leader and message.term == self.raft.term:
+                    self.snapshots.piece(name, message)
             case SnapshotWanted():
                 if message.term == self.raft.term and self.raft.is_leader:
                     self.snapshots.wanted(name, message)

@@ -180,7 +180,9 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             logCompactionMinTime=10**9,
             useFork=False,
         )
-        super().__init__(_Member(name), [], conf=conf, transport=_Transport(self._dispatch, host.roster_index))
+        super().__init__(
+            _Member(name), [], conf=conf, transport=_Transport(self._dispatch, host.roster_index)
+        )
         self._poller = _NullPoller()
         # The journal holds term, vote, commit index and entries together (D6-D9).
         self._SyncObj__raftLog = log
@@ -443,7 +445,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         if not self._SyncObj__transferInProgress:
             self._rest_election()
         if self.leader != name:
-            self._SyncObj__raftLeader = _Member(name)
+            self._lead_by(name)
             self._matched = self._acked = 0
         mismatch = self._mismatch(message.prev_index, message.prev_term)
         if mismatch:
@@ -588,6 +590,10 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
 
     def _majority(self, count: int) -> bool:
         return count > len(self._host.voters()) // 2
+
+    def _lead_by(self, name: str) -> None:
+        leader: Any = _Member(name)
+        self._SyncObj__raftLeader = leader
 
     def _count_by_roster(self) -> None:
         """Have pysyncobj count the voters of the durable roster, and replicate to all members."""

@@ -228,4 +228,3 @@ class Membership:
                 return Demote(name=seat.name, after=after)
             return Promote(name=seat.name, journal_id=present, after=after)
         return None
-

@@ -10,7 +10,8 @@ import enum
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Set
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from crowd.errors import DamagedEntryError
     from crowd.raft.wire import PeerMessage
@@ -88,10 +89,10 @@ class Host(Protocol):
     def apply(self, index: int, term: int, command: bytes) -> None:
         """Apply a committed entry. Any exception ends the node (D13)."""
 
-    def voters(self) -> Set[str]:
+    def voters(self) -> AbstractSet[str]:
         """Return the names of the members that vote, by the durable roster."""
 
-    def followers(self) -> Set[str]:
+    def followers(self) -> AbstractSet[str]:
         """Return the names of all other members, learners among them: who is replicated to."""
 
     def is_voter(self, name: str) -> bool:

@@ -123,7 +123,9 @@ class Repairs:
                 f"its entry {index} has term {message.term}, the committed one here has "
                 f"{journal.term_at(index)}"
             )
-        journal.repair((message.command, index, message.term), lambda whole: self._tried(index, whole))
+        journal.repair(
+            (message.command, index, message.term), lambda whole: self._tried(index, whole)
+        )
 
     def _tried(self, index: int, whole: Any) -> None:
         if whole and index in self._asked_s:

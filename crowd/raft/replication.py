@@ -136,9 +136,7 @@ class Replication:
     def has_more_for(self, name: str) -> bool:
         """Tell whether a follower waits for entries, or for a probe."""
         progress = self.followers.get(name)
-        return progress is not None and (
-            progress.next <= self._log.last_index or progress.probing
-        )
+        return progress is not None and (progress.next <= self._log.last_index or progress.probing)
 
     def heartbeat(self) -> None:
         """Send to all, entries or none."""

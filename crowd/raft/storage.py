@@ -53,9 +53,7 @@ def open_storage(
     opened: list[tuple[CheckpointStore, tuple[Checkpoint, Loaded] | None]] = []
 
     def covered() -> int:
-        store = open_store(
-            directory, cluster=cluster, filesystem=filesystem, background=background
-        )
+        store = open_store(directory, cluster=cluster, filesystem=filesystem, background=background)
         found = _newest_whole(store)
         opened.append((store, found))
         return found[0].index if found is not None else 0

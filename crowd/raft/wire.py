@@ -152,8 +152,8 @@ class SnapshotPiece(
 ):
     """A piece of the leader's checkpoint at (`index`, `index_term`), for one too far behind.
 
-    The checkpoint is known by `digest`, the SHA-256 of its `total` bytes; `data` stands at
-    `offset` in them, and does not reach beyond them.
+    The checkpoint is known by `digest`, the SHA-256 that its `total` bytes end with; `data`
+    stands at `offset` in them, and does not reach beyond them.
     """
 
     term: Number

@@ -51,19 +51,22 @@ class Background:
     def do(self, what: str, job: Callable[[], T], done: Callable[[T], None]) -> None:
         """Do `job` off the reactor; then call `done` in the reactor with what it returned."""
 
-        def report(result: T | BaseException) -> None:
+        def wrapped() -> _Ended[T]:
+            return _Ended(job())  # so that an error that is its result is not one that it raised
+
+        def report(result: _Ended[T] | BaseException) -> None:
             if self.closed:
                 return
             if isinstance(result, BaseException):
                 self.closed = True
-                fatal = StorageFailedError(f"could not {what}: {result or repr(result)}")
+                fatal = StorageFailedError(f"could not {what}: {str(result) or repr(result)}")
                 fatal.__cause__ = result
                 self._fail(fatal)
             else:
-                done(result)
+                done(result.value)
 
         if not self.closed:
-            self._writer.submit(job, report)
+            self._writer.submit(wrapped, report)
 
     def soon(self, call: Callable[[], object]) -> None:
         """Call this in the reactor after what runs now."""

@@ -34,7 +34,8 @@ Received = Checkpoint | MalformedError | NoSpaceError
 class Incoming:
     """One checkpoint under way. Made by `CheckpointStore.receive`; in the reactor.
 
-    ``offset`` is what came so far, on the disk or on the way there: the next piece's.
+    ``offset`` is what came so far, and so the next piece's; ``written`` is what of it is
+    written, though not durable.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Incoming:
             )
         self.digest = digest
         self.total_bytes = total_bytes
-        self.offset = 0
+        self.offset = self.written = 0
         self._files, self._background, self._on_received = files, background, on_received
         self._pending = 0
         self._cancelled = False
@@ -114,7 +115,9 @@ class Incoming:
         self._pending -= 1
         if self._cancelled:
             return
-        if result is not None:
+        if result is None:
+            self.written = offset
+        else:
             self.cancel()
         done(offset if result is None else result)
 

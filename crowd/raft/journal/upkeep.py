@@ -91,7 +91,7 @@ class Upkeep:
         if self._indexing or self._refused or self._closed:
             return
         segment = next((one for one in self._places.segments[:-1] if one.summary is not None), None)
-        if segment is None:
+        if segment is None or segment.summary is None:
             return
         self._indexing = True
         self._background.submit(
@@ -208,7 +208,7 @@ class Upkeep:
             segment = None
         is_last = segment is not None and segment is self._places.segments[-1]
         if segment is None or entry[2] != term or (is_last and start >= self.last_start):
-            self._writer.soon(partial(done, False))  # noqa: FBT003  it is what done takes
+            self._writer.soon(partial(done, False))
             return
         data = encode_record(segment.salt, entry)
         self._rewrite(

@@ -110,7 +110,10 @@ class Network:
             self.settle()
 
     def join(self, factory, here, there_factory, there):
-        near, far = Wire(self.clock, self.claims.get(there, there)), Wire(self.clock, self.claims.get(here, here))
+        near, far = (
+            Wire(self.clock, self.claims.get(there, there)),
+            Wire(self.clock, self.claims.get(here, here)),
+        )
         near.other, far.other = far, near
         for wire, maker in ((near, factory), (far, there_factory)):
             wire.protocol = maker.buildProtocol(None)

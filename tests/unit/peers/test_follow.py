@@ -299,9 +299,7 @@ def test_whatever_the_changes_the_links_are_those_of_the_last(changes):
     c = nodes["c"]
     named = dict.fromkeys(roster, "abcde")
     for named, turns in changes:
-        c.links.follow(
-            {name: name if where == "abcde" else where for name, where in named.items()}
-        )
+        c.links.follow({name: name if where == "abcde" else where for name, where in named.items()})
         for _ in range(turns):
             network.clock.advance(0)
     network.pass_s(4)

@@ -18,13 +18,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from crowd.errors import FatalError
-from crowd.raft.dialer import Dialer
+from crowd.raft.dialer import Dialer, Nowhere
 from crowd.raft.frames import encode_frame
 from crowd.raft.link import TICK_S, Link, LinkState
 from crowd.raft.wire import (
@@ -146,7 +146,7 @@ class PeerLinks(Service):
         try:
             endpoint = self._dial(address)
         except ValueError as error:
-            endpoint = _Nowhere(ValueError(f"{address!r} is no address: {error}"))
+            endpoint = Nowhere(ValueError(f"{address!r} is no address: {error}"))
         dialer = Dialer(
             self._clock,
             self._security.dialling(endpoint),
@@ -185,7 +185,7 @@ class PeerLinks(Service):
             dialer.stop()
         waits: list[Deferred[Any]] = []
         if self._port is not None:
-            waits.append(_settled(self._port.stopListening()))
+            waits.append(maybeDeferred(self._port.stopListening))
             self._port = None
         self._emptied = Deferred()
         waits.append(self._emptied)
@@ -386,16 +386,6 @@ class _PeerConnections(Factory):
         return link
 
 
-class _Nowhere:
-    """The way to an address that is none: like a peer that never answers, told in the log."""
-
-    def __init__(self, error: ValueError) -> None:
-        self._error = error
-
-    def connect(self, _: Any, /) -> Deferred[Any]:
-        return fail(self._error)
-
-
 def _at(address: Any) -> str:
     """Return where a connection came from or went to, for a log line."""
     host, port = getattr(address, "host", None), getattr(address, "port", None)
@@ -406,12 +396,3 @@ def _is_bulk(message: PeerMessage) -> bool:
     if isinstance(message, AppendEntries):
         return bool(message.entries)
     return isinstance(message, Offer | SnapshotPiece | Fetched)
-
-
-def _settled(result: Deferred[Any] | None) -> Deferred[Any]:
-    """Return `result`, or a Deferred that has fired if there is none."""
-    if result is not None:
-        return result
-    done: Deferred[Any] = Deferred()
-    done.callback(None)
-    return done

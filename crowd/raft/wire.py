@@ -273,13 +273,17 @@ def _bounded(error: Exception) -> str:
 
 def _unknown(value: Any) -> str:
     """Say what `value`, which is no message of a known kind, is instead."""
-    if type(value) is not tuple or not value:
+    if type(value) is not tuple:
         return f"{type(value).__name__} where an array with a kind belongs"
+    if not value:
+        return "an empty array"
     kind = value[0]
     if type(kind) is str:
         # Most likely a hello where none belongs: its first field is worth seeing.
         return f"found kind {kind[:NAME_LENGTH_MAX]!r}; expected a number"
-    return f"found kind {kind}" if type(kind) is int else f"a kind of {type(kind).__name__}"
+    if type(kind) is int:
+        return f"found kind {kind}; expected a known one"
+    return f"a kind of {type(kind).__name__}; expected a number"
 
 
 def _check_entries(message: AppendEntries) -> None:

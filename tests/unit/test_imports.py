@@ -48,7 +48,7 @@ SEAMS = {
     "klein": {"crowd.web"},
     "werkzeug": {"crowd.web"},
     "prometheus_client": {"crowd.web"},
-    "tomllib": {"crowd.config", "crowd.tools.local_cluster"},
+    "tomllib": {"crowd.config", "crowd.tools.init", "crowd.tools.local_cluster"},
     "asyncio": set(),
     "pickle": set(),
     "marshal": set(),

@@ -1,4 +1,3 @@
-# ruff: noqa: N802 - Twisted's names
 """Links in memory: who connects to whom, who is refused, and what is bounded."""
 
 from __future__ import annotations
@@ -13,9 +12,13 @@ from crowd.raft.frames import encode_frame
 from crowd.raft.links import BULK_BYTES_MAX, QUEUED_BYTES_MAX, PeerLinks
 from crowd.raft.wire import (
     AppendEntries,
+    Fetch,
+    Fetched,
     NextIndex,
     Offer,
     ResponseVote,
+    SnapshotPiece,
+    SnapshotWanted,
     TimeoutNow,
     encode_hello,
 )
@@ -246,7 +249,7 @@ def test_disconnect_takes_effect_at_once_and_is_told_later(network, trio):
 
 
 def test_i7_a_slow_peer_gets_no_more_entries_but_votes_pass(network, trio):
-    """I7: above 4 MiB entries and offers wait with the engine; above 32 MiB the link ends."""
+    """I7: above 4 MiB entries, offers, pieces and repairs wait with the engine; the rest passes."""
     a = trio["a"]
     wire = a.wire_to("b")
     wire.stuck = True
@@ -257,7 +260,11 @@ def test_i7_a_slow_peer_gets_no_more_entries_but_votes_pass(network, trio):
     assert taken <= BULK_BYTES_MAX // MIB + 2
     assert not a.links.writable("b")
     assert not a.send("b", Offer(b"x"))
+    assert not a.send("b", SnapshotPiece(1, 9, 1, bytes(32), 10, 0, b"x"))
+    assert not a.send("b", Fetched(b"x", 9, 1))
     assert a.send("b", ResponseVote(1))
+    assert a.send("b", SnapshotWanted(1, bytes(32), 10))
+    assert a.send("b", Fetch(9))
     assert a.send("b", AppendEntries(1, 0, 0, 0, 0, ()))
     assert a.send("c", entry)  # another peer's link is its own
     wire.stuck = False
@@ -265,7 +272,7 @@ def test_i7_a_slow_peer_gets_no_more_entries_but_votes_pass(network, trio):
     network.settle()
     assert a.links.writable("b")
     assert a.links.queued_bytes("b") == 0
-    assert len(trio["b"].heard.messages()) == taken + 2
+    assert len(trio["b"].heard.messages()) == taken + 4
 
 
 def test_i7_the_hard_bound_ends_the_link(network, trio):

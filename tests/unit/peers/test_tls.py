@@ -167,6 +167,36 @@ def test_a_node_that_stops_is_noticed_and_met_again(start, spin, reactor):
     spin(lambda: ("disconnected", "b") in a_heard.kinds())
 
 
+def test_i6_a_certificate_proves_who_is_a_member_when_it_is_shown(start, spin, logged):
+    """I6: a node that is no member yet is refused; from the change on it is let in; and back."""
+    b, b_heard = start("b")
+    b.follow({})
+    a, a_heard = start("a", {"b": b.address.port})
+    words = "found a certificate for a.leads.crowd; expected one for nobody"
+    spin(lambda: any(words in text for text in logged))
+    assert not b_heard.heard
+    b.follow({"a": "0"})
+    spin(lambda: a.connected and b.connected)
+    b.follow({})
+    assert not b.connected
+    spin(lambda: b_heard.heard[-1] == ("disconnected", "a", "is no member any more"))
+    spin(lambda: a_heard.kinds()[-1] == ("disconnected", "b"))
+    a.follow({})
+
+
+def test_a_peer_that_moved_is_met_at_its_new_address(start, spin):
+    """A member's address changes in the log: the old connection ends, the new one proves itself."""
+    b, _ = start("b")
+    a, a_heard = start("a", {"b": b.address.port})
+    spin(lambda: a.connected and b.connected)
+    moved, moved_heard = start("b")
+    a.follow({"b": str(moved.address.port)})
+    spin(lambda: ("connected", "a") in moved_heard.kinds() and a.connected)
+    assert a_heard.kinds() == [("connected", "b"), ("disconnected", "b"), ("connected", "b")]
+    spin(lambda: not b.connected)
+    assert moved.connected
+
+
 def good_hello(make_hello):
     return encode_frame(encode_hello(make_hello("a", roster=ROSTER)))
 

@@ -71,7 +71,7 @@ class Journal:
 
     _log = Logger()
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  made in one place, from its parts
         self,
         found: Found,
         memory: Memory,
@@ -332,7 +332,7 @@ class Journal:
         """
         index = entry[1]
         if not self.first_index <= index <= self.durable_index or self._failed or self._closed:
-            self._writer.soon(partial(done, False))  # noqa: FBT003  it is what `done` takes
+            self._writer.soon(partial(done, False))
             return
         self._upkeep.repair(entry, self._terms.at(index), done)
 

@@ -71,7 +71,7 @@ class Journal:
 
     _log = Logger()
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  made in one place, from its parts
         self,
         found: Found,
         memory: Memory,

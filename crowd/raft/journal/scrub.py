@@ -146,8 +146,9 @@ class Scrubber:
 
 
 class _Walk:
-    """A place in a segment. ``_body_end`` is None behind a bad header: the batch ends where
-    the header of the next one is found.
+    """A place in a segment.
+
+    ``_body_end`` is None behind a bad header: that batch ends where the next one's header is.
     """
 
     def __init__(self, file: File, path: str, name: str, summary: Summary) -> None:
@@ -250,7 +251,9 @@ class _Walk:
                 self._records += 1
                 return 0
         self._clean = False
-        self._flaw(place, known, result)
+        index = self._summary.base + place
+        last = index if known else index - 1
+        result.flaws.append(Flaw(self._place(at), index, last))
         self._at = self._after_flaw(data, base, limit)
         return 0
 
@@ -282,10 +285,6 @@ class _Walk:
             self._batch - 1, 0, end - self._bad_start - BATCH_HEADER_BYTES, self._records
         )
         self._rewrite(self._bad_start, encode_batch_header(self._salt, header), result)
-
-    def _flaw(self, place: int, known: bool, result: Scrubbed) -> None:
-        index = self._summary.base + place
-        result.flaws.append(Flaw(self._place(self._at), index, index if known else index - 1))
 
     def _rewrite(self, start: int, data: bytes, result: Scrubbed) -> None:
         result.rewrites.append(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from google_crc32c import extend as crc32c
@@ -129,10 +130,8 @@ def write_index(filesystem: FileSystem, directory: str, summary: Summary) -> Non
 
 def remove_if_there(filesystem: FileSystem, path: str) -> None:
     """Remove a file that may not be there."""
-    try:
+    with suppress(FileNotFoundError):
         filesystem.remove(path)
-    except FileNotFoundError:
-        pass
 
 
 def _read_head(file: File) -> tuple[Summary, int, int] | None:

@@ -29,7 +29,8 @@ _ZEROS: Final = bytes(PIECE_BYTES)
 class Spare:
     """At most one file, under a name of its own until it is taken.
 
-    Errors are OSError. One that says that there is no space leaves no file behind.
+    Errors are OSError. One that says that there is no space leaves no file behind, unless
+    room was kept before.
     """
 
     def __init__(self, filesystem: FileSystem, directory: str) -> None:
@@ -38,7 +39,12 @@ class Spare:
         self._file: File | None = None
         self._written_bytes = 0
         self._refused = False
-        self.reserved = False
+        self._reserved_bytes = 0
+
+    @property
+    def reserved(self) -> bool:
+        """Whether room is kept for the next file."""
+        return self._reserved_bytes > 0
 
     @property
     def is_unasked(self) -> bool:
@@ -64,7 +70,7 @@ class Spare:
             self.discard()
             self._refused = True
             return
-        self.reserved, self._refused = True, False
+        self._reserved_bytes, self._refused = size_bytes, False
 
     def prepare(self, size_bytes: int) -> None:
         """Write the next piece of zeros, durably. Without space this waits for `take`."""
@@ -77,7 +83,8 @@ class Spare:
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
-            self.discard()
+            if not self.reserved:
+                self.discard()
             self._refused = True
             return
         self._written_bytes += piece_bytes
@@ -92,18 +99,20 @@ class Spare:
         """
         try:
             file = self._open()
-            file.allocate(size_bytes)
+            if size_bytes > self._reserved_bytes:
+                file.allocate(size_bytes)
             file.write(header, 0)
         except OSError as error:
-            if error.errno in NO_SPACE:
+            # What is kept stays kept, be it too small for this file.
+            if error.errno in NO_SPACE and not self.reserved:
                 self.discard()
             raise
         return file
 
     def taken(self) -> None:
         """Forget the file: it has another name now."""
-        self._file, self._written_bytes = None, 0
-        self._refused = self.reserved = False
+        self._file, self._written_bytes, self._reserved_bytes = None, 0, 0
+        self._refused = False
 
     def discard(self) -> None:
         """Remove the file, if there is one."""

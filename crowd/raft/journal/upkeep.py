@@ -53,7 +53,7 @@ class Upkeep:
 
     _log = Logger()
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  the parts that it keeps in order
         self,
         filesystem: FileSystem,
         directory: str,
@@ -90,14 +90,12 @@ class Upkeep:
         self._refused = self._refused and not again
         if self._indexing or self._refused or self._closed:
             return
-        segment = next((one for one in self._places.segments[:-1] if one.summary is not None), None)
-        if segment is None or segment.summary is None:
-            return
-        self._indexing = True
-        self._background.submit(
-            partial(write_index, self._filesystem, self._directory, segment.summary),
-            partial(self._indexed, segment),
-        )
+        for segment in self._places.segments[:-1]:
+            if segment.summary is not None:
+                self._indexing = True
+                job = partial(write_index, self._filesystem, self._directory, segment.summary)
+                self._background.submit(job, partial(self._indexed, segment))
+                return
 
     def dropped(self, numbers: range) -> None:
         """Have the index files of removed segments removed.
@@ -190,7 +188,10 @@ class Upkeep:
         return Flaw(flaw.place, first, last)
 
     def _header_mended(
-        self, done: Callable[[ScrubResult], object] | None, told: ScrubResult, good: bool
+        self,
+        done: Callable[[ScrubResult], object] | None,
+        told: ScrubResult,
+        good: bool,  # noqa: FBT001
     ) -> None:
         if not good:
             self._log.warn("{directory}: a header is still bad", directory=self._directory)
@@ -216,7 +217,7 @@ class Upkeep:
         )
 
     def _rewrite(self, rewrite: Rewrite, done: Callable[[bool], object]) -> None:
-        def written(result: bool | BaseException) -> None:
+        def written(result: bool | BaseException) -> None:  # noqa: FBT001  a writer's report
             if self._closed:
                 return
             if isinstance(result, BaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 
 import pytest
@@ -15,11 +16,15 @@ DIRECTORY = "/node"
 class Rig:
     """One node's journal; `reopen` starts it again on what the disk holds."""
 
-    def __init__(self, *, segment_bytes: int = 1 << 12, cache_bytes: int = 1 << 12) -> None:
+    def __init__(
+        self, *, segment_bytes: int = 1 << 12, cache_bytes: int = 1 << 12, reserve: bool = True
+    ) -> None:
         self.system = FaultyFileSystem()
         self.segment_bytes = segment_bytes
         self.cache_bytes = cache_bytes
         self._numbers = itertools.count(1)
+        if not reserve:  # the first one is the first segment's
+            self.system.fail("allocate", errno.ENOSPC, after=1)
         self.open()
 
     def open(
@@ -74,6 +79,9 @@ class Rig:
 
     def segments(self) -> list[str]:
         return [name for name in self.system.names(DIRECTORY) if name.endswith(".segment")]
+
+    def indexes(self) -> list[str]:
+        return [name for name in self.system.names(DIRECTORY) if name.endswith(".index")]
 
     def inode(self, name: str):
         return self.system.inodes[f"{DIRECTORY}/{name}"]

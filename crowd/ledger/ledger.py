@@ -110,8 +110,7 @@ class Ledger:
         NeedsNewerCrowdError, which is fatal, if the command asks for a format that this
         version does not know. Nothing has changed then. Costs a few microseconds and less
         than one for each message; `Define` and, on an entry in `DIGEST_EVERY`, the digest
-        cost up to a few milliseconds. A new consumer that begins at the beginning, with some
-        routes of many, costs up to half a millisecond for each chunk of rows.
+        cost up to a few milliseconds.
         """
         self._expect(index, term)
         self._check_format(command)

@@ -12,7 +12,7 @@ from crowd.codec import pack, unpack
 from crowd.command import FORMAT
 from crowd.errors import MalformedError, NeedsNewerCrowdError
 from crowd.ledger import Ledger
-from crowd.ledger.ledger import DIGEST_EVERY
+from crowd.ledger.head import DIGEST_EVERY
 from tests.unit.ledger.history import History, consumer, route
 from tests.unit.ledger.test_model import STEP, check, play, scripted
 

@@ -1,8 +1,8 @@
 """The head of a captured ledger: the shape of everything but sealed chunks of rows.
 
 Decides which fields there are, their bounds, and how they are read from bytes that may be
-anyone's. Leaves what must hold between the fields to the modules that they are restored in,
-each of which checks its own invariants with `expect`, and sealed chunks to ``chunk``.
+anyone's. Leaves what must hold within a part to the module that it is restored in, which
+checks its own invariants with `expect`, and sealed chunks to ``chunk``.
 
 The head is one CBOR array, drawn in docs/reference/ledger.md. What stands before ``rows`` is
 the state of which the digest is taken. Its shape goes by the ledger's format: a newer crowd
@@ -35,6 +35,12 @@ ROUTES_MAX: Final = 1_024
 
 CONSUMERS_MAX: Final = 256
 """Consumers of a cluster. Every accepted batch costs a step for each."""
+
+DIGEST_EVERY: Final = 4_096
+"""Entries between two digests that are remembered; a digest costs a few milliseconds."""
+
+DIGESTS_KEPT: Final = 4
+"""Remembered digests. Nodes within 12 288 entries of one another have one in common."""
 
 _FROM_0: Final = Meta(ge=0, le=INTEGER_MAX)
 _FROM_1: Final = Meta(ge=1, le=INTEGER_MAX)
@@ -162,7 +168,7 @@ class Head(_Part, frozen=True):
     consumers: Annotated[tuple[ConsumerPart, ...], Meta(max_length=CONSUMERS_MAX)]
     file_hashes: Annotated[tuple[tuple[_Name, _Bytes32], ...], Meta(max_length=MEMBERS_MAX)]
     rows: RowsPart
-    digests: tuple[tuple[_Index, _Bytes32], ...]
+    digests: Annotated[tuple[tuple[_Index, _Bytes32], ...], Meta(max_length=DIGESTS_KEPT)]
 
 
 def read_head(section: bytes) -> Head:
@@ -180,6 +186,28 @@ def read_head(section: bytes) -> Head:
             f"a captured ledger of format {version}; this version knows 1-{FORMAT}"
         )
     try:
-        return msgspec.convert(fields, Head)
+        head = msgspec.convert(fields, Head)
     except msgspec.ValidationError as error:
         raise MalformedError(f"a captured ledger: {error}") from error
+    _check(head)
+    return head
+
+
+def _check(head: Head) -> None:
+    """Raise MalformedError for what belongs to no one part."""
+    index, released = head.applied.index, head.released
+    born = head.tag is not None
+    expect(born == (head.cluster is not None) == (head.format > 0), what="birth")
+    expect(head.members.index <= index, what="members")
+    expect(
+        released.index <= index,
+        released.index > 0 or released.beginning == 0,
+        head.rows.first - 1 <= released.beginning <= head.accepted.tip,
+        what="release",
+    )
+    indexes = [at for at, _ in head.digests]
+    expect(
+        all(at % DIGEST_EVERY == 0 < at <= index for at in indexes),
+        indexes == sorted(indexes),
+        what="digests",
+    )

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from crowd.codec import pack
 from crowd.command import (
@@ -52,7 +52,7 @@ from crowd.command import (
 from crowd.errors import MalformedError, NeedsNewerCrowdError
 from crowd.ledger.chunk import CHUNK_ROWS
 from crowd.ledger.definitions import Definitions, Route
-from crowd.ledger.head import Head, expect, read_head
+from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT, Head, expect, read_head
 from crowd.ledger.members import Members, MemberState
 from crowd.ledger.rows import Place, Rows
 from crowd.ledger.sessions import Sessions
@@ -62,12 +62,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from crowd.ledger.consumers import Consumer
-
-DIGEST_EVERY: Final = 4_096
-"""Entries between two digests that are remembered; a digest costs a few milliseconds."""
-
-DIGESTS_KEPT: Final = 4
-"""Remembered digests. Nodes within 12 288 entries of one another have one in common."""
 
 
 class Ledger:
@@ -110,8 +104,7 @@ class Ledger:
         NeedsNewerCrowdError, which is fatal, if the command asks for a format that this
         version does not know. Nothing has changed then. Costs a few microseconds and less
         than one for each message; `Define` and, on an entry in `DIGEST_EVERY`, the digest
-        cost up to a few milliseconds. A new consumer that begins at the beginning, with some
-        routes of many, costs up to half a millisecond for each chunk of rows.
+        cost up to a few milliseconds.
         """
         self._expect(index, term)
         self._check_format(command)
@@ -426,30 +419,13 @@ class Ledger:
 
     def _become(self, head: Head, chunks: Sequence[bytes]) -> None:
         """Take over what was captured; raise MalformedError where the parts do not fit."""
-        born = head.tag is not None
-        applied, released = head.applied, head.released
-        expect(born == (head.cluster is not None) == (head.format > 0), what="birth")
-        expect(head.members.index <= applied.index, what="members")
-        expect(
-            released.index <= applied.index,
-            released.index > 0 or released.beginning == 0,
-            head.rows.first - 1 <= released.beginning <= head.accepted.tip,
-            what="release",
-        )
-        indexes = [index for index, _ in head.digests]
-        expect(
-            len(indexes) <= DIGESTS_KEPT,
-            all(index % DIGEST_EVERY == 0 < index <= applied.index for index in indexes),
-            indexes == sorted(indexes),
-            what="digests",
-        )
         self.format, self.cluster, self.tag = head.format, head.cluster, head.tag
-        self.applied_index, self.applied_term = applied.index, applied.term
-        self.log_time_us = applied.log_time_us
+        self.applied_index, self.applied_term = head.applied.index, head.applied.term
+        self.log_time_us = head.applied.log_time_us
         self._history, self.refused = head.accepted.history, head.accepted.refused
-        self.released_index, self.beginning = released.index, released.beginning
+        self.released_index, self.beginning = head.released.index, head.released.beginning
         self.digests = dict(head.digests)
-        self._members.restore(head.members, born=born)
+        self._members.restore(head.members, born=self.tag is not None)
         self._sessions.restore(head)
         self._definitions.restore(head)
         self._rows.restore(head, chunks)

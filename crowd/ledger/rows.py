@@ -190,24 +190,20 @@ class Rows:
     def count(self, first: int, last: int, routes: int) -> int:
         """Return how many positions within first-last have a route that is in `routes`.
 
-        Chunks in which all or none have are counted by their summary; others cost some
-        hundred microseconds each.
+        Opens the two chunks at the ends; those between are counted by their summaries, in
+        about a microsecond each.
         """
         first, last = max(first, self.first), min(last, self.last)
         if first > last:
             return 0
-        count = 0
-        for chunk in range(self._chunk_of(first), self._chunk_of(last) + 1):
-            held = self._routes_in(chunk)
-            if not held & routes:
-                continue
-            end = min(last, self._last_of(chunk))
-            if held & ~routes:
-                count += _count_in(self._columns_of(chunk), first, end, routes)
-            else:
-                start = self._starts[chunk] if chunk < len(self._chunks) else self._open.firsts[0]
-                count += end - max(first, start) + 1
-        return count
+        low, high = self._chunk_of(first), self._chunk_of(last)
+        if low == high:
+            return _count_in(self._columns_of(low), first, last, routes)
+        return (
+            _count_in(self._columns_of(low), first, self._last_of(low), routes)
+            + sum(chunk.count(routes) for chunk in self._chunks[low + 1 : high])
+            + _count_in(self._columns_of(high), first, last, routes)
+        )
 
     def last_through(self, index: Index) -> Position:
         """Return the last position in the entries up to `index`, inclusive.

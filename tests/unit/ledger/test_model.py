@@ -9,9 +9,9 @@ import sys
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from crowd.command import Enroll, Release
+from crowd.command import Control, Enroll, Release
 from crowd.ledger import Ledger
-from crowd.ledger.ledger import DIGEST_EVERY, DIGESTS_KEPT
+from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT
 from tests.unit.ledger.history import History, consumer, route
 
 PATHS = ("/r1", "/r2", "/r3")
@@ -220,6 +220,9 @@ def scripted() -> Ledger:
     for node in "cb":
         history.define(route("/more"), consumer("c3", "/more"), node=node)
         history.accept(history.open(node), 1, 4)
+    for nonce in (b"2" * 16, b"3" * 16):
+        history.accept(history.open("b", nonce), 2, 4)
+    history.apply(Control(2, "pause"))
     return history.ledger
 
 

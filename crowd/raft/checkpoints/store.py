@@ -32,12 +32,12 @@ from crowd.raft.checkpoints.files import CHECKPOINT, FLOOR, RECEIVED, Files
 from crowd.raft.checkpoints.incoming import Incoming
 from crowd.raft.checkpoints.policy import next_floor, superfluous
 from crowd.raft.checkpoints.shape import Checkpoint, Encoding, Head
+from crowd.raft.checkpoints.taking import Taking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
     from crowd.errors import FatalError
-    from crowd.raft.checkpoints.background import Work
     from crowd.raft.journal.ports import File, Writer
     from crowd.raft.journal.shape import Entry
 
@@ -62,20 +62,6 @@ class Found(msgspec.Struct):
     condemned: list[str]
 
 
-class _Taking(msgspec.Struct):
-    """The checkpoint that is being taken. ``written`` says that only its name is missing."""
-
-    head: Head
-    part: str
-    encoding: Encoding
-    durable: Callable[[], bool]
-    done: Callable[[Checkpoint | NoSpaceError], None]
-    work: Work[NoSpaceError | None] | None = None
-    written: bool = False
-    naming: bool = False
-    abandoned: bool = False
-
-
 class CheckpointStore:
     """The checkpoints of one node. Made by `open_store`.
 
@@ -97,7 +83,7 @@ class CheckpointStore:
         self._condemned = found.condemned
         self._released = -1
         self._next_floor: Checkpoint | None = None  # while its new name becomes durable
-        self._taking: _Taking | None = None
+        self._taking: Taking | None = None
         self._incoming: Incoming | None = None
         self._pins: Counter[bytes] = Counter()
         self._readers: dict[bytes, File] = {}
@@ -179,64 +165,28 @@ class CheckpointStore:
         assert self.newest is None or head.index > self.newest.index
         files = self._files
         encoding = Encoding(head, files.cluster, entry[0], sections, piece_bytes=files.piece_bytes)
-        taking = self._taking = _Taking(head, files.new_part(), encoding, durable, done)
-        taking.work = self._background.run(
-            "write a checkpoint", files.write(taking.part, encoding), partial(self._written, taking)
+        self._taking = Taking(
+            files, self._background, head, encoding, durable=durable, done=partial(self._took, done)
         )
 
     def poke(self) -> None:
         """Say that more of the log is durable: a checkpoint that is written may wait for it."""
-        taking = self._taking
-        if taking is None or not taking.written or taking.naming or not taking.durable():
-            return
-        taking.naming = True
-        path = self._files.path(taking.head.index, CHECKPOINT)
-        self._background.do(
-            "name a checkpoint",
-            partial(self._files.publish, taking.part, path),
-            partial(self._named, taking),
-        )
+        if self._taking is not None:
+            self._taking.poke()
 
-    def _written(self, taking: _Taking, result: NoSpaceError | None) -> None:
-        if taking.abandoned:
-            self._remove([taking.part.rpartition("/")[2]])
-        elif result is not None:
-            self._taking = None
-            taking.done(result)
-        else:
-            taking.written = True
-            self.poke()
-
-    def _named(self, taking: _Taking, result: NoSpaceError | None) -> None:
-        head, encoding = taking.head, taking.encoding
-        if taking.abandoned:
-            self._remove([f"{head.index:016d}{CHECKPOINT}"])
-            return
-        self._taking = None
-        if result is not None:
-            taking.done(result)
-            return
-        checkpoint = Checkpoint(
-            head.index, head.term, head.tip, head.log_time_us, encoding.size_bytes, encoding.digest
-        )
-        self._kept.append(checkpoint)
-        name = f"{head.index:016d}{CHECKPOINT}"
-        self._purge(spare=name)
-        self._tidy()
-        self._advance()
-        taking.done(checkpoint)
-
-    def _abandon(self) -> None:
+    def _took(
+        self,
+        done: Callable[[Checkpoint | NoSpaceError], None],
+        result: Checkpoint | NoSpaceError,
+    ) -> None:
         taking, self._taking = self._taking, None
-        if taking is None:
-            return
-        taking.abandoned = True
-        if taking.naming:
-            return  # and `_named` removes it
-        if taking.written:
-            self._remove([taking.part.rpartition("/")[2]])
-        elif taking.work is not None:
-            taking.work.stop()
+        assert taking is not None
+        if isinstance(result, Checkpoint):
+            self._kept.append(result)
+            self._purge(spare=taking.name)
+            self._tidy()
+            self._advance()
+        done(result)
 
     # --- The floor ----------------------------------------------------------------------------
 
@@ -336,7 +286,9 @@ class CheckpointStore:
         before its name is durable, the next start finds it as `received` again.
         """
         assert checkpoint == self.received
-        self._abandon()
+        if self._taking is not None:
+            self._taking.abandon()
+            self._taking = None
         old = self._kept
         self.received = None
         self.floor = msgspec.structs.replace(checkpoint, installed=True)

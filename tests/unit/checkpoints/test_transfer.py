@@ -159,7 +159,7 @@ def test_it_arrives_whatever_is_lost(seed, loss):
         pair.send()
         pair.there = [message for message in pair.there if chance.random() >= loss]
         pair.arrive()
-        pair.back = [message for message in pair.back if chance.random() >= loss]
+        pair.back[:] = [message for message in pair.back if chance.random() >= loss]
         pair.answer()
         if pair.completed:
             break
@@ -309,6 +309,7 @@ def test_a_complete_snapshot_is_asked_after_and_not_sent_again(pair):
         assert len(pair.send()) == 1
         pair.arrive()
         pair.answer()
+        assert pair.send() == []
         assert pair.sending.complete
         pair.receiving.cancel()
     assert len(pair.completed) == 1

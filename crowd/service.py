@@ -262,7 +262,7 @@ class Node(Service):
         accept = self._endpoint(node.peer)
 
         def make(engine: Engine, hello: Callable[[], Hello]) -> PeerLinks:
-            links = PeerLinks(
+            return PeerLinks(
                 reactor,
                 name=node.name,
                 hello=hello,
@@ -272,8 +272,6 @@ class Node(Service):
                 listener=engine,
                 chance=self._chance.random,
             )
-            links.follow(cluster.peers)  # until the engine knows of a change of them
-            return links
 
         return make
 

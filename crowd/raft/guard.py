@@ -332,9 +332,8 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     def members_changed(self) -> None:
         """Count anew: the roster that is durable here changed, or who of it is there."""
         self._count_by_roster()
-        if self.is_leader and not self._votes_itself():
-            self._follow(self.term)  # it was demoted or expelled: another one leads
-            self._notice()
+        if not self._votes_itself():
+            self.step_down()  # it was demoted or expelled: another one leads
         if self._alone and self._votes_itself() and not self.is_leader:
             self._SyncObj__raftElectionDeadline = 0.0
 
@@ -354,6 +353,15 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._SyncObj__raftLastApplied = index
         self._raise_commit(index)
         self._acknowledge()
+
+    def step_down(self) -> None:
+        """Lead no more, if there is anybody else to lead."""
+        if self.is_leader and not self._alone:
+            self._rest_election()
+            self._SyncObj__setState(Role.FOLLOWER.value)  # term and vote stay: it voted for itself
+            self._SyncObj__raftLeader = None
+            self._matched = self._acked = 0
+            self._notice()
 
     def mended(self) -> None:
         """Try again to apply what could not be read."""

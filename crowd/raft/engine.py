@@ -124,7 +124,7 @@ class Engine(Service):
         self._links: Links | None = None
         self._waking: Timer | None = None
         self._ticking = _loop(clock, self._tick)
-        self._housekeeping = _loop(clock, self._keep_house)
+        self._housekeeping = _loop(clock, lambda: self._or_die(self._keep_house))
         self._log_clock = LogClock()
         self._appended: set[tuple[int, int]] = set()
         self._installing: Checkpoint | None = None
@@ -293,17 +293,22 @@ class Engine(Service):
         self._tick()
 
     def _tick(self) -> None:
+        self._or_die(self._do_tick)
+
+    def _or_die(self, call: Callable[[], None]) -> None:
+        """Do a turn's work; whatever goes wrong in it, what follows is not to be trusted."""
         if self._dead:
             return
         try:
-            more = self.raft.tick()
+            call()
         except FatalError as error:
             self._die(error)
-            return
-        except Exception as error:  # noqa: BLE001  whatever it is, the state is not to be trusted
-            self._log.failure("a tick failed")
+        except Exception as error:  # noqa: BLE001  whatever it is
+            self._log.failure("the engine failed")
             self._die(FatalError(f"the engine failed: {error!r}"))
-            return
+
+    def _do_tick(self) -> None:
+        more = self.raft.tick()
         self._queued = 0
         self.journal.flush()  # after the followers have it: their disks work side by side
         if more:
@@ -334,8 +339,9 @@ class Engine(Service):
 
     def _durable(self) -> None:
         """Take what the journal's writer made durable."""
-        if self._dead:
-            return
+        self._or_die(self._use_durable)
+
+    def _use_durable(self) -> None:
         if self._installing is not None and self.journal.durable_index >= self._installing.index:
             installed, self._installing = self._installing, None
             self.store.installed(installed)
@@ -345,8 +351,6 @@ class Engine(Service):
 
     def _keep_house(self) -> None:
         """Look at the bounds, and propose what the log still lacks."""
-        if self._dead:
-            return
         if self.journal.full:
             self.journal.retry()
             self._make_way()
@@ -446,8 +450,9 @@ class Engine(Service):
 
     def want(self, name: str, done: Callable[[Ledger], bool], make: Callable[[], Command]) -> None:
         """Offer what `make` returns, again and again, until `done` is true of the ledger."""
+        if name not in self._wanted:
+            self._urgent = True
         self._wanted[name] = (done, make)
-        self._urgent = True
 
     def _append(self, command: Command, encoded: bytes) -> None:
         """Stamp and append a checked command; a proposal that is under way is not repeated."""
@@ -481,6 +486,7 @@ class Engine(Service):
         try:
             log_time_us, body = open_entry(command[1:])
             value = read_command(body)
+            unborn = self.ledger.tag is None
             self.ledger.apply(Index(index), Term(term), log_time_us, value)
         except NeedsNewerCrowdError as error:
             raise NeedsNewerCrowdError(f"entry {index} needs a newer crowd: {error}") from error
@@ -492,7 +498,7 @@ class Engine(Service):
             self._appended.discard((value.session, value.number))
         elif isinstance(value, CHANGES):
             self.changes.follow_ledger()
-        elif isinstance(value, Birth):
+        elif isinstance(value, Birth) and unborn:
             self.changes.follow_ledger()
             self._urgent = True
             self.proposer.leader_changed()  # what was offered before the birth is void
@@ -599,7 +605,7 @@ class Engine(Service):
             self._disconnect(name, "the cluster is founded, and says hello again")
 
     def _want_birth(self) -> None:
-        if self.ledger.tag is None and self.raft.is_leader:
+        if self.ledger.tag is None and self.raft.is_leader and BIRTH not in self._wanted:
             self.want(BIRTH, lambda ledger: ledger.tag is not None, self._birth)
 
     def _birth(self) -> Birth:
@@ -663,15 +669,13 @@ class Engine(Service):
 
     def peer_message(self, name: str, message: PeerMessage) -> None:
         """Take a peer's message; one that cannot be right ends the link, not the node."""
-        if self._dead:
-            return
+        self._or_die(lambda: self._use_message(name, message))
+
+    def _use_message(self, name: str, message: PeerMessage) -> None:
         try:
             due = self._take_message(name, message)
         except PeerRejectedError as error:
             self._disconnect(name, str(error))
-            return
-        except FatalError as error:
-            self._die(error)
             return
         self.journal.flush()
         if due:

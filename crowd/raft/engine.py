@@ -703,15 +703,14 @@ class Engine(Service):
 
     def _received(self, checkpoint: Checkpoint) -> None:
         """Go on from a snapshot that is whole and durable here."""
-        if self._dead or checkpoint.index <= self.raft.applied_index:
+        self._or_die(lambda: self._install(checkpoint))
+
+    def _install(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.index <= self.raft.applied_index:
             self.store.discard()
             return
-        try:
-            loaded = self.store.load(checkpoint)
-            self._restore(checkpoint, loaded)
-        except FatalError as error:
-            self._die(error)
-            return
+        loaded = self.store.load(checkpoint)
+        self._restore(checkpoint, loaded)
         self._log.info("goes on from the leader's ledger at {index}", index=checkpoint.index)
         self._installing = checkpoint
         self.raft.install(loaded.entry)

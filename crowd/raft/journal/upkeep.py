@@ -212,9 +212,7 @@ class Upkeep:
             self._writer.soon(partial(done, False))
             return
         data = encode_record(segment.salt, entry)
-        self._rewrite(
-            Rewrite(segment.name, segment.salt, start, data, next_start, segment.used_bytes), done
-        )
+        self._rewrite(Rewrite(segment.name, segment.salt, start, data, next_start), done)
 
     def _rewrite(self, rewrite: Rewrite, done: Callable[[bool], object]) -> None:
         def written(result: bool | BaseException) -> None:  # noqa: FBT001  a writer's report

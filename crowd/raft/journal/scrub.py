@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from crowd.raft.journal.summary import Summary
 
 PIECE_BYTES: Final = 512 << 10
-"""One read. 2 ms of a thread that shares the interpreter with the reactor."""
+"""One read. About 4 ms of a thread that shares the interpreter with the reactor."""
 
 
 class Flaw(msgspec.Struct, frozen=True):

@@ -241,12 +241,16 @@ def test_i7_a_backlog_costs_no_memory():
     tracemalloc.start()
     add(60_000)
     size, _ = tracemalloc.get_traced_memory()
-    assert (size - (disk() - before)) / 60_000 < 3  # of it the bounded store: all offsets would be 4
+    assert (
+        size - (disk() - before)
+    ) / 60_000 < 3  # of it the bounded store: all offsets would be 4
     for index in range(2, 90_000, 1500):
         assert rig.journal.entry(index) == (b"x", index, 1)
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert (size - (disk() - before)) / 60_000 < 3  # of it the bounded store: all offsets would be 4
+    assert (
+        size - (disk() - before)
+    ) / 60_000 < 3  # of it the bounded store: all offsets would be 4
     assert len(rig.journal._holdings._reader._offsets._loaded) == LOADED_MAX
 
 

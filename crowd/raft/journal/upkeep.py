@@ -230,8 +230,12 @@ class Upkeep:
 
         self._writer.submit(partial(self._appender.rewrite, rewrite), written)
 
+    def stop(self) -> None:
+        """Begin nothing more, and report nothing: the journal failed (I8)."""
+        self._closed = True
+
     def close(self) -> None:
         """Wait for the background's thread. Nothing is reported after this."""
-        self._closed = True
+        self.stop()
         self._background.close()
         self._scrubber.close()

@@ -218,6 +218,7 @@ class _Walk:
                 self._body_end = self._at + header.body_bytes
                 return 0
             if self._body_end is not None:
+                self._clean = True  # whatever was bad in batches with good headers
                 self._begin_bad_batch(at)
                 return 0
         return self._look_at_record(data, base, result)
@@ -263,7 +264,10 @@ class _Walk:
 
     def _is_gap(self, gap_bytes: int) -> bool:
         """Tell whether headers, the last one perhaps with a cut, make up a gap."""
-        return gap_bytes > 0 and gap_bytes % BATCH_HEADER_BYTES in (0, RECORD_HEADER_BYTES)
+        return gap_bytes >= BATCH_HEADER_BYTES and gap_bytes % BATCH_HEADER_BYTES in (
+            0,
+            RECORD_HEADER_BYTES,
+        )
 
     def _after_flaw(self, data: bytes, base: int, limit: int) -> int:
         """Return where to go on: the next known record, or the end of the batch.
@@ -288,6 +292,9 @@ class _Walk:
     def _end_bad_batch(self, end: int) -> None:
         """Note what a bad header said, now that all is known of its batch."""
         body_bytes = end - self._bad_start - BATCH_HEADER_BYTES
+        if body_bytes < 0:  # something else stood there
+            self._clean = False
+            return
         header = BatchHeader(self._batch - 1, 0, body_bytes, self._records)
         data = encode_batch_header(self._salt, header)
         self._guessed.append(self._rewrite(self._bad_start, data))
@@ -302,7 +309,7 @@ class _Walk:
         else:
             first = self._summary.base
             result.flaws.append(Flaw(self._place(self._bad_start), first, first - 1))
-        self._guessed, self._clean = [], True
+        self._guessed = []
 
     def _rewrite(self, start: int, data: bytes) -> Rewrite:
         return Rewrite(self._name, self._salt, start, data, start + len(data))

@@ -311,17 +311,21 @@ def test_a_crash_while_an_entry_is_mended(part, cut):
         whole = bytes(rig.inode(name).seen)
         rig.flip(name, 8 * at + 9 * 8)
         rig.system.steps_left = cut
+        mended = False
         with contextlib.suppress(PowerCutError):
             if part == "header":
                 scrub(rig)
+                mended = rig.journal.upkeep_counters.mended == 1
             else:
-                mend(rig, model[batch.records[-1][1] - 1])
+                mended = mend(rig, model[batch.records[-1][1] - 1])
         rig.system.crash(random.Random(seed))
         rig.open(checkpoint_index=model[-1][1])
         size = batch.records[-1][3] + 80 - at
         there = bytes(rig.inode(name).disk)
         assert (there[:at], there[at + size :]) == (whole[:at], whole[at + size :])
-        for flaw in scrub(rig):
+        flaws = scrub(rig)
+        assert not (mended and (flaws or rig.journal.upkeep_counters.flaws)), "it was durable"
+        for flaw in flaws:
             assert mend(rig, model[flaw.first_index - 1])
         assert scrub(rig) == []
         assert rig.log == model

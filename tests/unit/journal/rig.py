@@ -41,7 +41,7 @@ class Rig:
             filesystem=self.system,
             writer=self.writer,
             background=self.background,
-            checkpoint_index=checkpoint_index,
+            checkpoint_index=lambda: checkpoint_index,
             segment_bytes=self.segment_bytes,
             cache_bytes=self.cache_bytes,
             seconds=lambda: 0.0,

@@ -25,7 +25,7 @@ def started(tmp_path):
             filesystem=DiskFileSystem(),
             writer=ThreadWriter(reactor),
             background=ThreadWriter(reactor),
-            checkpoint_index=checkpoint_index,
+            checkpoint_index=lambda: checkpoint_index,
             segment_bytes=1 << 13,
             cache_bytes=0,
         )

@@ -79,19 +79,18 @@ class Members:
         self, command: Enroll | Promote | Demote, known: MemberState | None, index: Index
     ) -> MemberState | None:
         """Return what the member is after `command`, or None where that cannot be."""
-        if isinstance(command, Enroll):
-            if known is not None:
-                return msgspec.structs.replace(known, address=command.address)
-            if len(self.states) == MEMBERS_MAX:
-                return None
-            return MemberState(command.address, b"", index)
+        replace = msgspec.structs.replace
         if known is None:
+            if isinstance(command, Enroll) and len(self.states) < MEMBERS_MAX:
+                return MemberState(command.address, b"", index)
             return None
+        if isinstance(command, Enroll):
+            return replace(known, address=command.address)
         if isinstance(command, Promote):
-            return msgspec.structs.replace(known, journal_id=command.journal_id)
-        if self._is_last_voter(command.name):
-            return None
-        return msgspec.structs.replace(known, journal_id=b"")
+            if known.votes:
+                return None  # with another journal that would be two changes in one
+            return replace(known, journal_id=command.journal_id)
+        return None if self._is_last_voter(command.name) else replace(known, journal_id=b"")
 
     def _is_last_voter(self, name: str) -> bool:
         return [n for n, state in self.states.items() if state.votes] == [name]

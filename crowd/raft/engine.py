@@ -182,7 +182,7 @@ class Engine(Service):
         )  # fmt: skip
         self.repairs = Repairs(self._clock, self.journal, self.send, self._connected, self._mended)
         self.snapshots = Snapshots(
-            self._clock, self.store, self.send, self.writable, self._received
+            self._clock, self.store, self.send, self.writable, self._acked, self._received
         )
         self._begin(storage)
         if self._seams.make_links is not None:
@@ -411,7 +411,7 @@ class Engine(Service):
         if not self._scrubbing:
             self._scrubbing = True
             self._scrubs += 1
-            if self._scrubs % CHECKPOINTS_EVERY:
+            if self._scrubs % CHECKPOINTS_EVERY and not self.snapshots.doubtful:
                 self.journal.scrub(self._scrubbed)
             else:
                 self.store.scrub(lambda _: self._scrubbed(ScrubResult(0, ())))
@@ -545,8 +545,9 @@ class Engine(Service):
         return not self.repairs.holes and not self.journal.full
 
     def wants_snapshot(self, name: str) -> None:
-        """Begin to send a follower what the log no longer has."""
-        self.snapshots.wanted_by(name, self.raft.term)
+        """Begin to send a follower what the log no longer has, or let another one do so."""
+        if not self.snapshots.wanted_by(name, self.raft.term):
+            self._step_down()
 
     def damaged(self, error: DamagedEntryError) -> None:
         """Have a damaged entry mended."""
@@ -661,6 +662,9 @@ class Engine(Service):
             cluster=self.member.cluster,
             standing=self.membership.standing.value,
         )
+
+    def _acked(self, name: str) -> int:
+        return self.raft.acked(name)
 
     def _connected(self) -> list[str]:
         return [n for n in sorted(self.membership.followers) if self.membership.is_present(n)]

@@ -40,12 +40,15 @@ class Snapshots:
         store: CheckpointStore,
         send: Callable[[str, PeerMessage], bool],
         writable: Callable[[str], bool],
+        acked: Callable[[str], int],
         received: Callable[[Checkpoint], None],
     ) -> None:
+        """`acked` returns the index up to which a follower has the log on its disk."""
         self._clock = clock
         self._store = store
         self._send = send
         self._writable = writable
+        self._acked = acked
         self._sending: dict[str, Sending] = {}
         self._complete_s: dict[str, float] = {}
         self._source = ""
@@ -55,24 +58,34 @@ class Snapshots:
 
     # --- As a leader ----------------------------------------------------------------------------
 
-    def wanted_by(self, name: str, term: int) -> None:
-        """Send a follower the floor, if that is not under way; it needs what the log lacks."""
+    @property
+    def doubtful(self) -> bool:
+        """Whether a follower found that what it was sent is not whole: this copy may be bad."""
+        return any(sending.refusals for sending in self._sending.values())
+
+    def wanted_by(self, name: str, term: int) -> bool:
+        """Send a follower the floor, if that is not under way; it needs what the log lacks.
+
+        False if there is no floor: then somebody else has to lead who has one.
+        """
         now_s = self._clock.seconds()
         sending = self._sending.get(name)
         if sending is not None:
             if not sending.complete or now_s - self._complete_s.setdefault(name, now_s) < INSTALL_S:
-                return
+                return True
             self.left(name)
         floor = self._store.floor
         if floor is None:
-            if now_s - self._complained_s >= COMPLAIN_EVERY_S:
-                self._complained_s = now_s
-                self._log.warn("{peer} needs a snapshot, and there is none yet", peer=name)
-            return
+            if now_s - self._complained_s < COMPLAIN_EVERY_S:
+                return True
+            self._complained_s = now_s
+            self._log.warn("{peer} needs a snapshot, and there is none here", peer=name)
+            return False
         self._log.info("sends {peer} its ledger at {index}", peer=name, index=floor.index)
         sending = self._sending[name] = Sending(self._store, floor, term)
         sending.start()
         self._pump(name, sending)
+        return True
 
     def wanted(self, name: str, message: SnapshotWanted) -> None:
         """Go on as a follower asks. Raises PeerRejectedError for an offset that cannot be."""
@@ -88,16 +101,13 @@ class Snapshots:
     def send_due(self) -> None:
         """Send again what seems lost, and give up on who is silent. Ten times a second or so."""
         for name, sending in list(self._sending.items()):
-            if sending.given_up(self._clock.seconds()):
+            if self._acked(name) >= sending.checkpoint.index:
+                self._stop(name)  # it goes on from there
+            elif sending.given_up(self._clock.seconds()):
                 self._log.warn("{peer} takes no snapshot", peer=name)
                 self._stop(name)
             else:
                 self._pump(name, sending)
-
-    def caught_up(self, name: str) -> None:
-        """Let go of what was sent to a follower that has what it needs."""
-        if name in self._sending:
-            self._stop(name)
 
     def _pump(self, name: str, sending: Sending) -> None:
         if not self._writable(name):

@@ -86,6 +86,12 @@ HAND_OVER_S: Final = 2.0
 """How long a stopping leader waits for a follower that can take over."""
 OFFERED_BY_PEERS: Final = (Accept, OpenSession, Define, Enroll, Expel)
 """What a follower may put into the log; the rest is the leader's own to propose."""
+BIRTH: Final = "birth"
+PENDING_BYTES_MAX: Final = 16 << 20
+"""Entries that wait for the leader's disk: above this no offer is taken, so that a disk that is
+stuck or full does not fill the memory (I7). What was not taken is offered again."""
+FULL_S: Final = 1.0
+"""How long a leader whose disk is full goes on leading: others may have room."""
 CHANGES: Final = (Enroll, Promote, Demote, Expel)
 """What changes the members: one at a time (D14)."""
 
@@ -118,7 +124,7 @@ class Engine(Service):
         self._links: Links | None = None
         self._waking: Timer | None = None
         self._ticking = _loop(clock, self._tick)
-        self._housekeeping = _loop(clock, self._keep_house)
+        self._housekeeping = _loop(clock, lambda: self._or_die(self._keep_house))
         self._log_clock = LogClock()
         self._appended: set[tuple[int, int]] = set()
         self._installing: Checkpoint | None = None
@@ -128,6 +134,7 @@ class Engine(Service):
         self._handing_over = False
         self._dead = False
         self._scrubbing = False
+        self._full_s: float | None = None
         self._urgent = False
         self._offered: dict[str, int] = {}  # the index that each peer's last offer has
         self._queued = 0  # appended at the next tick
@@ -286,17 +293,22 @@ class Engine(Service):
         self._tick()
 
     def _tick(self) -> None:
+        self._or_die(self._do_tick)
+
+    def _or_die(self, call: Callable[[], None]) -> None:
+        """Do a turn's work; whatever goes wrong in it, what follows is not to be trusted."""
         if self._dead:
             return
         try:
-            more = self.raft.tick()
+            call()
         except FatalError as error:
             self._die(error)
-            return
-        except Exception as error:  # noqa: BLE001  whatever it is, the state is not to be trusted
-            self._log.failure("a tick failed")
+        except Exception as error:  # noqa: BLE001  whatever it is
+            self._log.failure("the engine failed")
             self._die(FatalError(f"the engine failed: {error!r}"))
-            return
+
+    def _do_tick(self) -> None:
+        more = self.raft.tick()
         self._queued = 0
         self.journal.flush()  # after the followers have it: their disks work side by side
         if more:
@@ -327,8 +339,9 @@ class Engine(Service):
 
     def _durable(self) -> None:
         """Take what the journal's writer made durable."""
-        if self._dead:
-            return
+        self._or_die(self._use_durable)
+
+    def _use_durable(self) -> None:
         if self._installing is not None and self.journal.durable_index >= self._installing.index:
             installed, self._installing = self._installing, None
             self.store.installed(installed)
@@ -338,10 +351,11 @@ class Engine(Service):
 
     def _keep_house(self) -> None:
         """Look at the bounds, and propose what the log still lacks."""
-        if self._dead:
-            return
         if self.journal.full:
             self.journal.retry()
+            self._make_way()
+        else:
+            self._full_s = None
         self._bound()
         self._want_birth()
         if self._leading:
@@ -353,9 +367,19 @@ class Engine(Service):
         for name, (done, make) in list(self._wanted.items()):
             if done(self.ledger):
                 del self._wanted[name]
-            elif self.ledger.tag is not None or name == "birth":
+            elif name == BIRTH:
+                self.propose(make())  # a leader's own: one that was deposed must not offer it
+            elif self.ledger.tag is not None:
                 command = make()
                 self.offer(command, encode_command(command))
+
+    def _make_way(self) -> None:
+        """Lead no longer if the disk stays full: nothing commits here, and others may have room."""
+        now_s = self._clock.seconds()
+        if self._full_s is None:
+            self._full_s = now_s
+        elif now_s - self._full_s >= FULL_S:
+            self.raft.step_down()
 
     def _bound(self) -> None:
         """Open or close the door (I7)."""
@@ -401,6 +425,8 @@ class Engine(Service):
         if self._dead or self._handing_over:
             return False
         if self.raft.is_leader:
+            if not self._has_room:
+                return False
             self._append(command, encoded)
             return True
         leader = self.raft.leader
@@ -409,6 +435,11 @@ class Engine(Service):
             and self._links is not None
             and self._links.send(leader, Offer(command=encoded))
         )
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether the leader's disk keeps up with what is proposed."""
+        return not self.journal.full and self.journal.pending_bytes < PENDING_BYTES_MAX
 
     def propose(self, command: Command) -> bool:
         """Append one of the leader's own commands; False if this node does not lead."""
@@ -419,8 +450,9 @@ class Engine(Service):
 
     def want(self, name: str, done: Callable[[Ledger], bool], make: Callable[[], Command]) -> None:
         """Offer what `make` returns, again and again, until `done` is true of the ledger."""
+        if name not in self._wanted:
+            self._urgent = True
         self._wanted[name] = (done, make)
-        self._urgent = True
 
     def _append(self, command: Command, encoded: bytes) -> None:
         """Stamp and append a checked command; a proposal that is under way is not repeated."""
@@ -454,6 +486,7 @@ class Engine(Service):
         try:
             log_time_us, body = open_entry(command[1:])
             value = read_command(body)
+            unborn = self.ledger.tag is None
             self.ledger.apply(Index(index), Term(term), log_time_us, value)
         except NeedsNewerCrowdError as error:
             raise NeedsNewerCrowdError(f"entry {index} needs a newer crowd: {error}") from error
@@ -465,7 +498,7 @@ class Engine(Service):
             self._appended.discard((value.session, value.number))
         elif isinstance(value, CHANGES):
             self.changes.follow_ledger()
-        elif isinstance(value, Birth):
+        elif isinstance(value, Birth) and unborn:
             self.changes.follow_ledger()
             self._urgent = True
             self.proposer.leader_changed()  # what was offered before the birth is void
@@ -501,8 +534,8 @@ class Engine(Service):
         return self.membership.roster.index
 
     def may_stand(self) -> bool:
-        """Tell whether this node could lead: not with a hole in its log."""
-        return not self.repairs.holes
+        """Tell whether this node could lead: not with a hole in its log, nor with a full disk."""
+        return not self.repairs.holes and not self.journal.full
 
     def wants_snapshot(self, name: str) -> None:
         """Begin to send a follower what the log no longer has."""
@@ -572,8 +605,8 @@ class Engine(Service):
             self._disconnect(name, "the cluster is founded, and says hello again")
 
     def _want_birth(self) -> None:
-        if self.ledger.tag is None and self.raft.is_leader:
-            self.want("birth", lambda ledger: ledger.tag is not None, self._birth)
+        if self.ledger.tag is None and self.raft.is_leader and BIRTH not in self._wanted:
+            self.want(BIRTH, lambda ledger: ledger.tag is not None, self._birth)
 
     def _birth(self) -> Birth:
         return self.changes.birth(self.member.cluster, self._chance.randbytes(4).hex())
@@ -636,15 +669,13 @@ class Engine(Service):
 
     def peer_message(self, name: str, message: PeerMessage) -> None:
         """Take a peer's message; one that cannot be right ends the link, not the node."""
-        if self._dead:
-            return
+        self._or_die(lambda: self._use_message(name, message))
+
+    def _use_message(self, name: str, message: PeerMessage) -> None:
         try:
             due = self._take_message(name, message)
         except PeerRejectedError as error:
             self._disconnect(name, str(error))
-            return
-        except FatalError as error:
-            self._die(error)
             return
         self.journal.flush()
         if due:
@@ -672,15 +703,14 @@ class Engine(Service):
 
     def _received(self, checkpoint: Checkpoint) -> None:
         """Go on from a snapshot that is whole and durable here."""
-        if self._dead or checkpoint.index <= self.raft.applied_index:
+        self._or_die(lambda: self._install(checkpoint))
+
+    def _install(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.index <= self.raft.applied_index:
             self.store.discard()
             return
-        try:
-            loaded = self.store.load(checkpoint)
-            self._restore(checkpoint, loaded)
-        except FatalError as error:
-            self._die(error)
-            return
+        loaded = self.store.load(checkpoint)
+        self._restore(checkpoint, loaded)
         self._log.info("goes on from the leader's ledger at {index}", index=checkpoint.index)
         self._installing = checkpoint
         self.raft.install(loaded.entry)
@@ -690,7 +720,7 @@ class Engine(Service):
 
     def _on_offer(self, name: str, encoded: bytes) -> None:
         """Check a follower's proposal before it may enter the log (D13)."""
-        if not self.raft.is_leader or self._handing_over:
+        if not self.raft.is_leader or self._handing_over or not self._has_room:
             return  # it is offered again, to whoever leads then
         try:
             command = decode_command(encoded)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PENDING_PIECES_MAX: Final = 4
 """As many as a sender has under way: 1 MiB of memory."""
 TOTAL_BYTES_MAX: Final = 4 << 30
-"""A ledger of a hundred million rows is 1 GiB; beyond this a total is an error or an attack."""
+"""A ledger has a few bytes for an entry, so a billion entries fit; more is an error."""
 
 Received = Checkpoint | MalformedError | NoSpaceError
 

@@ -52,6 +52,7 @@ from crowd.ledger import Ledger
 from crowd.raft.changes import Changes
 from crowd.raft.compaction import Compaction
 from crowd.raft.guard import GuardedRaft
+from crowd.raft.journal import ScrubResult
 from crowd.raft.logclock import LogClock
 from crowd.raft.membership import Membership, Standing
 from crowd.raft.ports import REGULAR
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
     from crowd.clock import Clock, Timer
     from crowd.command import Command
     from crowd.raft.checkpoints import Checkpoint, Loaded
-    from crowd.raft.journal import ScrubResult
     from crowd.raft.seams import Bounds, Identity, Links, Seams
     from crowd.raft.storage import Storage
     from crowd.raft.wire import PeerMessage
@@ -90,6 +90,8 @@ BIRTH: Final = "birth"
 PENDING_BYTES_MAX: Final = 16 << 20
 """Entries that wait for the leader's disk: above this no offer is taken, so that a disk that is
 stuck or full does not fill the memory (I7). What was not taken is offered again."""
+CHECKPOINTS_EVERY: Final = 120
+"""Pieces of the log that are verified between two checkpoints: one of those in a minute."""
 FULL_S: Final = 1.0
 """How long a leader whose disk is full goes on leading: others may have room."""
 CHANGES: Final = (Enroll, Promote, Demote, Expel)
@@ -134,6 +136,7 @@ class Engine(Service):
         self._handing_over = False
         self._dead = False
         self._scrubbing = False
+        self._scrubs = 0
         self._full_s: float | None = None
         self._urgent = False
         self._offered: dict[str, int] = {}  # the index that each peer's last offer has
@@ -407,7 +410,11 @@ class Engine(Service):
         """Verify a piece of what nobody reads; what is damaged is mended."""
         if not self._scrubbing:
             self._scrubbing = True
-            self.journal.scrub(self._scrubbed)
+            self._scrubs += 1
+            if self._scrubs % CHECKPOINTS_EVERY:
+                self.journal.scrub(self._scrubbed)
+            else:
+                self.store.scrub(lambda _: self._scrubbed(ScrubResult(0, ())))
 
     def _scrubbed(self, result: ScrubResult) -> None:
         self._scrubbing = False

@@ -331,7 +331,7 @@ class Engine(Service):
             self._urgent = False
             self._keep_house()
         if self._leading:
-            self.snapshots.send_due()
+            self.snapshots.send_due(self.raft.acked)
         if self.raft.applied_index != self._seen_applied:
             self._seen_applied = self.raft.applied_index
             self.proposer.applied()

@@ -85,19 +85,19 @@ class Snapshots:
         sending.wanted(message)
         self._pump(name, sending)
 
-    def send_due(self) -> None:
-        """Send again what seems lost, and give up on who is silent. Ten times a second or so."""
+    def send_due(self, acked: Callable[[str], int]) -> None:
+        """Send again what seems lost, and give up on who is silent. Ten times a second or so.
+
+        A follower whose acknowledgement, `acked`, has come to the snapshot has it: it is let go.
+        """
         for name, sending in list(self._sending.items()):
-            if sending.given_up(self._clock.seconds()):
+            if acked(name) >= sending.checkpoint.index:
+                self._stop(name)
+            elif sending.given_up(self._clock.seconds()):
                 self._log.warn("{peer} takes no snapshot", peer=name)
                 self._stop(name)
             else:
                 self._pump(name, sending)
-
-    def caught_up(self, name: str) -> None:
-        """Let go of what was sent to a follower that has what it needs."""
-        if name in self._sending:
-            self._stop(name)
 
     def _pump(self, name: str, sending: Sending) -> None:
         if not self._writable(name):

@@ -216,12 +216,13 @@ def test_an_old_acknowledgement_takes_nothing_back():
     assert member.raft.acked("b") == last
 
 
-def test_a_follower_that_is_expelled_is_sent_nothing_more():
+def test_a_follower_that_is_expelled_hears_what_is_committed_and_then_nothing_more():
     member = leader(3)
-    member.acknowledge("b", 1)
-    sent(member)
+    member.acknowledge("c", member.journal.last_index)
     member.members.discard("b")
+    sent(member)
     member.raft.members_changed()
+    assert [m.commit_index for m in sent(member)] == [member.raft.commit_index]
     member.propose(3).wait(HEARTBEAT_S + 0.01)
     assert sent(member) == []
     assert member.raft.acked("b") == 0

@@ -77,12 +77,14 @@ class FakeLinks:
 class Wires:
     """Links between members who follow each other: FIFO each, until they break.
 
-    As with real ones, an engine hears of an end in a later turn.
+    As with real ones, an engine hears of an end in a later turn, and what was sent to one who is
+    followed no more still arrives.
     """
 
     def __init__(self):
         self.ends = {}
         self.up = set()
+        self.closing = set()
         self.cut = set()
         self.queues = {}
         self.sent = []
@@ -91,9 +93,7 @@ class Wires:
     def connect(self):
         """Connect every pair that may be, and end the links with who is followed no more."""
         self._tell()
-        for pair in [pair for pair in self.up if not self._follow(*sorted(pair))]:
-            self.disconnect(*sorted(pair), "no member any more")
-        self._tell()
+        self.closing |= {pair for pair in self.up if not self._follow(*sorted(pair))}
         names = sorted(self.ends)
         for one in names:
             for two in names:
@@ -167,6 +167,9 @@ class Wires:
                 if self.queues.get((one, two)) is not queue or two not in self.ends:
                     break
                 self.ends[two].engine.peer_message(one, queue.popleft())
+        for pair in sorted(self.closing, key=sorted):
+            self.disconnect(*sorted(pair), "no member any more")
+        self.closing.clear()
         self._tell()
 
 
@@ -309,15 +312,17 @@ class Cluster:
             assert isinstance(heard[0], int), heard
         return self
 
-    def settle(self):
-        """Have the consumer be done with all messages so far."""
+    def settle(self, *, wait=True):
+        """Have the consumer be done with all messages so far; wait until every member knows."""
         ledger = self.engines[self.leader].ledger
         first, last = ledger.watermark(1) + 1, ledger.tip
         if first <= last:
             self.engines[self.leader].propose(Settle(consumer=1, ranges=((first, last),)))
-        return self.run_until(
-            lambda: all(e.ledger.watermark(1) >= last for e in self.engines.values())
-        )
+        if wait:
+            self.run_until(
+                lambda: all(e.ledger.watermark(1) >= last for e in self.engines.values())
+            )
+        return self
 
     def compact(self):
         """Fill and settle until the log of every living member has lost its beginning."""

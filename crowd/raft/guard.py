@@ -463,11 +463,11 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             self._count(name)
 
     def _on_request_vote(self, name: str, message: RequestVote) -> None:
-        if not self._host.is_voter(name):
-            return
+        if not self._host.is_voter(name) and message.roster <= self._host.roster_index():
+            return  # it stands without a right to: not even its term is believed
         if message.term > self.term:
             self._follow(message.term)
-        if message.term < self.term or not self._may_vote_for(message):
+        if message.term < self.term or not self._may_vote_for(name, message):
             return
         if self._SyncObj__votedForNodeId not in {None, name} or self.role is not Role.FOLLOWER:
             return
@@ -494,8 +494,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             not leads
             and not (led and self.leader != name)
             and message.term > self.term
-            and self._host.is_voter(name)
-            and self._may_vote_for(message)
+            and self._may_vote_for(name, message)
         )
         if granted and (self._pre_vote_term == 0 or name < self.selfNode.id):
             # Two that stand at once split the votes: the one that asked first, or whose name
@@ -567,13 +566,18 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     def _rest_election(self) -> None:
         self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
 
-    def _may_vote_for(self, message: RequestVote | PreVote) -> bool:
-        """Tell whether the candidate's log and roster are as new as this member's (D14)."""
+    def _may_vote_for(self, name: str, message: RequestVote | PreVote) -> bool:
+        """Tell whether the candidate's log and roster are as new as this member's (D14).
+
+        By one roster both have to be voters. A newer one than this member's may have changed
+        that: then the candidate knows, and counts no vote that is none by its own.
+        """
+        mine = self._host.roster_index()
+        entitled = self._votes_itself() and self._host.is_voter(name)
         asks = (message.last_term, message.last_index)
-        return (
-            self._votes_itself()
-            and asks >= (self._log.last_term, self._log.last_index)
-            and message.roster >= self._host.roster_index()
+        return (entitled if message.roster == mine else message.roster > mine) and asks >= (
+            self._log.last_term,
+            self._log.last_index,
         )
 
     def _follow(self, term: int) -> None:

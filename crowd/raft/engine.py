@@ -182,7 +182,7 @@ class Engine(Service):
         )  # fmt: skip
         self.repairs = Repairs(self._clock, self.journal, self.send, self._connected, self._mended)
         self.snapshots = Snapshots(
-            self._clock, self.store, self.send, self.writable, self._acked, self._received
+            self._clock, self.store, self.send, self.writable, self._received
         )
         self._begin(storage)
         if self._seams.make_links is not None:
@@ -331,7 +331,7 @@ class Engine(Service):
             self._urgent = False
             self._keep_house()
         if self._leading:
-            self.snapshots.send_due()
+            self.snapshots.send_due(self.raft.acked)
         if self.raft.applied_index != self._seen_applied:
             self._seen_applied = self.raft.applied_index
             self.proposer.applied()
@@ -367,14 +367,19 @@ class Engine(Service):
         if self._installing is None:
             self.compaction.follow()
             self._scrub()
-        for name, (done, make) in list(self._wanted.items()):
-            if done(self.ledger):
-                del self._wanted[name]
-            elif name == BIRTH:
+        self._let_go()
+        for name, (_, make) in list(self._wanted.items()):
+            if name == BIRTH:
                 self.propose(make())  # a leader's own: one that was deposed must not offer it
             elif self.ledger.tag is not None:
                 command = make()
                 self.offer(command, encode_command(command))
+
+    def _let_go(self) -> None:
+        """Want no longer what is done."""
+        for name, (done, _) in list(self._wanted.items()):
+            if done(self.ledger):
+                del self._wanted[name]
 
     def _make_way(self) -> None:
         """Lead no longer if the disk stays full: nothing commits here, and others may have room."""
@@ -504,6 +509,7 @@ class Engine(Service):
         if isinstance(value, Accept):
             self._appended.discard((value.session, value.number))
         elif isinstance(value, CHANGES):
+            self._let_go()  # now: a later order, which undoes this one, must not be undone
             self.changes.follow_ledger()
         elif isinstance(value, Birth) and unborn:
             self.changes.follow_ledger()
@@ -662,9 +668,6 @@ class Engine(Service):
             cluster=self.member.cluster,
             standing=self.membership.standing.value,
         )
-
-    def _acked(self, name: str) -> int:
-        return self.raft.acked(name)
 
     def _connected(self) -> list[str]:
         return [n for n in sorted(self.membership.followers) if self.membership.is_present(n)]

@@ -425,8 +425,8 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         if message.term > self.term:
             self._SyncObj__transferInProgress = False
             self._follow(message.term)
-        elif self.is_leader:
-            raise PeerRejectedError(f"it leads in term {message.term}, as this node does")
+        elif self.leader not in {None, name}:
+            raise PeerRejectedError(f"it leads in term {message.term}, as {self.leader} does")
         elif self.role is Role.CANDIDATE:
             self._SyncObj__setState(Role.FOLLOWER.value)
         self._heard_s = self._now()

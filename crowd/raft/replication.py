@@ -86,6 +86,8 @@ class Replication:
     def follow(self, names: Iterable[str]) -> None:
         """Replicate to these members, and to no others."""
         known = self.followers
+        for name in sorted(known.keys() - set(names)):
+            self._send_to(name, heartbeat=True)  # that it is none any more is committed
         self.followers = {
             name: known.get(name) or Progress(self._log.last_index + 1) for name in sorted(names)
         }

@@ -40,15 +40,12 @@ class Snapshots:
         store: CheckpointStore,
         send: Callable[[str, PeerMessage], bool],
         writable: Callable[[str], bool],
-        acked: Callable[[str], int],
         received: Callable[[Checkpoint], None],
     ) -> None:
-        """`acked` returns the index up to which a follower has the log on its disk."""
         self._clock = clock
         self._store = store
         self._send = send
         self._writable = writable
-        self._acked = acked
         self._sending: dict[str, Sending] = {}
         self._complete_s: dict[str, float] = {}
         self._source = ""
@@ -98,11 +95,14 @@ class Snapshots:
         sending.wanted(message)
         self._pump(name, sending)
 
-    def send_due(self) -> None:
-        """Send again what seems lost, and give up on who is silent. Ten times a second or so."""
+    def send_due(self, acked: Callable[[str], int]) -> None:
+        """Send again what seems lost, and give up on who is silent. Ten times a second or so.
+
+        A follower whose acknowledgement, `acked`, has come to the snapshot has it: it is let go.
+        """
         for name, sending in list(self._sending.items()):
-            if self._acked(name) >= sending.checkpoint.index:
-                self._stop(name)  # it goes on from there
+if acked(name) >= sending.checkpoint.index:
+                self._stop(name)
             elif sending.given_up(self._clock.seconds()):
                 self._log.warn("{peer} takes no snapshot", peer=name)
                 self._stop(name)

@@ -1,21 +1,40 @@
-"""A cluster in one process: real engines and ledgers, with a disk and links that tests hold.
+"""A cluster in one process: real engines, ledgers and storage; disks and links that tests hold.
 
-Nothing moves by itself. `Disk.sync` makes a member's pending writes durable, `Wires.deliver`
-hands over what was sent, `Cluster.run` does both as a good machine would while the clock
-advances. A link, a disk or a member can be stopped at any point.
+Nothing moves by itself. A member's writers do their jobs, and `Wires.deliver` hands over what
+was sent, when `Cluster.run` lets them, as a good machine would while the clock advances. A
+link, a disk or a member can be stopped at any point.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
+from functools import partial
 
 from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 
-from crowd.command import ConsumerDefinition, Define, Retry, RouteDefinition
+from crowd.command import (
+    ConsumerDefinition,
+    Define,
+    Demote,
+    Enroll,
+    Expel,
+    Promote,
+    Retry,
+    RouteDefinition,
+    Settle,
+    open_entry,
+    read_command,
+)
 from crowd.raft import guard
-from crowd.raft.engine import Bounds, Engine, Identity, Seams, Space
+from crowd.raft.compaction import Pace
+from crowd.raft.engine import Engine
+from crowd.raft.ports import REGULAR
+from crowd.raft.seams import Bounds, Identity, Seams, Space
+from crowd.raft.storage import open_storage
+from crowd.raft.wire import objection
+from tests.unit.journal.fakes import FaultyFileSystem, ManualWriter
 
 LEADS = RouteDefinition(path="/leads", methods=("POST",), reads="refuse", upstream=None)
 REST_API = ConsumerDefinition(
@@ -23,123 +42,9 @@ REST_API = ConsumerDefinition(
     timeout_us=1_000_000, order="none", from_="now", retry=Retry(1, 2.0, 10, 100),
     backlog_bytes=1 << 30, when_full="refuse",
 )  # fmt: skip
-
-
-class Disk:
-    """A member's disk: what is durable, what is only written. Survives a crash."""
-
-    def __init__(self, journal_id):
-        self.journal_id = journal_id
-        self.entries = [(b"\x01", 1, 0)]
-        self.term, self.vote, self.commit = 0, None, 1
-        self.memory = b""
-
-
-class FakeJournal:
-    """The journal's surface over a `Disk`; durable only when the test says `sync`."""
-
-    def __init__(self, disk):
-        self.disk = disk
-        self.log = list(disk.entries)
-        self.term, self.vote, self.commit = disk.term, disk.vote, disk.commit
-        self.journal_id, self.founding = disk.journal_id, disk.memory
-        self.full = self.closed = False
-        self.vote_pending = False
-        self.truncated = len(self.log)
-        self.remembering = []
-        self.on_durable = self.on_fatal = None
-
-    first_index = 1
-
-    @property
-    def last_index(self):
-        return self.log[-1][1]
-
-    @property
-    def last_term(self):
-        return self.log[-1][2]
-
-    @property
-    def durable_index(self):
-        return min(len(self.disk.entries), self.truncated, len(self.log))
-
-    def __len__(self):
-        return len(self.log)
-
-    def __getitem__(self, item):
-        return self.log[item]
-
-    def entry(self, index):
-        return self.log[index - 1]
-
-    def entries(self, from_index, bytes_max):
-        taken, size = [], 0
-        for entry in self.log[from_index - 1 :]:
-            size += len(entry[0])
-            if taken and size > bytes_max:
-                break
-            taken.append(entry)
-        return taken
-
-    def term_at(self, index):
-        return self.log[index - 1][2]
-
-    def add(self, command, idx, term):
-        assert idx == self.last_index + 1
-        self.log.append((command, idx, term))
-
-    def deleteEntriesFrom(self, entryFrom):  # noqa: N802, N803
-        del self.log[entryFrom:]
-        self.truncated = min(self.truncated, len(self.log))
-
-    def setCurrentTerm(self, term, votedForNodeId):  # noqa: N802, N803
-        self.term, self.vote, self.vote_pending = term, votedForNodeId, True
-
-    def getCurrentTerm(self):  # noqa: N802
-        return self.term
-
-    def getVotedForNodeId(self):  # noqa: N802
-        return self.vote
-
-    def setRaftCommitIndex(self, raftCommitIndex):  # noqa: N802, N803
-        self.commit = raftCommitIndex
-
-    def getRaftCommitIndex(self):  # noqa: N802
-        return self.commit
-
-    def onOneSecondTimer(self):  # noqa: N802
-        pass
-
-    def remember(self, data, done):
-        self.founding = data
-        self.remembering.append(done)
-
-    def retry(self):
-        pass
-
-    def flush(self):
-        pass
-
-    def close(self):
-        self.closed = True
-
-    @property
-    def pending(self):
-        return self.vote_pending or self.remembering or self.disk.entries != self.log
-
-    def sync(self):
-        """One write and one fdatasync for all that gathered."""
-        if self.closed or not self.pending:
-            return
-        self.disk.entries = list(self.log)
-        self.truncated = len(self.log)
-        self.disk.term, self.disk.vote, self.disk.commit = self.term, self.vote, self.commit
-        self.disk.memory = self.founding
-        self.vote_pending = False
-        done, self.remembering = self.remembering, []
-        for call in done:
-            call()
-        self.on_durable()
+BRISK = Pace(entries=10, size_bytes=1 << 20)
+"""Checkpoints often enough for a short test."""
+CHANGES = (Enroll, Promote, Demote, Expel)
 
 
 class FakeLinks:
@@ -147,6 +52,7 @@ class FakeLinks:
 
     def __init__(self, wires, engine, hello):
         self.wires, self.engine, self.hello = wires, engine, hello
+        self.peers = {}
 
     def startService(self):  # noqa: N802
         self.wires.ends[self.engine.member.node] = self
@@ -155,39 +61,64 @@ class FakeLinks:
         self.wires.leave(self.engine.member.node)
         return succeed(None)
 
+    def follow(self, peers):
+        self.peers = dict(peers)
+
     def send(self, name, message):
         return self.wires.send(self.engine.member.node, name, message)
 
     def writable(self, name):
-        return True
+        return frozenset((self.engine.member.node, name)) in self.wires.up
 
     def disconnect(self, name, why):
         self.wires.disconnect(self.engine.member.node, name, why)
 
 
 class Wires:
-    """Links between members: FIFO each, until they break."""
+    """Links between members who follow each other: FIFO each, until they break.
+
+    As with real ones, an engine hears of an end in a later turn, and what was sent to one who is
+    followed no more still arrives.
+    """
 
     def __init__(self):
         self.ends = {}
         self.up = set()
+        self.closing = set()
         self.cut = set()
         self.queues = {}
         self.sent = []
+        self.ended = deque()
 
     def connect(self):
-        """Connect every pair that may be."""
+        """Connect every pair that may be, and end the links with who is followed no more."""
+        self._tell()
+        self.closing |= {pair for pair in self.up if not self._follow(*sorted(pair))}
         names = sorted(self.ends)
         for one in names:
             for two in names:
                 pair = frozenset((one, two))
-                if one < two and pair not in self.up and pair not in self.cut:
-                    self.up.add(pair)
-                    self.queues[one, two], self.queues[two, one] = deque(), deque()
-                    first, second = self.ends[one].hello(), self.ends[two].hello()
-                    self.ends[one].engine.peer_connected(two, second)
-                    if pair in self.up:
-                        self.ends[two].engine.peer_connected(one, first)
+                if (
+                    one < two
+                    and pair not in self.up
+                    and pair not in self.cut
+                    and self._follow(one, two)
+                ):
+                    self._open(one, two)
+
+    def _follow(self, one, two):
+        return two in self.ends[one].peers and one in self.ends[two].peers
+
+    def _open(self, one, two):
+        pair = frozenset((one, two))
+        first, second = self.ends[one].hello(), self.ends[two].hello()
+        if objection(first, second, two) or objection(second, first, one):
+            return
+        self.up.add(pair)
+        self.queues[one, two], self.queues[two, one] = deque(), deque()
+        self.ends[one].engine.peer_connected(two, second)
+        if pair in self.up:
+            self.ends[two].engine.peer_connected(one, first)
 
     def send(self, one, two, message):
         if frozenset((one, two)) not in self.up:
@@ -202,9 +133,13 @@ class Wires:
             self.up.discard(pair)
             self.queues.pop((one, two), None)
             self.queues.pop((two, one), None)
-            for me, peer in ((one, two), (two, one)):
-                if me in self.ends:
-                    self.ends[me].engine.peer_disconnected(peer, why)
+            self.ended += [(one, two, why), (two, one, why)]
+
+    def _tell(self):
+        while self.ended:
+            me, peer, why = self.ended.popleft()
+            if me in self.ends:
+                self.ends[me].engine.peer_disconnected(peer, why)
 
     def partition(self, *names):
         """Cut these members off from the others."""
@@ -213,88 +148,145 @@ class Wires:
                 if two not in names:
                     self.cut.add(frozenset((one, two)))
                     self.disconnect(one, two, "partition")
+        self._tell()
 
     def heal(self):
         self.cut.clear()
 
     def leave(self, name):
         end = self.ends.pop(name, None)
-        for pair in [pair for pair in self.up if name in pair]:
-            (other,) = pair - {name}
-            self.up.discard(pair)
-            self.queues.pop((name, other), None)
-            self.queues.pop((other, name), None)
-            self.ends[other].engine.peer_disconnected(name, "gone")
+        for pair in sorted((pair for pair in self.up if name in pair), key=sorted):
+            self.disconnect(*sorted(pair), "gone")
+        self._tell()
         return end
 
     def deliver(self):
+        self._tell()
         for (one, two), queue in list(self.queues.items()):
             for _ in range(len(queue)):
                 if self.queues.get((one, two)) is not queue or two not in self.ends:
                     break
                 self.ends[two].engine.peer_message(one, queue.popleft())
+        for pair in sorted(self.closing, key=sorted):
+            self.disconnect(*sorted(pair), "no member any more")
+        self.closing.clear()
+        self._tell()
 
 
 class Cluster:
-    """Members a, b, c … on one clock, one chance, one set of wires."""
+    """Members a, b, c … on one clock, one chance, one set of wires.
 
-    def __init__(self, size=3, seed=1):
+    `size` of them found it, and are in each other's files.
+    """
+
+    def __init__(self, size=3, seed=1, *, pace=Pace(), retention_us=0, segment_bytes=1 << 14):  # noqa: B008
         self.clock = Clock()
         self.clock.advance(1000)
         self.chance = random.Random(seed)
         guard.install(self.clock.seconds, self.chance)
         self.names = [chr(ord("a") + place) for place in range(size)]
         self.wires = Wires()
-        self.disks = {name: Disk(self.chance.randbytes(16)) for name in self.names}
-        self.engines, self.journals, self.fatal = {}, {}, []
+        self.disks = {name: FaultyFileSystem() for name in self.names}
+        self.engines, self.writers, self.fatal = {}, {}, []
         self.slow = set()
         self.space = Space(100 << 30, 200 << 30)
+        self.pace, self.retention_us, self.segment_bytes = pace, retention_us, segment_bytes
 
-    def start(self, *names):
+    @property
+    def journals(self):
+        return {name: engine.journal for name, engine in self.engines.items()}
+
+    def start(self, *names, peers=None):
+        """Start members; `peers` are the names in their files, by default all."""
         for name in names or self.names:
-            journal = self.journals[name] = FakeJournal(self.disks[name])
-            others = tuple(other for other in self.names if other != name)
-            seams = Seams(
-                open_journal=lambda journal=journal: journal,
-                make_links=(lambda engine, hello: FakeLinks(self.wires, engine, hello))
-                if others
-                else None,
-                space=lambda: self.space,
-                on_fatal=self.fatal.append,
-            )
-            self.engines[name] = Engine(
-                self.clock,
-                lambda: 1_700_000_000_000_000 + int(self.clock.seconds() * 1e6),
-                self.chance,
-                Identity(name, "leads", others),
-                seams,
-                Bounds(acknowledge_within_s=5.0, backlog_bytes=1 << 30),
-            )
-            define = Define(name, b"f" * 32, (LEADS,), (REST_API,))
-            self.engines[name].want(
-                "file", lambda ledger, name=name: name in ledger.file_hashes, lambda d=define: d
-            )
-            self.engines[name].startService()
+            self._start(name, peers or self.names)
         return self
 
-    def crash(self, name):
-        """Kill -9: what was not durable is gone."""
-        engine = self.engines.pop(name)
-        self.journals.pop(name).closed = True
-        self.wires.leave(name)
-        engine._die(SystemError("crashed"))
-        self.fatal.clear()
+    def _start(self, name, peers):
+        writers = self.writers[name] = (ManualWriter(), ManualWriter())
+        disk = self.disks[name]
+
+        def open_disk():
+            return open_storage(
+                f"/{name}", cluster="leads", node=name, filesystem=disk,
+                writer=writers[0], background=writers[1], segment_bytes=self.segment_bytes,
+                cache_bytes=1 << 12, seconds=self.clock.seconds, draw=self.chance.randbytes,
+            )  # fmt: skip
+
+        alone = list(peers) == [name]
+        seams = Seams(
+            open_storage=open_disk,
+            make_links=None if alone else partial(FakeLinks, self.wires),
+            space=lambda: self.space,
+            on_fatal=self.fatal.append,
+        )
+        files_members = {} if alone else {peer: f"{peer}.example:2107" for peer in peers}
+        engine = Engine(
+            self.clock,
+            lambda: 1_700_000_000_000_000 + int(self.clock.seconds() * 1e6),
+            self.chance,
+            Identity(name, "leads", files_members),
+            seams,
+            Bounds(5.0, 1 << 30, self.retention_us, checkpoints=self.pace),
+        )
+        define = Define(name, b"f" * 32, (LEADS,), (REST_API,))
+        engine.want("file", lambda ledger: name in ledger.file_hashes, lambda: define)
+        engine.startService()
+        self.engines[name] = engine
+
+    def crash(self, *names):
+        """The power goes: what was not durable is gone, or torn."""
+        for name in names:
+            engine = self.engines.pop(name)
+            del self.writers[name]
+            self.wires.leave(name)
+            engine._die(SystemError("crashed"))
+            self.fatal.pop()
+            self.disks[name].crash(self.chance)
+
+    def wipe(self, name):
+        """Give a member that is down an empty disk."""
+        self.disks[name] = FaultyFileSystem()
+
+    def add(self, name):
+        """Start a node that is no member yet; its file names the members and itself."""
+        self.disks[name] = FaultyFileSystem()
+        self.names.append(name)
+        return self.start(name)
+
+    def enroll(self, name, through):
+        self.engines[through].changes.enroll(name, f"{name}.example:2107")
+        return self
+
+    def expel(self, name, through):
+        self.engines[through].changes.expel(name)
+        return self
+
+    def work(self):
+        """Have every disk that is not slow do what it was asked for."""
+        for name, writers in list(self.writers.items()):
+            for writer in writers:
+                if name in self.slow:
+                    writer.turn()
+                else:
+                    writer.finish()
 
     def run(self, seconds, step=0.01):
         """Let time pass on a machine where everything works but what was stopped."""
         for _ in range(round(seconds / step)):
             self.wires.connect()
             self.wires.deliver()
-            for name, journal in list(self.journals.items()):
-                if name not in self.slow:
-                    journal.sync()
+            self.work()
             self.clock.advance(step)
         return self
+
+    def run_until(self, holds, seconds=10, step=0.01):
+        """Run until something holds, or fail."""
+        for _ in range(round(seconds / step)):
+            if holds():
+                return self
+            self.run(step, step)
+        raise AssertionError(f"not within {seconds} s")
 
     @property
     def leader(self):
@@ -302,11 +294,62 @@ class Cluster:
         leaders = [n for n, e in self.engines.items() if e.may_attempt()]
         return leaders[0] if len(leaders) == 1 else None
 
+    @property
+    def followers(self):
+        return [name for name in self.engines if name != self.leader]
+
     def post(self, name, body=b"x", route=1):
         """Accept one message on a member; return a list that its outcome is put into."""
         heard = []
         self.engines[name].proposer.accept(route, body).addBoth(heard.append)
         return heard
 
+    def fill(self, count, body=b"y" * 500):
+        """Have the leader take so many messages, each in an entry of its own."""
+        for _ in range(count):
+            heard = self.post(self.leader, body)
+            self.run_until(lambda heard=heard: heard)
+            assert isinstance(heard[0], int), heard
+        return self
+
+    def settle(self, *, wait=True):
+        """Have the consumer be done with all messages so far; wait until every member knows."""
+        ledger = self.engines[self.leader].ledger
+        first, last = ledger.watermark(1) + 1, ledger.tip
+        if first <= last:
+            self.engines[self.leader].propose(Settle(consumer=1, ranges=((first, last),)))
+        if wait:
+            self.run_until(
+                lambda: all(e.ledger.watermark(1) >= last for e in self.engines.values())
+            )
+        return self
+
+    def compact(self):
+        """Fill and settle until the log of every living member has lost its beginning."""
+        for _ in range(20):
+            self.fill(12).settle().run(1.5)
+            if all(journal.first_index > 1 for journal in self.journals.values()):
+                return self
+        raise AssertionError("nothing was compacted")
+
+    def changes(self, name):
+        """Return the changes of members in a member's log, with their indices."""
+        found = []
+        journal = self.journals[name]
+        for command, index, _ in journal[:]:
+            if command[:1] == REGULAR:
+                value = read_command(open_entry(command[1:])[1])
+                if isinstance(value, CHANGES):
+                    found.append((index, value))
+        return found
+
     def digests(self):
         return {n: (e.ledger.applied_index, e.ledger.digest()) for n, e in self.engines.items()}
+
+    def converge(self, seconds=4):
+        """Run on, and hold all members to one history (I5)."""
+        self.run(seconds)
+        assert self.leader
+        assert len(set(self.digests().values())) == 1
+        assert not self.fatal
+        return self

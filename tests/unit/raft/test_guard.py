@@ -6,11 +6,12 @@ Every test names the defect (docs/explanation/engine-defects.md) that its overri
 import random
 
 import pytest
-from twisted.internet.task import Clock
 
-from crowd.errors import FatalError
+from crowd.errors import FatalError, PeerRejectedError
 from crowd.raft import guard
-from crowd.raft.guard import GuardedRaft, Role
+from crowd.raft.following import TERM_STEP_MAX
+from crowd.raft.ports import Role
+from crowd.raft.replication import WINDOW_MESSAGES
 from crowd.raft.wire import (
     AppendEntries,
     NextIndex,
@@ -20,92 +21,7 @@ from crowd.raft.wire import (
     ResponseVote,
     TimeoutNow,
 )
-from tests.unit.raft.cluster import Disk, FakeJournal
-
-
-class Member:
-    """A guarded member `a` of a, b, c (d, e), with what it sent and applied."""
-
-    def __init__(self, others=("b", "c")):
-        self.clock = Clock()
-        self.clock.advance(100)
-        guard.install(self.clock.seconds, random.Random(7))
-        self.journal = FakeJournal(Disk(b"a" * 16))
-        self.journal.on_durable = lambda: None
-        self.sent, self.applied, self.learners = [], [], set()
-        self.waiting = set(others)
-        self.raft = GuardedRaft("a", others, self.journal, self, self)
-        for other in others:
-            self.raft.connected(other)
-
-    # the outbox
-    def send(self, name, message):
-        self.sent.append((name, message))
-        return True
-
-    def writable(self, name):
-        return True
-
-    # the host
-    def apply(self, index, term, command):
-        self.applied.append(index)
-
-    def is_voter(self, name):
-        return name not in self.learners
-
-    def role_changed(self):
-        pass
-
-    def waits(self, name, after):
-        return name in self.waiting
-
-    def sync(self):
-        self.journal.sync()
-        self.raft.durable()
-        self.raft.tick()
-        return self
-
-    def take(self, kind):
-        """Return, and forget, the messages of one kind that were sent."""
-        taken = [(name, m) for name, m in self.sent if isinstance(m, kind)]
-        self.sent = [(name, m) for name, m in self.sent if not isinstance(m, kind)]
-        return taken
-
-    def wait(self, seconds):
-        self.clock.advance(seconds)
-        self.raft.tick()
-        return self
-
-    def append(self, *entries, term=5, prev=(1, 0), commit=1, leader="b", stamp=1):
-        """Receive an AppendEntries from the leader of `term`."""
-        message = AppendEntries(
-            term=term, commit_index=commit, prev_index=prev[0], prev_term=prev[1],
-            stamp=stamp, entries=entries,
-        )  # fmt: skip
-        self.raft.receive(leader, message)
-        return self
-
-    def stand(self):
-        """Pass the pre-vote and become a candidate, its own vote on disk."""
-        self.wait(2)
-        for name, question in self.take(PreVote):
-            self.raft.receive(name, PreVoteAnswer(term=question.term, granted=True))
-        return self.wait(0.01).sync()
-
-    def lead(self):
-        self.stand()
-        self.raft.receive("b", ResponseVote(term=self.raft.term))
-        return self.sync()
-
-    def acknowledge(self, name, index, **fields):
-        given = {"term": self.raft.term, "success": True, "reset": False, "stamp": 1, **fields}
-        self.raft.receive(name, NextIndex(next_index=index + 1, **given))
-        self.raft.tick()
-        return self
-
-
-def entry(index, term=5):
-    return (b"\x00e%d" % index, index, term)
+from tests.unit.raft.alone import Member, entry
 
 
 def test_d1_truncation_begins_at_the_first_conflict():
@@ -160,7 +76,7 @@ def test_d7_an_acknowledgement_waits_for_the_followers_disk():
 
 def test_d8_a_vote_leaves_after_it_is_on_disk():
     member = Member()
-    member.raft.receive("b", RequestVote(term=3, last_index=1, last_term=0))
+    member.raft.receive("b", RequestVote(term=3, last_index=1, last_term=0, roster=0))
     assert member.take(ResponseVote) == []
     member.sync()
     assert member.take(ResponseVote) == [("b", ResponseVote(term=3))]
@@ -169,7 +85,7 @@ def test_d8_a_vote_leaves_after_it_is_on_disk():
 def test_d8_a_learner_neither_votes_nor_stands_nor_counts():
     member = Member()
     member.learners = {"a"}
-    member.raft.receive("b", RequestVote(term=3, last_index=1, last_term=0))
+    member.raft.receive("b", RequestVote(term=3, last_index=1, last_term=0, roster=0))
     member.sync().wait(10)
     assert member.take(ResponseVote) == member.take(PreVote) == []
     leader = Member().lead()
@@ -209,10 +125,7 @@ def test_d15_one_voter_has_one_vote():
 
 def test_l1_while_probing_no_entries_are_sent_and_the_index_only_falls():
     member = Member().lead()
-    for _ in range(10):
-        member.raft.propose(b"x")
-        member.raft.tick()
-    member.take(AppendEntries)
+    member.propose(10).take(AppendEntries)
     places = []
     for hint in (9, 5, 7, 3):
         member.acknowledge("c", hint - 1, success=False, reset=True).wait(0.2)
@@ -234,11 +147,9 @@ def test_l3_only_a_window_of_entries_is_under_way():
     member = Member().lead()
     member.acknowledge("b", 1)
     member.take(AppendEntries)
-    for _ in range(3 * guard.WINDOW_MESSAGES):
-        member.raft.propose(b"x")
-        member.raft.tick()
+    member.propose(3 * WINDOW_MESSAGES)
     sent = [m for name, m in member.take(AppendEntries) if name == "b" and m.entries]
-    assert len(sent) <= guard.WINDOW_MESSAGES
+    assert len(sent) <= WINDOW_MESSAGES
     member.acknowledge("b", sent[-1].entries[-1][1])
     assert [m for name, m in member.take(AppendEntries) if name == "b" and m.entries]
 
@@ -261,11 +172,11 @@ def test_l5_a_leader_of_the_past_is_told_so():
 
 def test_l5_a_follower_with_a_live_leader_grants_no_pre_vote():
     member = Member().append(term=5).sync()
-    member.raft.receive("c", PreVote(term=6, last_index=9, last_term=5))
+    member.raft.receive("c", PreVote(term=6, last_index=9, last_term=5, roster=0))
     ((_, answer),) = member.take(PreVoteAnswer)
     assert not answer.granted
     member.wait(guard.ELECTION_MIN_S + 0.01)
-    member.raft.receive("c", PreVote(term=6, last_index=9, last_term=5))
+    member.raft.receive("c", PreVote(term=6, last_index=9, last_term=5, roster=0))
     assert member.take(PreVoteAnswer)[-1][1].granted
 
 
@@ -303,10 +214,55 @@ def test_a_hand_over_skips_the_pre_vote():
     assert {name for name, _ in member.take(RequestVote)} == {"b", "c"}
 
 
-def test_two_leaders_in_one_term_end_the_node():
-    member = Member().lead()
-    with pytest.raises(FatalError, match="two leaders"):
-        member.append(term=member.raft.term, leader="c")
+def two_leaders():
+    """Members who know who leads their term: the leader, and a follower of b."""
+    leader, follower = Member().lead(), Member().append(entry(2)).sync()
+    return (leader, leader.raft.term), (follower, 5)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["leader", "follower"])
+def test_a_second_leader_of_a_term_is_refused(place):
+    """The link to it ends; the node goes on as it was."""
+    member, term = two_leaders()[place]
+    before = member.state
+    with pytest.raises(PeerRejectedError, match=f"it leads in term {term}"):
+        member.append(entry(2, term), term=term, leader="c")
+    assert member.state == before
+
+
+def impossible(term):
+    """Messages that no peer who follows the rules can send to one in this term."""
+    far = term + TERM_STEP_MAX + 1
+    return {
+        "a jump of the term": [
+            AppendEntries(far, 1, 1, 0, 1, ()),
+            NextIndex(far, 2, True, False, 1, 0),
+            RequestVote(far, 9, 1, 0),
+            ResponseVote(far),
+            PreVote(far, 9, 1, 0),
+            PreVoteAnswer(far, False, 1, 0),
+            TimeoutNow(far),
+        ],
+        "a log of a later term": [
+            AppendEntries(term, 1, 2, term + 1, 1, ()),
+            RequestVote(term, 9, term + 1, 0),
+            PreVote(term, 9, term, 0),
+        ],
+        "entries of a term before the one in front of them": [
+            AppendEntries(term, 1, 2, term, 1, ((b"x", 3, term - 1),)),
+        ],
+    }
+
+
+@pytest.mark.parametrize("what", impossible(5))
+@pytest.mark.parametrize("leads", [True, False])
+def test_terms_that_cannot_be_end_the_link_and_change_nothing(what, leads):
+    member = Member().lead() if leads else Member().append(entry(2)).sync()
+    before = member.state
+    for message in impossible(member.raft.term)[what]:
+        with pytest.raises(PeerRejectedError):
+            member.raft.receive("c", message)
+        assert member.state == before
 
 
 def test_what_a_leader_heard_is_timed_by_when_it_asked():

@@ -6,6 +6,7 @@ changes of members are refused before the log is asked. `EngineView` reads only.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -28,7 +29,7 @@ _STANDING: Final = {
     Standing.VOTER: "voter",
     Standing.LEARNER: "learner: it gets everything from the others, and votes then",
     Standing.OUTSIDER: "outsider: no member of the cluster; see `crowd member add`",
-    Standing.UNBORN: "unborn: the cluster begins once every member of this node's file is there",
+    Standing.UNBORN: "unborn: it knows no cluster yet, and waits for the members of its file",
 }
 
 _ROSTER_SPARE_BYTES: Final = 16
@@ -94,7 +95,8 @@ class EngineView:
         if leader is not None:
             quorum = f"{leader} leads term {engine.raft.term}"
         else:
-            quorum = f"no leader for {without_s:.1f} s"
+            since = "since the start" if math.isinf(without_s) else f"for {without_s:.1f} s"
+            quorum = f"no leader {since}"
         return [
             ("quorum", without_s < self._within_s, quorum),
             ("member", standing is Standing.VOTER, _STANDING[standing]),

@@ -192,6 +192,7 @@ def test_without_the_token_nothing_is_asked(ask, changes, fields):
 def test_a_node_without_a_token_takes_none(view, changes):
     """An empty token is no token that an empty header shows."""
     site = admin_site(view, changes, "")
+    site.reactor = Clock()
     channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
     transport = StringTransport(hostAddress=IPv4Address("TCP", "127.0.0.1", 2106))
     channel.makeConnection(transport)

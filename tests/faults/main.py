@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tests.faults.kills import KILL, PAUSE, ROLLING
+from tests.faults.partitions import ALONE, BRIDGE, ONE_WAY
 from tests.faults.stage import Fault, Row, play
 
 if TYPE_CHECKING:
     from types import FrameType
 
-FAULTS: dict[str, Fault] = {fault.name: fault for fault in (KILL, PAUSE, ROLLING)}
+FAULTS: dict[str, Fault] = {fault.name: fault for fault in (KILL, PAUSE, ROLLING, ALONE, ONE_WAY, BRIDGE)}
 
 HEAD = ("fault", "rounds", "acknowledged", "missing", "duplicates", "failed live", "longest pause")
 

@@ -25,11 +25,17 @@ from typing import TYPE_CHECKING, NoReturn
 from tests.faults.kills import KILL, PAUSE, ROLLING
 from tests.faults.partitions import ALONE, BRIDGE, ONE_WAY
 from tests.faults.stage import Fault, Row, play
+from tests.faults.storage import FAILED_SYNC, FULL_DISK, WIPED
 
 if TYPE_CHECKING:
     from types import FrameType
 
-FAULTS: dict[str, Fault] = {fault.name: fault for fault in (KILL, PAUSE, ROLLING, ALONE, ONE_WAY, BRIDGE)}
+FAULTS: dict[str, Fault] = {
+    fault.name: fault
+    for fault in (
+        KILL, PAUSE, ROLLING, ALONE, ONE_WAY, BRIDGE, FULL_DISK, FAILED_SYNC, WIPED,
+    )
+}  # fmt: skip
 
 HEAD = ("fault", "rounds", "acknowledged", "missing", "duplicates", "failed live", "longest pause")
 

@@ -69,7 +69,7 @@ class Stage:
         self.traffic = Traffic(ground.directory, ground.sink_host, ground.sink_port)
         self.rounds = 0
         self.notes: dict[str, Any] = {}
-        self.failing: dict[str, bool] = {}
+        self._posted = 0
 
     @property
     def names(self) -> list[str]:
@@ -78,6 +78,11 @@ class Stage:
     def url(self, name: str) -> str:
         """Return where a node takes requests."""
         return self.cluster.nodes[name].http
+
+    def post(self, name: str) -> tuple[int, dict[str, str]]:
+        """Post a message like no other to a node; return status and headers."""
+        self._posted += 1
+        return self.traffic.post(self.url(name), f'{{"post": {self._posted}}}'.encode())
 
     def note(self, name: str, count: float = 1) -> None:
         """Add to a figure that is shown with the row."""

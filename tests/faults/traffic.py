@@ -96,6 +96,16 @@ class Traffic:
         )  # fmt: skip
         self._loads.append(load)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Stop the consumer meanwhile (SIGSTOP): a backlog gathers."""
+        assert self.sink_process is not None
+        self.sink_process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.sink_process.send_signal(signal.SIGCONT)
+
     def end_loads(self) -> None:
         """End the loads. What is under way then has no answer, and nobody relies on it."""
         for load in self._loads:

@@ -24,17 +24,22 @@ WATCHED_S = 1.5
 
 
 def kill_rounds(stage: Stage, rounds: int) -> None:
-    """Kill random nodes, the leader every other time; now and then two of them, or all."""
+    """Kill random nodes, the leader every other time; now and then two of them, or all.
+
+    In every other round the consumer is held: what is acknowledged before the kill is then
+    not delivered yet, and arrives from what the nodes kept, or never.
+    """
     for number in range(rounds):
-        stage.pause(0.3, 1.0)
         many = 3 if number % 7 == 6 else 2 if number % 4 == 3 else 1
         victims = stage.chance.sample(stage.names, many)
         if many == 1 and number % 2 == 0:
             victims = [stage.cluster.leader()]
-        with stage.down(*victims):
-            stage.cluster.kill(*victims)
-            stage.pause(0.1, 1.0)
-            stage.cluster.start(*victims)
+        with stage.held_every_other(number):
+            stage.pause(0.3, 1.0)
+            with stage.down(*victims):
+                stage.cluster.kill(*victims)
+                stage.pause(0.1, 1.0)
+                stage.cluster.start(*victims)
         stage.note("killed", many)
         stage.traffic.wait_acknowledged(20)
         stage.rounds += 1

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tests.faults.kills import KILL, PAUSE, ROLLING
 from tests.faults.partitions import ALONE, BRIDGE, ONE_WAY
+from tests.faults.power import LYING_DISK, POWER_LOSS
 from tests.faults.stage import Fault, Row, play
 from tests.faults.storage import FAILED_SYNC, FULL_DISK, WIPED
 
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
 FAULTS: dict[str, Fault] = {
     fault.name: fault
     for fault in (
-        KILL, PAUSE, ROLLING, ALONE, ONE_WAY, BRIDGE, FULL_DISK, FAILED_SYNC, WIPED,
+        KILL, PAUSE, ROLLING, ALONE, ONE_WAY, BRIDGE, FULL_DISK, FAILED_SYNC, WIPED, POWER_LOSS, LYING_DISK,
     )
 }  # fmt: skip
+
+EVERYTHING = [name for name in FAULTS if name != LYING_DISK.name]
 
 HEAD = ("fault", "rounds", "acknowledged", "missing", "duplicates", "failed live", "longest pause")
 
@@ -114,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/faults/run", description=__doc__.partition("\n")[0])
-    parser.add_argument("--faults", type=_names, default=list(FAULTS), metavar="NAME,...",
+    parser.add_argument("--faults", type=_names, default=EVERYTHING, metavar="NAME,...",
                         help=f"of {', '.join(FAULTS)} (default all)")  # fmt: skip
     parser.add_argument("--rounds", type=_rounds, default={}, metavar="NAME=N,...")
     parser.add_argument("--seconds", type=int, default=900, help="the whole run's bound")

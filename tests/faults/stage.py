@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,12 @@ class Stage:
     def pause(self, least_s: float, most_s: float) -> None:
         """Let the load run for a while."""
         time.sleep(self.chance.uniform(least_s, most_s))
+
+    @contextmanager
+    def held_every_other(self, number: int) -> Iterator[None]:
+        """Hold the consumer in rounds with an odd number: what is acknowledged is kept, or lost."""
+        with self.traffic.held() if number % 2 else nullcontext():
+            yield
 
     @contextmanager
     def down(self, *names: str) -> Iterator[None]:

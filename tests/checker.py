@@ -17,6 +17,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def failures_on_the_living(load: Iterable[str], outages: Sequence[Outage]) -> li
 def longest_pause_s(load: Iterable[str]) -> float:
     """Return the longest time between two acknowledgements that follow each other."""
     times = sorted(answer["time"] for answer in lines(load) if 200 <= answer["status"] < 300)
-    return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=0.0)
+    return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
 
 
 def lines(paths: Iterable[str]) -> Any:

@@ -22,7 +22,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from tests.faults.damage import REPAIR, ROT
 from tests.faults.kills import KILL, PAUSE, ROLLING
+from tests.faults.members import MEMBERS
 from tests.faults.partitions import ALONE, BRIDGE, ONE_WAY
 from tests.faults.power import LYING_DISK, POWER_LOSS
 from tests.faults.stage import Fault, Row, play
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 FAULTS: dict[str, Fault] = {
     fault.name: fault
     for fault in (
-        KILL, PAUSE, ROLLING, ALONE, ONE_WAY, BRIDGE, FULL_DISK, FAILED_SYNC, WIPED, POWER_LOSS, LYING_DISK,
+        KILL, PAUSE, ROLLING, ALONE, ONE_WAY, BRIDGE, FULL_DISK, FAILED_SYNC, WIPED, POWER_LOSS, MEMBERS, REPAIR, ROT,
+        LYING_DISK,
     )
 }  # fmt: skip
 
@@ -116,7 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tests/faults/run", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="tests/faults/run", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--faults", type=_names, default=EVERYTHING, metavar="NAME,...",
                         help=f"of {', '.join(FAULTS)} (default all)")  # fmt: skip
     parser.add_argument("--rounds", type=_rounds, default={}, metavar="NAME=N,...")

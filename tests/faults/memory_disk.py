@@ -151,9 +151,7 @@ class MemoryDisk:
         size = len(inode.data)
         old = bytes(inode.data[offset : offset + len(data)])
         self._put(inode, offset, data)
-        inode.changes.append(
-            Change(self._count(), offset, old, data, size, len(inode.data))
-        )
+        inode.changes.append(Change(self._count(), offset, old, data, size, len(inode.data)))
 
     def resize(self, number: int, size_bytes: int) -> None:
         """Set a file's length."""

@@ -28,7 +28,11 @@ def lack() -> str | None:
     """Return what is missing for name spaces, or None."""
     if os.geteuid():
         return "needs root, for network name spaces"
-    for program, package in (("ip", "iproute2"), ("iptables", "iptables"), ("nsenter", "util-linux")):
+    for program, package in (
+        ("ip", "iproute2"),
+        ("iptables", "iptables"),
+        ("nsenter", "util-linux"),
+    ):
         if shutil.which(program) is None:
             return f"needs {program}; on Debian: apt-get install {package}"
     probe = f"{PREFIX}-{os.getpid()}-probe"
@@ -119,7 +123,9 @@ def sweep() -> None:
         parts = path.name.split("-")
         if parts[0] == PREFIX and len(parts) == 3 and not Path(f"/proc/{parts[1]}").exists():
             subprocess.run(["ip", "netns", "del", path.name], check=False, capture_output=True)
-            subprocess.run(["ip", "link", "del", f"crf{parts[1]}"], check=False, capture_output=True)
+            subprocess.run(
+                ["ip", "link", "del", f"crf{parts[1]}"], check=False, capture_output=True
+            )
 
 
 def _free_network() -> int:

@@ -48,7 +48,7 @@ def spawn(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("environment", {})
     return subprocess.Popen(
         arguments, stdin=options.pop("stdin", subprocess.DEVNULL), env=environment,
-        start_new_session=True, preexec_fn=die_with_parent, **options,
+        start_new_session=True, preexec_fn=die_with_parent, **options,  # noqa: PLW1509 - one system call
     )  # fmt: skip
 
 
@@ -224,9 +224,7 @@ class Cluster:
         nodes = [self.nodes[name] for name in names or self.nodes]
         with ThreadPoolExecutor(len(nodes)) as threads:
             said = list(threads.map(lambda node: ask(node.admin), nodes))
-        return {
-            node.name: one for node, one in zip(nodes, said, strict=True) if "error" not in one
-        }
+        return {node.name: one for node, one in zip(nodes, said, strict=True) if "error" not in one}
 
     def leader(self, *names: str, within_s: float = 15.0) -> str:
         """Wait for a leader among these nodes; return its name."""

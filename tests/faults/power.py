@@ -132,6 +132,9 @@ def _lose_power(stage: Stage, seed: str) -> None:
             stage.note(key, count)
 
 
-POWER_LOSS = Fault("power-loss", 5, power_loss_rounds, ForgetfulDisks, lack)
-LYING_DISK = Fault("lying-disk", 1, lying_disk_rounds, ForgetfulDisks, lack)
+BODY_BYTES = 3_000
+"""Some sectors a message, so that a write can be torn within one."""
+
+POWER_LOSS = Fault("power-loss", 8, power_loss_rounds, ForgetfulDisks, lack, body_bytes=BODY_BYTES)
+LYING_DISK = Fault("lying-disk", 1, lying_disk_rounds, ForgetfulDisks, lack, must_lose=True)
 """No fault to bear but a check of the check: see docs/how-to/faults.md."""

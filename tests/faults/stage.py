@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 RATE = 150.0
 """Requests a second: every round has hundreds, and two cores carry three nodes besides."""
 
+DELIVERED_WITHIN_S = 60.0
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -40,6 +42,9 @@ class Fault:
     ground: Callable[[Path], Ground] = Ground
     lack: Callable[[], str | None] = lambda: None
     extra: dict[str, Any] | None = None
+    body_bytes: int | None = None
+    must_lose: bool = False
+    """The check of the check: well only if messages are found to be missing."""
 
 
 @dataclass
@@ -64,6 +69,7 @@ class Stage:
 
     def __init__(self, ground: Ground, fault: Fault, seed: int) -> None:
         self.ground = ground
+        self.fault = fault
         self.chance = random.Random(f"{fault.name}:{seed}")
         self.cluster = Cluster(ground, extra=fault.extra)
         self.traffic = Traffic(ground.directory, ground.sink_host, ground.sink_port)
@@ -110,18 +116,29 @@ class Stage:
             yield
             self.cluster.wait_ready()
 
+    def _body(self) -> list[str]:
+        """Return the load's options for a body of the size that the fault asks for."""
+        if self.fault.body_bytes is None:
+            return []
+        file = self.ground.directory / "body.json"
+        file.write_bytes(
+            b'{"pad": "%s"}' % self.chance.randbytes(self.fault.body_bytes // 2).hex().encode()
+        )
+        return ["--body", str(file)]
+
     def begin(self) -> None:
         """Start the nodes, the consumer and the load."""
         self.cluster.start()
         self.traffic.sink()
         self.cluster.wait_ready()
-        self.traffic.load([node.http for node in self.cluster.nodes.values()], rate=RATE)
+        urls = [node.http for node in self.cluster.nodes.values()]
+        self.traffic.load(urls, *self._body(), rate=RATE)
         self.traffic.wait_acknowledged(20)
 
-    def account(self, row: Row) -> None:
+    def account(self, row: Row, *, within_s: float = DELIVERED_WITHIN_S) -> None:
         """Wait until the cluster is itself again, and fill in the row."""
         self.traffic.end_loads()
-        figures = self.traffic.wait_delivered()
+        figures = self.traffic.wait_delivered(within_s)
         row.wrong += verdict(figures, None)
         try:
             position = self.cluster.same_ledgers()["position"]
@@ -132,7 +149,9 @@ class Stage:
         failed = self.traffic.failed_on_the_living()
         if failed:
             shown = {(one["url"], one["status"], one.get("error")) for one in failed[:20]}
-            row.wrong.append(f"{len(failed)} requests failed on live nodes: {sorted(map(str, shown))}")
+            row.wrong.append(
+                f"{len(failed)} requests failed on live nodes: {sorted(map(str, shown))}"
+            )
         if not figures["acknowledged"]:
             row.wrong.append("nothing was acknowledged")
         row.acknowledged = figures["acknowledged"]
@@ -161,6 +180,12 @@ def play(fault: Fault, rounds: int, directory: Path, seed: int) -> Row:
         except FaultError as error:
             row.wrong.append(f"round {stage.rounds + 1}: {error}")
         row.rounds, row.notes = stage.rounds, stage.notes
-        stage.account(row)
+        if fault.must_lose:
+            stage.account(row, within_s=5.0)
+            found = "; ".join(row.wrong)
+            row.notes["found"] = found
+            row.wrong = [] if row.missing else [f"found no loss: {found or 'nothing is wrong'}"]
+        else:
+            stage.account(row)
     row.seconds = round(time.monotonic() - begun_s, 1)
     return row

@@ -160,9 +160,7 @@ class Traffic:
     def wait_acknowledged(self, more: int, within_s: float = 15.0) -> None:
         """Wait until so many more messages were acknowledged than now."""
         wanted = self.acknowledged() + more
-        eventually(
-            f"{more} more acknowledgements", lambda: self.acknowledged() >= wanted, within_s
-        )
+        eventually(f"{more} more acknowledgements", lambda: self.acknowledged() >= wanted, within_s)
 
     def delivered(self) -> int:
         """Return how many requests the consumer took up to now."""

@@ -25,13 +25,12 @@ BEHIND_BYTES = 16 << 10
 is likely to be newer."""
 
 LARGE_BODY_BYTES = 200_000
-LARGE_RATE = 60.0
-SEGMENTS = 3
-"""With so many the first one is written no more. At 12 MB/s that takes some 15 s."""
+"""A segment of 64 MiB is full after some six seconds."""
 
+LARGE_RATE = 60.0
 ENDS_WITHIN_S = 20.0
-MENDED_WITHIN_S = 90.0
-"""A paced scrub goes through a segment of 64 MiB in less than this."""
+SCRUBBED_SOON_BYTES = 8 << 20
+MENDED_WITHIN_S = 60.0
 
 
 def command_exists(name: str) -> bool:
@@ -76,37 +75,58 @@ def repair_rounds(stage: Stage, rounds: int) -> None:
 
 
 def rot_rounds(stage: Stage, rounds: int) -> None:
-    """Flip a byte in an old segment of a running follower, then of the leader.
+    """Flip a byte in a full segment of a running follower, then in one of the leader's.
 
-    The consumer is held until then, so the leader has to read what was damaged. The byte on
-    the disk must be the old one again; a segment that was compacted away meanwhile is fine.
+    The consumer is held, so every entry there is still needed. Nobody reads it on a follower:
+    its scrub must find the byte. The leader has to read what was damaged in order to deliver
+    it. The byte on the disk must be the old one again; the leader may also have compacted it
+    away once it was delivered.
     """
     body = stage.ground.directory / "body"
     body.write_bytes(b'{"pad": "%s"}' % (b"x" * LARGE_BODY_BYTES))
+    urls = [stage.url(name) for name in stage.names]
     for number in range(rounds):
         with stage.traffic.held():
-            urls = [stage.url(name) for name in stage.names]
-            stage.traffic.load(urls, "--body", str(body), "--timeout", "60s", rate=LARGE_RATE)
             leader = stage.cluster.leader()
-            name = leader if number % 2 else stage.chance.choice(stage.others(leader))
+            name = leader if number else stage.chance.choice(stage.others(leader))
             directory = stage.cluster.nodes[name].directory
-            eventually(
-                "some segments", lambda d=directory: len(segments(d)) >= SEGMENTS, 60, every_s=0.2
-            )
-            stage.traffic.end_loads()
-            segment = segments(directory)[0]
-            place = used_bytes(segment) // 2
+            last = segments(directory)[-1]
+            full = 1 if number else 0
+            large = stage.traffic.load_body(urls, body, rate=LARGE_RATE)
+            _wait_segments(directory, last, full + 1)
+            # A scrub begins with the first segment as soon as that is full, at 1 MiB a second,
+            # and a new cluster has only one: there it meets the byte soon.
+            segment = _from(directory, last)[full]
+            place = used_bytes(segment) // 2 if full else SCRUBBED_SOON_BYTES
             good = flip(segment, place)
-        stage.traffic.load(urls)
-        eventually(
-            f"{name} mends {segment.name}",
-            lambda s=segment, p=place, g=good: not s.exists() or read(s, p) == g,
-            MENDED_WITHIN_S,
-            every_s=0.2,
-        )
-        stage.note("mended" if segment.exists() else "compacted_away")
+            stage.traffic.end_loads(large)
+            if not full:
+                _wait_mended(name, segment, place, good)
+                stage.note("mended_by_the_scrub")
+        if full:
+            _wait_mended(name, segment, place, good)
+            stage.note("mended_by_reading" if segment.exists() else "mended_and_compacted_away")
         stage.cluster.wait_ready()
+        stage.traffic.wait_acknowledged(20)
         stage.rounds += 1
+
+
+def _from(directory: Path, last: Path) -> list[Path]:
+    """Return the segments from one on; all but the newest of them are full."""
+    return [one for one in segments(directory) if one.name >= last.name]
+
+
+def _wait_segments(directory: Path, last: Path, full: int) -> None:
+    eventually(f"{full} full segments", lambda: len(_from(directory, last)) > full, 60, every_s=0.1)
+
+
+def _wait_mended(name: str, segment: Path, place: int, good: bytes) -> None:
+    eventually(
+        f"{name} mends {segment.name} at offset {place}",
+        lambda: not segment.exists() or read(segment, place) == good,
+        MENDED_WITHIN_S,
+        every_s=0.2,
+    )
 
 
 def segments(directory: Path) -> list[Path]:
@@ -143,5 +163,4 @@ def _crowd(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 REPAIR = Fault("repair", 2, repair_rounds, lack=lack)
-ROT = Fault("rot", 2, rot_rounds, lack=lack)
-"""A small log's segment is written to its end before it is old, so this takes a while."""
+ROT = Fault("rot", 2, rot_rounds)

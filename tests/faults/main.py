@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             fault = FAULTS[name]
             rounds = options.rounds.get(name, fault.rounds)
             print(f"{name}: {rounds} rounds ...", file=sys.stderr, flush=True)
-            row = play(fault, rounds, directory / name, options.seed)
+            row = _play(fault, rounds, directory / name, options.seed)
             rows.append(row)
             words = row.skipped and f"skipped: {row.skipped}"
             figures = f"{row.rounds} rounds in {row.seconds} s, {row.acknowledged} acknowledged"
@@ -116,6 +117,17 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         print(f"logs and data: {directory}", file=sys.stderr)
     return 0 if well else 1
+
+
+def _play(fault: Fault, rounds: int, directory: Path, seed: int) -> Row:
+    """Play a fault; a failure of this very program is a row like any other, and not well."""
+    try:
+        return play(fault, rounds, directory, seed)
+    except TimeoutError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the other faults are still worth playing
+        traceback.print_exc()
+        return Row(fault.name, wrong=[f"the program failed: {error!r}"])
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

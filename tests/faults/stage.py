@@ -116,15 +116,14 @@ class Stage:
             yield
             self.cluster.wait_ready()
 
-    def _body(self) -> list[str]:
-        """Return the load's options for a body of the size that the fault asks for."""
-        if self.fault.body_bytes is None:
-            return []
+    def _load(self, urls: list[str]) -> None:
+        size_bytes = self.fault.body_bytes
+        if size_bytes is None:
+            self.traffic.load(urls, rate=RATE)
+            return
         file = self.ground.directory / "body.json"
-        file.write_bytes(
-            b'{"pad": "%s"}' % self.chance.randbytes(self.fault.body_bytes // 2).hex().encode()
-        )
-        return ["--body", str(file)]
+        file.write_text(f'{{"pad": "{self.chance.randbytes(size_bytes // 2).hex()}"}}')
+        self.traffic.load_body(urls, file, rate=RATE)
 
     def begin(self) -> None:
         """Start the nodes, the consumer and the load."""
@@ -132,7 +131,7 @@ class Stage:
         self.traffic.sink()
         self.cluster.wait_ready()
         urls = [node.http for node in self.cluster.nodes.values()]
-        self.traffic.load(urls, *self._body(), rate=RATE)
+        self._load(urls)
         self.traffic.wait_acknowledged(20)
 
     def account(self, row: Row, *, within_s: float = DELIVERED_WITHIN_S) -> None:
@@ -152,6 +151,9 @@ class Stage:
             row.wrong.append(
                 f"{len(failed)} requests failed on live nodes: {sorted(map(str, shown))}"
             )
+        foreign = self.traffic.foreign_bodies()
+        if foreign:
+            row.wrong.append(f"{foreign} bodies arrived that nobody sent")
         if not figures["acknowledged"]:
             row.wrong.append("nothing was acknowledged")
         row.acknowledged = figures["acknowledged"]

@@ -22,6 +22,7 @@ OPEN_WITHIN_S = 8.0
 """A node looks at its disk twice a second; without a leader meanwhile it takes an election."""
 
 FAILED_SYNC_WITHIN_S = 10.0
+READMITTED_WITHIN_S = 20.0
 HELD_S = 1.0
 """How long the consumer is held, so that there is a backlog when the disk fills."""
 
@@ -142,13 +143,26 @@ def wiped_rounds(stage: Stage, rounds: int) -> None:
             if away:
                 _see_no_majority(stage, wiped, leader)
                 stage.cluster.start(*away)
-        after = stage.cluster.status(wiped)[wiped]
-        if after["journal_id"] == before:
+        if stage.cluster.status(wiped)[wiped]["journal_id"] == before:
             raise FaultError(f"{wiped} has its old journal id after its directory was deleted")
-        if "votes again" not in stage.cluster.nodes[wiped].words(said):
-            raise FaultError(f"{wiped} does not say that it was readmitted")
+        if "as learner" not in stage.cluster.nodes[wiped].words(said):
+            raise FaultError(f"{wiped} does not say that it came back as a learner")
+        _wait_vote(stage, wiped)
         stage.traffic.wait_acknowledged(20)
         stage.rounds += 1
+
+
+def _wait_vote(stage: Stage, name: str) -> None:
+    """Wait until the leader counts a node's vote again."""
+
+    def votes() -> bool:
+        leader = stage.cluster.leader()
+        if leader == name:
+            return True
+        said = stage.cluster.status(leader).get(leader, {})
+        return bool(said.get("peers", {}).get(name, {}).get("votes"))
+
+    eventually(f"{name} votes again", votes, READMITTED_WITHIN_S, every_s=0.1)
 
 
 def _see_no_majority(stage: Stage, wiped: str, other: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from crowd.tools.load import BODY_DEFAULT
 from tests.checker import Outage, check_deliveries, failures_on_the_living, lines, longest_pause_s
 from tests.faults.nodes import end, spawn
 from tests.faults.waiting import FaultError, eventually
@@ -68,6 +69,8 @@ class Traffic:
         self._posts = (directory / "posts.jsonl").open("a", encoding="utf-8")
         self._lock = threading.Lock()
         self._acknowledged, self._delivered = Tally(), Tally()
+        self._known = {hashlib.sha256(BODY_DEFAULT).hexdigest()}
+        """The hashes of all bodies that were ever sent."""
         self.outages: list[Outage] = []
         self.sink_process: Popen[bytes] | None = None
 
@@ -86,15 +89,32 @@ class Traffic:
 
         eventually("the consumer", listens, 15)
 
-    def load(self, urls: Iterable[str], *arguments: str, rate: float = 150) -> None:
+    def load(self, urls: Iterable[str], *arguments: str, rate: float = 150) -> Popen[bytes]:
         """Start a load over these nodes; it goes on until `end_loads`."""
         log = str(self._directory / f"load{len(self.load_logs)}.jsonl")
+        Path(log).touch()
         self.load_logs.append(log)
         load = self._crowd(
             "load", "--url", *(url + PATH for url in urls), "--rate", str(rate),
             "--seconds", str(SECONDS_MAX), "--log", log, "--json", *arguments,
         )  # fmt: skip
         self._loads.append(load)
+        return load
+
+    def load_body(self, urls: Iterable[str], file: Path, *, rate: float) -> Popen[bytes]:
+        """Start a load of the file's bytes."""
+        self._known.add(hashlib.sha256(file.read_bytes()).hexdigest())
+        return self.load(urls, "--body", str(file), rate=rate)
+
+    def end_loads(self, *loads: Popen[bytes]) -> None:
+        """End these loads, or all. What is under way has no answer, and nobody relies on it."""
+        ending = loads or tuple(self._loads)
+        for load in ending:
+            if load.poll() is None:
+                load.send_signal(signal.SIGINT)
+        for load in ending:
+            load.wait(10)
+            self._loads.remove(load)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -106,21 +126,14 @@ class Traffic:
         finally:
             self.sink_process.send_signal(signal.SIGCONT)
 
-    def end_loads(self) -> None:
-        """End the loads. What is under way then has no answer, and nobody relies on it."""
-        for load in self._loads:
-            if load.poll() is None:
-                load.send_signal(signal.SIGINT)
-        for load in self._loads:
-            load.wait(10)
-        self._loads.clear()
-
     def post(self, url: str, body: bytes, *, timeout_s: float = 20.0) -> tuple[int, dict[str, str]]:
         """Post one message of our own and log its fate; return status and headers, 0 if none.
 
         Every body must be another one: the checker then sees under which id it arrived. May
         be called from any thread.
         """
+        sha256 = hashlib.sha256(body).hexdigest()
+        self._known.add(sha256)
         parts = urlsplit(url)
         begun = time.time()
         connection = HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
@@ -136,7 +149,7 @@ class Traffic:
         ended = time.time()
         line = {
             "time": ended, "id": headers.get("Crowd-Message-Id"), "status": status,
-            "latency": ended - begun, "url": url + PATH, "sha256": hashlib.sha256(body).hexdigest(),
+            "latency": ended - begun, "url": url + PATH, "sha256": sha256,
         }  # fmt: skip
         with self._lock:
             self._posts.write(json.dumps(line) + "\n")
@@ -187,6 +200,10 @@ class Traffic:
             return eventually("every delivery", all_there, within_s, every_s=0.3) or {}
         except FaultError:
             return check_deliveries(self.load_logs, self.sink_logs)
+
+    def foreign_bodies(self) -> int:
+        """Return how many bodies arrived that nobody ever sent."""
+        return sum(one["sha256"] not in self._known for one in lines(self.sink_logs))
 
     def failed_on_the_living(self) -> list[dict[str, Any]]:
         """Return the failed requests that no outage explains."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.faults.leftovers import MOUNT, unmount
 from tests.faults.nodes import Ground
 from tests.faults.waiting import FaultError
 
@@ -40,11 +41,6 @@ def lack_of_compiler() -> str | None:
     return None
 
 
-def unmount(directory: Path) -> None:
-    """Unmount, now or when its last user is gone; nothing if nothing is mounted there."""
-    subprocess.run(["umount", "-l", str(directory)], check=False, capture_output=True)
-
-
 class SmallDisks(Ground):
     """Each node's directory is a tmpfs of its own, and beside its files lies ballast."""
 
@@ -55,7 +51,7 @@ class SmallDisks(Ground):
     def prepare(self, name: str, directory: Path) -> None:
         directory.mkdir()
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={SMALL_MIB}m,mode=0750", "crowd-faults",
+            ["mount", "-t", "tmpfs", "-o", f"size={SMALL_MIB}m,mode=0750", f"{MOUNT}-{os.getpid()}",
              str(directory)], check=False, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:

@@ -35,6 +35,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tests.faults.leftovers import MOUNT
 from tests.faults.memory_disk import CAPACITY_BYTES, FILE_MODE, Inode, MemoryDisk
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Fuse:
         self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = f"fd={self._device},rootmode=40000,user_id=0,group_id=0,allow_other"
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.mount(b"crowd-faults", mountpoint.encode(), b"fuse", MS_NOSUID | MS_NODEV,
+        if libc.mount(f"{MOUNT}-{os.getppid()}".encode(), mountpoint.encode(), b"fuse", MS_NOSUID | MS_NODEV,
                       options.encode()):  # fmt: skip
             number = ctypes.get_errno()
             raise OSError(number, f"cannot mount: {os.strerror(number)}")

@@ -124,4 +124,4 @@ def rolling_rounds(stage: Stage, rounds: int) -> None:
 
 KILL = Fault("kill", 20, kill_rounds)
 PAUSE = Fault("pause", 5, pause_rounds)
-ROLLING = Fault("rolling", 2, rolling_rounds)
+ROLLING = Fault("rolling", 4, rolling_rounds)

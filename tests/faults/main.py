@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tests.faults.damage import REPAIR, ROT
 from tests.faults.kills import KILL, PAUSE, ROLLING
+from tests.faults.leftovers import sweep
 from tests.faults.members import MEMBERS
 from tests.faults.partitions import ALONE, BRIDGE, ONE_WAY
 from tests.faults.power import LYING_DISK, POWER_LOSS
@@ -79,9 +80,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Play the faults; print the table; return the exit status."""
     options = _options(arguments)
     rows: list[Row] = []
-    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.alarm(options.seconds)
+    sweep()
     directory = Path(options.directory or tempfile.mkdtemp(prefix="crowd-faults-"))
     begun_s = time.monotonic()
     ended: str | None = None
@@ -164,11 +167,20 @@ def _rounds(text: str) -> dict[str, int]:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    _only_once()
     raise KeyboardInterrupt
 
 
 def _out_of_time(number: int, frame: FrameType | None) -> NoReturn:
+    _only_once()
     raise TimeoutError
+
+
+def _only_once() -> None:
+    """What comes next is cleaning up: no second signal may interrupt that."""
+    signal.alarm(0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

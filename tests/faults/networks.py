@@ -11,17 +11,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.faults.leftovers import LINK, SPACE, quietly
 from tests.faults.nodes import Ground
 from tests.faults.waiting import FaultError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-PREFIX = "crowdfault"
-"""Begins the names of our name spaces, the maker's process id in them; links have fewer letters."""
+    from pathlib import Path
 
 
 def lack() -> str | None:
@@ -35,14 +33,14 @@ def lack() -> str | None:
     ):
         if shutil.which(program) is None:
             return f"needs {program}; on Debian: apt-get install {package}"
-    probe = f"{PREFIX}-{os.getpid()}-probe"
+    probe = f"{SPACE}-{os.getpid()}-probe"
     try:
         _run("ip", "netns", "add", probe)
         _run("ip", "netns", "exec", probe, "iptables", "-w", "5", "-L", "-n")
     except FaultError as error:
         return f"no network name spaces here: {error}"
     finally:
-        subprocess.run(["ip", "netns", "del", probe], check=False, capture_output=True)
+        quietly("ip", "netns", "del", probe)
     return None
 
 
@@ -53,11 +51,10 @@ class Network(Ground):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        sweep()
         self._net = _free_network()
         self.sink_host = f"10.77.{self._net}.1"
         self.port = 2104
-        self._bridge = f"crf{os.getpid()}"
+        self._bridge = f"{LINK}{os.getpid()}"
         self._spaces: list[str] = []
         self._cut: set[str] = set()
         try:
@@ -94,12 +91,15 @@ class Network(Ground):
         self._cut.clear()
 
     def close(self) -> None:
+        # The links by name: a name space lives on while a socket in it has bytes unsent.
+        for name in self.names:
+            quietly("ip", "link", "del", f"{self._bridge}{name}")
         for space in self._spaces:
-            subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True)
-        subprocess.run(["ip", "link", "del", self._bridge], check=False, capture_output=True)
+            quietly("ip", "netns", "del", space)
+        quietly("ip", "link", "del", self._bridge)
 
     def _space(self, name: str) -> str:
-        return f"{PREFIX}-{os.getpid()}-{name}"
+        return f"{SPACE}-{os.getpid()}-{name}"
 
     def _make(self) -> None:
         _run("ip", "link", "add", self._bridge, "type", "bridge")
@@ -114,18 +114,6 @@ class Network(Ground):
             _run("ip", "-n", space, "addr", "add", f"{self.address(name)}/24", "dev", "eth0")
             _run("ip", "-n", space, "link", "set", "eth0", "up")
             _run("ip", "-n", space, "link", "set", "lo", "up")
-
-
-def sweep() -> None:
-    """Remove what a run that was killed -9 has left: its process id is in the names."""
-    spaces = Path("/run/netns")
-    for path in spaces.iterdir() if spaces.is_dir() else ():
-        parts = path.name.split("-")
-        if parts[0] == PREFIX and len(parts) == 3 and not Path(f"/proc/{parts[1]}").exists():
-            subprocess.run(["ip", "netns", "del", path.name], check=False, capture_output=True)
-            subprocess.run(
-                ["ip", "link", "del", f"crf{parts[1]}"], check=False, capture_output=True
-            )
 
 
 def _free_network() -> int:

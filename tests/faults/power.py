@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.disks import unmount
+from tests.faults.leftovers import unmount
 from tests.faults.nodes import Ground, end, spawn
 from tests.faults.stage import Fault
 from tests.faults.waiting import FaultError, eventually

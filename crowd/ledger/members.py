@@ -13,7 +13,7 @@ Invariant: once born, a cluster has at least one voter, and at most `MEMBERS_MAX
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
     from crowd.command import Member
     from crowd.ledger.head import MembersPart
+
+
+ROSTER_BYTES_MAX: Final = 6 << 10
+"""All members, as each node keeps them beside its vote (crowd/raft/journal/memory.py)."""
+
+MEMBER_BYTES: Final = 40
+"""What a member takes besides its name and address: a journal's id, an index, CBOR's heads."""
 
 
 class MemberState(msgspec.Struct, frozen=True, gc=False):
@@ -80,10 +87,10 @@ class Members:
     ) -> MemberState | None:
         """Return what the member is after `command`, or None where that cannot be."""
         replace = msgspec.structs.replace
-        if known is None:
-            if isinstance(command, Enroll) and len(self.states) < MEMBERS_MAX:
-                return MemberState(command.address, b"", index)
+        if isinstance(command, Enroll) and not self._has_room_for(command):
             return None
+        if known is None:
+            return MemberState(command.address, b"", index) if isinstance(command, Enroll) else None
         if isinstance(command, Enroll):
             return replace(known, address=command.address)
         if isinstance(command, Promote):
@@ -91,6 +98,13 @@ class Members:
                 return None  # with another journal that would be two changes in one
             return replace(known, journal_id=command.journal_id)
         return None if self._is_last_voter(command.name) else replace(known, journal_id=b"")
+
+    def _has_room_for(self, enroll: Enroll) -> bool:
+        """Tell whether there may be one more, and a node can keep all names and addresses."""
+        addresses = {name: state.address for name, state in self.states.items()}
+        addresses[enroll.name] = enroll.address
+        size = sum(len(name) + len(address) + MEMBER_BYTES for name, address in addresses.items())
+        return len(addresses) <= MEMBERS_MAX and size <= ROSTER_BYTES_MAX
 
     def _is_last_voter(self, name: str) -> bool:
         return [n for n, state in self.states.items() if state.votes] == [name]

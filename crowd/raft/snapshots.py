@@ -101,7 +101,7 @@ class Snapshots:
         A follower whose acknowledgement, `acked`, has come to the snapshot has it: it is let go.
         """
         for name, sending in list(self._sending.items()):
-if acked(name) >= sending.checkpoint.index:
+            if acked(name) >= sending.checkpoint.index:
                 self._stop(name)
             elif sending.given_up(self._clock.seconds()):
                 self._log.warn("{peer} takes no snapshot", peer=name)

@@ -231,7 +231,10 @@ def test_of_two_changes_one_is_next():
 # --- The durable form ---------------------------------------------------------------------------
 
 seats = st.builds(
-    Seat, st.text(min_size=1, max_size=8), st.text(max_size=20), st.sampled_from([b"", *ID.values()])
+    Seat,
+    st.text(min_size=1, max_size=8),
+    st.text(max_size=20),
+    st.sampled_from([b"", *ID.values()]),
 )
 rosters = st.builds(
     Roster,

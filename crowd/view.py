@@ -13,8 +13,8 @@ import msgspec
 
 from crowd.command import MEMBERS_MAX
 from crowd.errors import ChangeRefusedError, UnknownMemberError
-from crowd.raft.journal.memory import FOUNDING_BYTES_MAX
-from crowd.raft.membership import Roster, Seat, Standing, encode_roster
+from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes
+from crowd.raft.membership import Standing
 from crowd.raft.status import describe
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ _STANDING: Final = {
     Standing.OUTSIDER: "outsider: no member of the cluster; see `crowd member add`",
     Standing.UNBORN: "unborn: it knows no cluster yet, and waits for the members of its file",
 }
-
-_ROSTER_SPARE_BYTES: Final = 16
-"""For the index of later changes, which takes more bytes as it grows."""
 
 
 class EngineAcceptor:
@@ -204,14 +201,12 @@ class EngineChanges:
                 raise ChangeRefusedError(
                     f"found member {other} at {address}; expected nobody there"
                 )
-        seats = [Seat(other, member.address, bytes(16)) for other, member in members.items()]
-        seats = [seat for seat in seats if seat.name != name] + [Seat(name, address, bytes(16))]
-        roster = Roster(self._engine.ledger.members_index, tuple(seats))
-        size_bytes = len(encode_roster(self._engine.member.cluster, roster))
-        if size_bytes > FOUNDING_BYTES_MAX - _ROSTER_SPARE_BYTES:
+        addresses = {other: member.address for other, member in members.items()} | {name: address}
+        size_bytes = roster_bytes(addresses)
+        if size_bytes > ROSTER_BYTES_MAX:
             raise ChangeRefusedError(
                 f"found names and addresses of {size_bytes} bytes in all; expected shorter ones, "
-                f"as a node keeps {FOUNDING_BYTES_MAX} bytes of them"
+                f"as a node keeps {ROSTER_BYTES_MAX} bytes of them"
             )
         self._engine.changes.enroll(name, address)
 

@@ -21,7 +21,7 @@ from crowd.command import MEMBERS_MAX, Demote, Enroll, Expel, Index, Promote
 from crowd.ledger.head import expect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from crowd.command import Member
     from crowd.ledger.head import MembersPart
@@ -32,6 +32,12 @@ ROSTER_BYTES_MAX: Final = 6 << 10
 
 MEMBER_BYTES: Final = 40
 """What a member takes besides its name and address: a journal's id, an index, CBOR's heads."""
+
+
+def roster_bytes(addresses: Mapping[str, str]) -> int:
+    """Return about how many bytes a node keeps of these members, names with addresses."""
+    texts = (len(text.encode()) for pair in addresses.items() for text in pair)
+    return sum(texts) + MEMBER_BYTES * len(addresses)
 
 
 class MemberState(msgspec.Struct, frozen=True, gc=False):
@@ -103,8 +109,7 @@ class Members:
         """Tell whether there may be one more, and a node can keep all names and addresses."""
         addresses = {name: state.address for name, state in self.states.items()}
         addresses[enroll.name] = enroll.address
-        size = sum(len(name) + len(address) + MEMBER_BYTES for name, address in addresses.items())
-        return len(addresses) <= MEMBERS_MAX and size <= ROSTER_BYTES_MAX
+        return len(addresses) <= MEMBERS_MAX and roster_bytes(addresses) <= ROSTER_BYTES_MAX
 
     def _is_last_voter(self, name: str) -> bool:
         return [n for n, state in self.states.items() if state.votes] == [name]

@@ -21,6 +21,8 @@ from crowd.raft.wire import NextIndex, RequestVote, ResponseVote, TimeoutNow
 DIGEST_EVERY = 64
 """Entries between two comparisons of whole ledgers; other figures are compared at each."""
 HEARS_LATE_S = 0.3
+APPENDED_MAX = 256
+"""A few for each node and for each `within_s` that nothing was committed."""
 ENDS_WITHIN_S = 0.1
 """A process whose disk failed has heard of it by then: the thread's result is one event away."""
 LOOK_EVERY_S = 0.5
@@ -195,8 +197,8 @@ class AcceptedOnce(Check):
         if token in self._refused:
             self.fail(f"{token} is accepted at {position}, and was told {self._refused[token]}")
 
-    def refused(self, one, status):
-        self._refused[one.token] = status
+    def refused(self, one, status, wire):
+        self._refused[one.token] = f"{status} {wire.partition(b'detail')[2][3:80].decode()}"
         if one.token in self.truth.tokens:
             self.fail(f"{one.token} is told {status}, and is stored")
 
@@ -299,7 +301,7 @@ class Bounded(Check):
         engine = process.engine
         held = {
             "proposals in flight": (len(engine.proposer._in_flight), IN_FLIGHT_MAX),
-            "proposals appended": (len(engine._appended), 64),
+            "proposals appended": (len(engine._appended), APPENDED_MAX),
             "messages held for a vote": (len(engine.raft._held), 256),
             "messages waiting": (len(engine.proposer._open), BATCH_MESSAGES_MAX),
         }
@@ -360,10 +362,9 @@ class EveryCallerHears(Check):
     def _must_have_heard(self, process, one, within_s):
         if one not in process.requests or one.over:
             return
-        late_s = process.clock.look() - one.taken_s - within_s
-        if late_s > HEARS_LATE_S / 2:  # the process was stopped: its timers come now, in turn
-            one.taken_s = process.clock.look()
-            process.clock.callLater(HEARS_LATE_S, self._must_have_heard, process, one, HEARS_LATE_S)
+        if process.clock.look() - process.stopped_until_s < HEARS_LATE_S:
+            # It was stopped until now: its timers come late, in their order.
+            process.clock.callLater(HEARS_LATE_S, self._must_have_heard, process, one, within_s)
             return
         self.fail(f"{process.name} took {one.token} and has not answered within {within_s:g} s")
 

@@ -184,6 +184,7 @@ class Cluster:
         world = self.world
         world.trace("heal")
         self.heals += 1
+        wake_s = world.now
         self.network.heal()
         for consumer in self.consumers.values():
             consumer.mood = "well"
@@ -192,13 +193,17 @@ class Cluster:
             node.system.trap = node.commit_trap = None
             node.system.faults.clear()
             node.disk_s = self.plan.disk_s
-            if node.process is not None:
-                node.process.stopped_until_s = min(node.process.stopped_until_s, world.now)
-                if not node.process.accepting:
+            process = node.process
+            if process is not None:
+                # One that was stopped in the middle of a turn has seen the time it wakes at.
+                woken_s = max(world.now, process.clock.look())
+                process.stopped_until_s = min(process.stopped_until_s, woken_s)
+                wake_s = max(wake_s, woken_s)
+                if not process.accepting:
                     node.kill(power=False)
             node.start_in(0.0)
         self.network.look()
-        until_s = world.now + HEAL_WITHIN_S
+        until_s = wake_s + HEAL_WITHIN_S
         missing = "nothing was looked at"
         while world.now < until_s and world.violation is None and missing:
             world.run(world.now + HEAL_LOOK_S)

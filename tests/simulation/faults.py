@@ -294,8 +294,8 @@ class Injector:
     def _memory_rot(self, fault, node):
         """Flip a bit of one of the two copies of term and vote."""
         path = f"{DIRECTORY}/memory"
-        if path not in node.system.inodes:
-            return False
+        if node.process is None or path not in node.system.inodes:
+            return False  # the copies are compared at a start: one flip at a time
         node.kill(power=False)
         node.system.flip(path, int(fault.chance * 8 * len(node.system.inodes[path].seen)))
         node.start_in(fault.for_s / 2)

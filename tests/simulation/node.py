@@ -178,9 +178,9 @@ class Process:
         finally:
             world.current = outer
         if self.alive and self.journal is not None:
-            self._notice()
+            self.notice()
 
-    def _notice(self):
+    def notice(self):
         """Tell the checks what this turn changed."""
         raft = getattr(self.engine, "raft", None)
         if raft is None:
@@ -220,7 +220,9 @@ class Process:
     def _drain_failed(self, failure):
         if not self.alive:
             return
-        if failure.check(FatalError):
+        if failure.check(PowerCutError):
+            self.node.trapped(unwind=False)
+        elif failure.check(FatalError):
             self.node.ended(self, failure.value)
         else:
             self.node.world.fail("NoErrorIsLost", f"{self.name} cannot stop: {failure.value!r}")
@@ -318,6 +320,8 @@ class Node:
         """Clear up after a process that ended, whatever way."""
         if not process.alive:
             return
+        if process.journal is not None:
+            process.notice()
         process.alive = False
         self.process = None
         self.world.trace(f"{self.name} ends: {how}")

@@ -109,7 +109,7 @@ class Post:
                 self.acknowledged = position
                 producers.told(self)
         elif UNKNOWN not in wire:
-            producers.checks.refused(one, status)
+            producers.checks.refused(one, status, wire)
         if not one.over:
             one.over = True
             if status != 200:

@@ -195,10 +195,7 @@ class Cluster:
             node.disk_s = self.plan.disk_s
             process = node.process
             if process is not None:
-                # One that was stopped in the middle of a turn has seen the time it wakes at.
-                woken_s = max(world.now, process.clock.look())
-                process.stopped_until_s = min(process.stopped_until_s, woken_s)
-                wake_s = max(wake_s, woken_s)
+                wake_s = max(wake_s, process.stopped_until_s)
                 if not process.accepting:
                     node.kill(power=False)
             node.start_in(0.0)

@@ -19,6 +19,7 @@ import random
 import msgspec
 
 from tests.simulation.disk import DIRECTORY, SUFFIX, Trap
+from tests.simulation.world import START_S
 
 FAULTS_S = 11.0
 """How long faults occur. Elections take about a second, so many follow one another."""
@@ -366,12 +367,17 @@ class Injector:
     def _pause(self, fault, node):
         if node.process is None:
             return False
-        node.process.stop_for(fault.for_s)
+        self._stop(node.process, fault)
         return None
+
+    def _stop(self, process, fault):
+        """Stop it, no longer than until the faults end."""
+        left_s = START_S + FAULTS_S - self._world.now
+        process.stop_for(min(fault.for_s, max(0.05, left_s)))
 
     def _pause_in_turn(self, fault, node):
         self._cluster.network.trap = (
-            node.name, fault.count, lambda process: process.stop_for(fault.for_s)
+            node.name, fault.count, lambda process: self._stop(process, fault)
         )  # fmt: skip
 
     def _clock_jump(self, fault, node):

@@ -20,7 +20,7 @@ from crowd.config import explain_file
 from crowd.errors import ConfigurationError, CrowdError
 from crowd.quantity import duration_us
 from crowd.raft.journal import describe
-from crowd.tools.init import ClusterPlan, write_cluster
+from crowd.tools.init import ClusterPlan, add_node, write_cluster
 from crowd.tools.load import BODY_DEFAULT, Load, LoadPlan, Target, parse_target
 from crowd.tools.loop import Loop
 from crowd.tools.sink import SinkPlan, run_sink
@@ -78,14 +78,21 @@ def _add_init(commands: _Commands[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("--port", type=int, default=2104, help="for producers (default 2104)")
     command.add_argument("--upstream", metavar="URL", help="deliver everything to this URL")
+    command.add_argument("--add", metavar="NAME", help="files for one more node of DIR's cluster")
     command.set_defaults(run=_init)
 
 
 def _init(options: argparse.Namespace) -> int:
+    hosts = tuple(options.host or ["127.0.0.1"])
+    if options.add is not None:
+        if len(hosts) > 1:
+            raise ValueError(f"--host: found {len(hosts)} of them; expected 1")
+        print(add_node(Path(options.directory), options.add, hosts[0], options.port))
+        return 0
     plan = ClusterPlan(
         cluster=options.cluster,
         nodes=options.nodes,
-        hosts=tuple(options.host or ["127.0.0.1"]),
+        hosts=hosts,
         port=options.port,
         upstream=options.upstream,
     )

@@ -54,7 +54,7 @@ RANGES_MAX: Final = 16_384
 DEFINITIONS_MAX: Final = 1_024
 """Routes, and consumers, in one `Define`: one node's configuration file."""
 
-MEMBERS_MAX: Final = 64
+MEMBERS_MAX: Final = 32
 """Members of a cluster. Raft with more than about nine is slow, long before this."""
 
 _Index = Annotated[Index, Meta(ge=1, le=INTEGER_MAX)]
@@ -67,6 +67,7 @@ _Amount = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
 _Factor = Annotated[float, Meta(ge=1, le=1_000)]
 _Name = Annotated[str, Meta(min_length=1, max_length=255)]
 _Text = Annotated[str, Meta(min_length=1, max_length=4_096)]
+_Address = Annotated[str, Meta(max_length=255)]
 _Tag = Annotated[str, Meta(pattern="^[0-9a-f]{8}$", max_length=8)]
 _Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -81,9 +82,13 @@ class _Value(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unkn
 
 
 class Member(_Value, frozen=True):
-    """A cluster's member. ``journal_id`` (16 bytes) was drawn when its directory was made."""
+    """A voting member. ``journal_id`` (16 bytes) was drawn when its directory was made.
+
+    ``address`` is where its peers find it, as ``host:port``; empty for a node without peers.
+    """
 
     name: _Name
+    address: _Address
     journal_id: _Bytes16
 
 
@@ -184,11 +189,16 @@ class Define(_Value, frozen=True, tag=5):
     consumers: Annotated[tuple[ConsumerDefinition, ...], Meta(max_length=DEFINITIONS_MAX)]
 
 
-class Readmit(_Value, frozen=True, tag=6):
-    """A member that came back with a new, empty journal votes again."""
+class Promote(_Value, frozen=True, tag=6):
+    """A learner that has everything votes from here on, with this journal.
+
+    ``after``, here and in the next three, is the index of the change of members that the
+    proposer saw last: a change that another one overtook has no effect.
+    """
 
     name: _Name
     journal_id: _Bytes16
+    after: _Index
 
 
 class Control(_Value, frozen=True, tag=7):
@@ -204,10 +214,49 @@ class RaiseFormat(_Value, frozen=True, tag=8):
     version: _Counted
 
 
+class Enroll(_Value, frozen=True, tag=9):
+    """A new member, as a learner; or another address for one that is there."""
+
+    name: _Name
+    address: _Address
+    after: _Index
+
+
+class Demote(_Value, frozen=True, tag=10):
+    """A voter is a learner from here on: its journal is gone, and with it what it promised."""
+
+    name: _Name
+    after: _Index
+
+
+class Expel(_Value, frozen=True, tag=11):
+    """A member is none any more."""
+
+    name: _Name
+    after: _Index
+
+
+class Release(_Value, frozen=True, tag=12):
+    """Entries up to ``floor`` may leave every node's log: no consumer needs them any more."""
+
+    floor: _Index
+
+
 Command: TypeAlias = (
-    Birth | OpenSession | Accept | Settle | Define | Readmit | Control | RaiseFormat
+    Birth
+    | OpenSession
+    | Accept
+    | Settle
+    | Define
+    | Promote
+    | Control
+    | RaiseFormat
+    | Enroll
+    | Demote
+    | Expel
+    | Release
 )
-_KIND_MAX: Final = 8
+_KIND_MAX: Final = 12
 
 _STAMP_HEAD: Final = b"\x82\x1b"  # an array of two; an unsigned integer in eight bytes
 _STAMP_BYTES: Final = len(_STAMP_HEAD) + 8

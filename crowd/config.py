@@ -61,6 +61,7 @@ class Limits(msgspec.Struct, frozen=True):
     in_flight_bytes: int
     idempotency_keys: int
     backlog_bytes: int
+    retention_us: int
     acknowledge_within_s: float
 
 
@@ -217,6 +218,7 @@ def _limits(table: Table) -> Limits:
         in_flight_bytes=table.read("in_flight", kinds.SIZE, "64 MiB"),
         idempotency_keys=table.read("idempotency_keys", kinds.COUNT, 500_000),
         backlog_bytes=table.read("backlog", kinds.SIZE, "20 GiB"),
+        retention_us=table.read("retention", kinds.RETENTION, "0 s"),
         acknowledge_within_s=table.read("acknowledge_within", kinds.PATIENCE, "5 s") / 1e6,
     )
     table.not_in_force("idempotency_keys", "Idempotency-Key is not looked at")

@@ -104,6 +104,14 @@ class DamagedError(FatalError):
         self.place = place
 
 
+class DamagedEntryError(DamagedError):
+    """One stored entry fails its checksum. ``index`` says which: a peer that has it can mend it."""
+
+    def __init__(self, what: str, *, place: str, index: int) -> None:
+        super().__init__(what, place=place)
+        self.index = index
+
+
 class DirectoryError(FatalError):
     """The directory belongs to another node or cluster, or another process uses it."""
 

@@ -119,7 +119,7 @@ def _method(value: Any) -> str:
 
 
 def _peers(value: Any) -> dict[str, str]:
-    if type(value) is not dict or not 0 < len(value) <= 64:
+    if type(value) is not dict or not 0 < len(value) <= 32:
         raise ValueError
     name = _matching(_LABEL)
     peers = {name(key): _text(address) for key, address in value.items()}
@@ -184,7 +184,7 @@ ENDPOINTS: Final[Kind[tuple[str, ...]]] = Kind(
     lambda value: _each(value, _endpoint, 1),
 )
 PEERS: Final[Kind[dict[str, str]]] = Kind(
-    'a table of name = "host:port", 1 to 64 members, no address twice', {}, _peers
+    'a table of name = "host:port", 1 to 32 members, no address twice', {}, _peers
 )
 
 URL: Final = Kind('a URL such as "http://127.0.0.1:8080", without query or user', "", _url)
@@ -224,6 +224,11 @@ DELAY: Final = Kind(
     'a duration from "1 ms" to "365 d", with its unit',
     0,
     _bounded(duration_us, 1_000, 31_536_000_000_000),
+)
+RETENTION: Final = Kind(
+    'a duration from "0 s" to "365 d", with its unit',
+    0,
+    _bounded(duration_us, 0, 31_536_000_000_000),
 )
 RATE: Final = Kind('a rate such as "200/s", "30/min" or "10/h"', "", _rate)
 FACTOR: Final = Kind("a number from 1 to 1000", 1.0, _factor)

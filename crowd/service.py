@@ -30,10 +30,13 @@ from crowd.config import definitions, load_file, single_node
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import ConfigurationError, FatalError
+from crowd.kinds import split_address
 from crowd.raft import guard
-from crowd.raft.engine import Bounds, Engine, Identity, Seams, Space
-from crowd.raft.journal import DiskFileSystem, ThreadWriter, open_journal
+from crowd.raft.engine import Engine
+from crowd.raft.journal import DiskFileSystem, ThreadWriter
 from crowd.raft.links import PeerLinks
+from crowd.raft.seams import Bounds, Identity, Seams, Space
+from crowd.raft.storage import open_storage
 from crowd.raft.tls import MutualTLS
 from crowd.view import EngineAcceptor, EngineView
 from crowd.web.admin import admin_site
@@ -135,7 +138,8 @@ class Node(Service):
         # callLater follows the wall clock unless told otherwise: one step back, and every
         # heartbeat is late by it.
         reactor.seconds = time.monotonic
-        self._writer = ThreadWriter(reactor)
+        self._writer = ThreadWriter(reactor, "crowd-journal")
+        self._background = ThreadWriter(reactor, "crowd-background")
         self._filesystem = DiskFileSystem()
         self.engine = self._make_engine()
         self.dispatcher = self._make_dispatcher()
@@ -190,6 +194,7 @@ class Node(Service):
         for port in self._doors:
             await port.stopListening()
         self._writer.close()
+        self._background.close()
         self._log.info("stopped")
 
     def _listen(self, admin: str) -> None:
@@ -215,16 +220,18 @@ class Node(Service):
     def _make_engine(self) -> Engine:
         configuration, node = self._configuration, self._configuration.node
         cluster = configuration.cluster
-        others = tuple(sorted(set(cluster.peers) - {node.name})) if cluster is not None else ()
+        peers = cluster.peers if cluster is not None else {}
+        limits = configuration.limits
         seams = Seams(
-            open_journal=lambda: open_journal(
+            open_storage=lambda: open_storage(
                 node.directory,
                 cluster=configuration.cluster_name,
                 node=node.name,
                 filesystem=self._filesystem,
                 writer=self._writer,
+                background=self._background,
             ),
-            make_links=self._links_of(cluster) if cluster is not None and others else None,
+            make_links=self._links_of(cluster) if cluster is not None else None,
             space=self._space,
             on_fatal=self._end,
         )
@@ -232,9 +239,9 @@ class Node(Service):
             self._reactor,
             wall_us,
             self._chance,
-            Identity(node.name, configuration.cluster_name, others),
+            Identity(node.name, configuration.cluster_name, peers),
             seams,
-            Bounds(configuration.limits.acknowledge_within_s, configuration.limits.backlog_bytes),
+            Bounds(limits.acknowledge_within_s, limits.backlog_bytes, limits.retention_us),
         )
         routes, consumers = definitions(configuration)
         define = Define(
@@ -259,11 +266,7 @@ class Node(Service):
                 reactor,
                 name=node.name,
                 hello=hello,
-                peers={
-                    name: dial(reactor, _dialled(address))
-                    for name, address in cluster.peers.items()
-                    if name != node.name
-                },
+                dial=lambda address: dial(reactor, _dialled(address)),
                 accept=accept,
                 security=security,
                 listener=engine,
@@ -306,7 +309,10 @@ class Node(Service):
 
 
 def _dialled(address: str) -> str:
-    """Return Twisted's endpoint string for a ``host:port``, an IPv6 host in brackets."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]").replace(":", "\\:")
+    """Return Twisted's endpoint string for a ``host:port``, an IPv6 host in brackets.
+
+    Raises ValueError if it is none.
+    """
+    host, port = split_address(address)
+    host = host.replace(":", "\\:")
     return f"tcp:host={host}:port={port}"

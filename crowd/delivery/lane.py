@@ -18,7 +18,7 @@ from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome
 from crowd.delivery.pace import Rate
 from crowd.delivery.plan import Plan
 from crowd.delivery.request import Naming
-from crowd.errors import FatalError, MalformedMessageError
+from crowd.errors import DamagedEntryError, FatalError, MalformedMessageError
 from crowd.message import decode_message, message_id
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ leader's death repeats no more than a tenth of a second's deliveries."""
 
 SETTLE_AT: Final = 500
 """Outcomes that do not wait longer: about 5 000 deliveries a second make an entry each 0.1 s."""
+
+MEND_S: Final = 0.1
+"""How soon a message is looked at again whose bytes were damaged: a peer's copy comes in less."""
 
 SETTLE_PROPOSED_MAX: Final = 8
 """Proposals of one lane under way. While commits stand still, outcomes gather instead."""
@@ -149,8 +152,7 @@ class Lane:
         attempt = self.plan.next_attempt(now_s)
         if attempt is None:
             return False
-        self.counts.attempts += 1
-        self._start(attempt, self._courier)
+        self._start(attempt, self._courier, now_s)
         return True
 
     def next_due_s(self) -> float | None:
@@ -170,13 +172,19 @@ class Lane:
 
     # --- Attempts -----------------------------------------------------------------------------------
 
-    def _start(self, attempt: Attempt, courier: Courier) -> None:
-        """Make an attempt. Raises FatalError if the log's bytes are damaged."""
+    def _start(self, attempt: Attempt, courier: Courier, now_s: float) -> None:
+        """Make an attempt, or put it off until damaged bytes of the log are mended."""
         around, position = self._around, attempt.position
         tag = around.ledger.tag
         assert tag is not None, "a message was accepted, so the cluster is born"
         place = around.ledger.place(position)
-        stored = around.entries.message(place.index, place.offset)
+        try:
+            stored = around.entries.message(place.index, place.offset)
+        except DamagedEntryError as error:
+            around.leadership.damaged(error)
+            self.plan.postpone(position, now_s + MEND_S)
+            return
+        self.counts.attempts += 1
         try:
             message = decode_message(stored)
         except MalformedMessageError as error:

@@ -175,6 +175,11 @@ class Plan:
         self._in_flight[position] = before + 1
         return Attempt(position, before + 1)
 
+    def postpone(self, position: Position, due_s: float) -> None:
+        """Put back what `next_attempt` returned last, as nothing was sent, until `due_s`."""
+        number = self._in_flight.pop(position)
+        heappush(self._waiting, (due_s, position, number - 1))
+
     def next_due_s(self) -> float | None:
         """Return when `next_attempt` has something, or None if only an event brings it.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from crowd.command import Command, ConsumerDefinition, Index
     from crowd.delivery.outcome import Answer
     from crowd.delivery.request import Naming
+    from crowd.errors import DamagedEntryError
     from crowd.message import ConsumerId, Message, Position
 
 
@@ -84,8 +85,11 @@ class Leadership(Protocol):
     def messages(self, index: int) -> tuple[bytes, ...]:
         """Return the stored messages of an accepted entry, in their order.
 
-        May read the disk. Raises FatalError if the bytes there are damaged.
+        May read the disk. Raises DamagedEntryError if the bytes there are damaged.
         """
+
+    def damaged(self, error: DamagedEntryError) -> None:
+        """Have a damaged entry mended; it can be read once it is."""
 
     def propose(self, command: Command) -> bool:
         """Append a command to the log; False if this node does not lead (any more).

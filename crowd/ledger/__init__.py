@@ -5,6 +5,7 @@ from __future__ import annotations
 from crowd.ledger.consumers import Consumer
 from crowd.ledger.definitions import Route
 from crowd.ledger.ledger import Ledger
+from crowd.ledger.members import MemberState
 from crowd.ledger.rows import Place
 
-__all__ = ["Consumer", "Ledger", "Place", "Route"]
+__all__ = ["Consumer", "Ledger", "MemberState", "Place", "Route"]

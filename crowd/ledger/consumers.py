@@ -18,17 +18,21 @@ consumer's messages lie among others'.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from crowd.errors import MalformedError
+from crowd.ledger.head import expect
 from crowd.ledger.ranges import RangeSet
 from crowd.message import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from crowd.command import ConsumerDefinition
+    from crowd.ledger.head import ConsumerPart, Head
     from crowd.ledger.rows import Rows
     from crowd.message import ConsumerId, RouteId
 
@@ -73,6 +77,20 @@ class Consumer:
         # Not state: nothing of it is pending within this span. What is accepted later lies
         # above, and settling or defining makes nothing pending that was not.
         self._clear = (0, 0)
+
+    def begin(self, rows: Rows, accepted: Mapping[RouteId, int]) -> None:
+        """Count what it begins with: its messages from ``from_position`` on to the last one.
+
+        `accepted` counts every route's messages from position 1 on.
+        """
+        routes = self.routes
+        if routes == ALL_ROUTES:
+            self.own = rows.last - self.from_position
+        elif self.from_position == 0:
+            self.own = sum(count for route, count in accepted.items() if routes >> route & 1)
+        else:
+            self.own = rows.count(self.from_position + 1, rows.last, routes)
+        self.advance(rows)
 
     @property
     def routes(self) -> int:
@@ -220,3 +238,31 @@ class Consumer:
             self.done,
             [[epoch.after, f"{epoch.routes:x}"] for epoch in self._epochs],
         ]
+
+    def restore(self, part: ConsumerPart, head: Head) -> None:
+        """Become, from new, the consumer whose state `part` is, a part of `head`.
+
+        Raises MalformedError if it cannot be: this object is of no use then.
+        """
+        self.watermark, self.paused = part.watermark, part.paused
+        self.own, self.done = part.own, part.done
+        self._epochs = [_Epoch(after, int(routes, 16)) for after, routes in part.epochs]
+        try:
+            self.settled = RangeSet.from_bytes(part.settled)
+        except ValueError as error:
+            raise MalformedError(f"a consumer's settled messages: {error}") from error
+        settled = list(self.settled)
+        tip = head.accepted.tip
+        expect(
+            part.from_position <= part.watermark <= tip,
+            head.rows.first <= part.watermark + 1,
+            not settled or part.watermark + 1 < settled[0][0] <= settled[-1][1] <= tip,
+            part.done <= part.own <= tip - part.from_position,
+            self._epochs[0].after <= part.watermark,
+            self._epochs[-1].after <= tip,
+            all(a.after < b.after for a, b in pairwise(self._epochs)),
+            all(
+                epoch.routes >> (len(head.routes) + 1) in {0, ALL_ROUTES} for epoch in self._epochs
+            ),
+            what="consumer",
+        )

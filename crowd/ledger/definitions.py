@@ -9,24 +9,20 @@ route or a consumer that a file does not name is never removed by that.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from crowd.ledger.consumers import ALL_ROUTES, Consumer
+from crowd.ledger.head import CONSUMERS_MAX, ROUTES_MAX, expect
 from crowd.message import ConsumerId, Position, RouteId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crowd.command import ConsumerDefinition, Define, RouteDefinition
+    from crowd.ledger.head import Head
     from crowd.ledger.rows import Rows
-
-ROUTES_MAX: Final = 1_024
-"""Routes of a cluster, from all files. A chunk of rows keeps a bit for each."""
-
-CONSUMERS_MAX: Final = 256
-"""Consumers of a cluster. Every accepted batch costs a step for each."""
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
@@ -49,8 +45,10 @@ class Definitions:
         self.consumer_ids: dict[str, ConsumerId] = {}
         self.file_hashes: dict[str, bytes] = {}
 
-    def define(self, file: Define, rows: Rows) -> None:
+    def define(self, file: Define, rows: Rows, beginning: Position) -> None:
         """Apply one node's file: add what is new, replace what it changes, remove nothing.
+
+        A consumer that begins at the beginning takes what lies above `beginning`.
 
         The same file again changes nothing, so a node that starts with an old file does not
         undo what another one's brought. A file that would pass a bound changes nothing and
@@ -67,7 +65,7 @@ class Definitions:
         for definition in file.consumers:
             consumer_id = self.consumer_ids.get(definition.name)
             if consumer_id is None:
-                self._add_consumer(definition, rows)
+                self._add_consumer(definition, rows, beginning)
             else:
                 self.consumers[consumer_id].definition = definition
         # All of them, as this file may define a path that another's consumer waits for.
@@ -79,16 +77,13 @@ class Definitions:
         names = {consumer.name for consumer in file.consumers} | self.consumer_ids.keys()
         return len(paths) <= ROUTES_MAX and len(names) <= CONSUMERS_MAX
 
-    def _add_consumer(self, definition: ConsumerDefinition, rows: Rows) -> None:
+    def _add_consumer(
+        self, definition: ConsumerDefinition, rows: Rows, beginning: Position
+    ) -> None:
         consumer_id = ConsumerId(len(self.consumers) + 1)
-        from_beginning = definition.from_ == "beginning"
-        routes = self._mask(definition.routes)
-        consumer = Consumer(
-            consumer_id, definition, Position(0) if from_beginning else rows.last, routes
-        )
-        if from_beginning:
-            consumer.own = sum(n for route, n in self.accepted.items() if routes >> route & 1)
-        consumer.advance(rows)
+        from_position = beginning if definition.from_ == "beginning" else rows.last
+        consumer = Consumer(consumer_id, definition, from_position, self._mask(definition.routes))
+        consumer.begin(rows, self.accepted)
         self.consumers[consumer_id] = consumer
         self.consumer_ids[definition.name] = consumer_id
 
@@ -109,3 +104,26 @@ class Definitions:
             [consumer.state() for consumer in self.consumers.values()],
             sorted(self.file_hashes.items()),
         ]
+
+    def restore(self, head: Head) -> None:
+        """Become, from empty, what files had defined when `head` was captured.
+
+        Raises MalformedError if that cannot be: this object is of no use then.
+        """
+        for route_id, route in enumerate(head.routes, 1):
+            expect(route.id == route_id, what="routes")
+            self.routes[route.definition.path] = Route(route.id, route.definition)
+            self.accepted[route.id] = route.accepted
+        expect(sum(self.accepted.values()) == head.accepted.tip, what="routes")
+        for consumer_id, part in enumerate(head.consumers, 1):
+            expect(part.id == consumer_id, what="consumers")
+            consumer = Consumer(part.id, part.definition, part.from_position, 0)
+            consumer.restore(part, head)
+            self.consumers[part.id] = consumer
+            self.consumer_ids[part.definition.name] = part.id
+        expect(len(self.consumer_ids) == len(self.consumers), what="consumers")
+        self.file_hashes = dict(head.file_hashes)
+        expect(
+            self.file_hashes.keys() <= {member.name for member in head.members.members},
+            what="file hashes",
+        )

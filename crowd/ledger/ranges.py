@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
+from operator import lt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -115,3 +116,15 @@ class RangeSet:
         swapped = array("Q", self._bounds)
         swapped.byteswap()
         return swapped.tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RangeSet:
+        """Return the set whose `to_bytes` is `data`; raise ValueError if none's is."""
+        ranges = cls()
+        bounds = ranges._bounds
+        bounds.frombytes(data)
+        if sys.byteorder == "little":
+            bounds.byteswap()
+        if len(bounds) % 2 or not all(map(lt, bounds, bounds[1:])):
+            raise ValueError("no rising ranges")
+        return ranges

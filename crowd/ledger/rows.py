@@ -2,9 +2,9 @@
 
 Decides how that map is held in memory. A row is a run of messages of one route within one
 entry; rows tile the positions without gaps, so a row needs no end. Rows are gathered in
-columns; `CHUNK_ROWS` of them are then sealed: written as differences and compressed, with
-a summary (span, routes as a bit mask, bytes) that lets a search pass over the whole chunk.
-Leaves to ``ledger`` what is accepted, and when the log no longer holds an entry.
+columns; `CHUNK_ROWS` of them are then sealed, with a summary (span, routes as a bit mask,
+bytes) that lets a search pass over the whole chunk. Leaves to ``chunk`` how that is done, to
+``ledger`` what is accepted, and when the log no longer holds an entry.
 
 Memory: below 3 bytes a row for entries of one message, measured by
 tests/unit/ledger/test_rows.py, and about 1 MiB for what was looked at last.
@@ -15,31 +15,29 @@ entry's rows are all in one chunk.
 
 from __future__ import annotations
 
-import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from itertools import accumulate, groupby
-from operator import sub
-from typing import TYPE_CHECKING, Final
+from itertools import chain, compress, groupby
+from operator import attrgetter, sub
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from crowd.command import Index
+from crowd.ledger.chunk import CHUNK_ROWS, Columns, read_chunk, seal
+from crowd.ledger.head import expect
 from crowd.message import Position, RouteId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-CHUNK_ROWS: Final = 4_096
-"""Rows in a chunk. Sealing or opening one takes under a millisecond, well inside a tick of
-5 ms, and 40 million rows are some ten thousand summaries, passed over in a millisecond."""
+    from crowd.ledger.chunk import Chunk
+    from crowd.ledger.head import Head, RowsPart
 
 _OPENED_MAX: Final = 8
 """Chunks kept open after a look: 22 bytes a row, so under 1 MiB together. Consumers look
 near their watermarks and near the tip, a few places at a time."""
-
-_LEVEL: Final = 1  # the columns are nearly constant differences: more effort gains little
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
@@ -48,31 +46,6 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     index: Index
     offset: int
     route: RouteId
-
-
-class _Summary(msgspec.Struct, frozen=True, gc=False):
-    """A sealed chunk: what a search must know of it, and its columns compressed."""
-
-    first: int
-    last: int
-    routes: int
-    first_index: int
-    last_index: int
-    bytes_before: int
-    rows: int
-    columns: bytes
-
-
-class _Columns:
-    """Rows in the open. ``sizes`` are the bytes of each row's messages together."""
-
-    __slots__ = ("firsts", "indexes", "routes", "sizes")
-
-    def __init__(self) -> None:
-        self.indexes = array("Q")
-        self.firsts = array("Q")
-        self.routes = array("H")
-        self.sizes = array("I")
 
 
 class Rows:
@@ -89,12 +62,13 @@ class Rows:
         """The highest position there is."""
         self.bytes_total = 0
         """Bytes of all messages ever appended, forgotten ones too."""
-        self._summaries: list[_Summary] = []
-        self._starts = array("Q")  # each summary's first position, for bisection
-        self._open = _Columns()
+        self._chunks: list[Chunk] = []
+        self._starts = array("Q")  # each chunk's first position, for bisection
+        self._open = Columns()
         self._open_routes = 0
         self._open_bytes_before = 0
-        self._opened: OrderedDict[int, _Columns] = OrderedDict()  # by first position
+        self._sealed_rows = 0
+        self._opened: OrderedDict[int, Columns] = OrderedDict()  # by first position
 
     def append(self, index: Index, routes: Sequence[RouteId], sizes: Sequence[int]) -> Position:
         """Add one entry's messages, in order, and return the first one's position.
@@ -126,35 +100,25 @@ class Rows:
         self.bytes_total += size
 
     def _seal(self) -> None:
-        columns = self._open
-        indexes, firsts = columns.indexes, columns.firsts
-        steps = array("Q", (0, *map(sub, indexes[1:], indexes)))
-        counts = array("H", (*map(sub, firsts[1:], firsts), self.last + 1 - firsts[-1]))
-        packed = b"".join(
-            column.tobytes() for column in (steps, counts, columns.routes, columns.sizes)
-        )
-        self._summaries.append(
-            _Summary(
-                firsts[0], self.last, self._open_routes, indexes[0], indexes[-1],
-                self._open_bytes_before, len(firsts), zlib.compress(packed, _LEVEL),
-            )
-        )  # fmt: skip
-        self._starts.append(firsts[0])
-        self._open = _Columns()
+        chunk = seal(self._open, self.last, self._open_routes, self._open_bytes_before)
+        self._chunks.append(chunk)
+        self._starts.append(chunk.first)
+        self._sealed_rows += chunk.rows
+        self._open = Columns()
         self._open_routes = 0
         self._open_bytes_before = self.bytes_total
 
-    def _columns_of(self, chunk: int) -> _Columns:
+    def _columns_of(self, chunk: int) -> Columns:
         """Return a chunk's columns; the chunk behind the last sealed one is the open one."""
-        if chunk == len(self._summaries):
+        if chunk == len(self._chunks):
             return self._open
-        summary = self._summaries[chunk]
-        columns = self._opened.get(summary.first)
+        sealed = self._chunks[chunk]
+        columns = self._opened.get(sealed.first)
         if columns is not None:
-            self._opened.move_to_end(summary.first)
+            self._opened.move_to_end(sealed.first)
             return columns
-        columns = _unpack(summary)
-        self._opened[summary.first] = columns
+        columns = sealed.open()
+        self._opened[sealed.first] = columns
         if len(self._opened) > _OPENED_MAX:
             self._opened.popitem(last=False)
         return columns
@@ -162,7 +126,7 @@ class Rows:
     def _chunk_of(self, position: int) -> int:
         """Return the number of the chunk that `position` is in."""
         if self._open.firsts and position >= self._open.firsts[0]:
-            return len(self._summaries)
+            return len(self._chunks)
         return max(0, bisect_right(self._starts, position) - 1)
 
     def place(self, position: Position) -> Place:
@@ -184,7 +148,7 @@ class Rows:
         first, last = max(first, self.first), min(last, self.last)
         if first > last:
             return
-        for chunk in range(self._chunk_of(first), len(self._summaries) + 1):
+        for chunk in range(self._chunk_of(first), len(self._chunks) + 1):
             if not routes & self._routes_in(chunk):
                 continue
             columns = self._columns_of(chunk)
@@ -212,13 +176,44 @@ class Rows:
         return None
 
     def _routes_in(self, chunk: int) -> int:
-        is_open = chunk == len(self._summaries)
-        return self._open_routes if is_open else self._summaries[chunk].routes
+        is_open = chunk == len(self._chunks)
+        return self._open_routes if is_open else self._chunks[chunk].routes
 
-    def _row_end(self, chunk: int, columns: _Columns, row: int) -> int:
+    def _row_end(self, chunk: int, columns: Columns, row: int) -> int:
         if row + 1 < len(columns.firsts):
             return columns.firsts[row + 1] - 1
-        return self.last if chunk == len(self._summaries) else self._summaries[chunk].last
+        return self._last_of(chunk)
+
+    def _last_of(self, chunk: int) -> int:
+        return self.last if chunk == len(self._chunks) else self._chunks[chunk].last
+
+    def count(self, first: int, last: int, routes: int) -> int:
+        """Return how many positions within first-last have a route that is in `routes`.
+
+        Opens the two chunks at the ends; those between are counted by their summaries, in
+        about a microsecond each.
+        """
+        first, last = max(first, self.first), min(last, self.last)
+        if first > last:
+            return 0
+        low, high = self._chunk_of(first), self._chunk_of(last)
+        if low == high:
+            return _count_in(self._columns_of(low), first, last, routes)
+        return (
+            _count_in(self._columns_of(low), first, self._last_of(low), routes)
+            + sum(chunk.count(routes) for chunk in self._chunks[low + 1 : high])
+            + _count_in(self._columns_of(high), first, last, routes)
+        )
+
+    def last_through(self, index: Index) -> Position:
+        """Return the last position in the entries up to `index`, inclusive.
+
+        Rows of later entries than `index` must not be forgotten. Costs a search.
+        """
+        chunk = bisect_right(self._chunks, index, key=attrgetter("last_index"))
+        columns = self._columns_of(chunk)
+        row = bisect_right(columns.indexes, index)
+        return Position(columns.firsts[row] - 1) if row < len(columns.firsts) else self.last
 
     def bytes_through(self, position: int) -> int:
         """Return the bytes of all messages up to `position`, from the very first one.
@@ -237,31 +232,89 @@ class Rows:
         return self._bytes_before(chunk) + sum(columns.sizes[:row]) + part
 
     def _bytes_before(self, chunk: int) -> int:
-        is_open = chunk == len(self._summaries)
-        return self._open_bytes_before if is_open else self._summaries[chunk].bytes_before
+        is_open = chunk == len(self._chunks)
+        return self._open_bytes_before if is_open else self._chunks[chunk].bytes_before
 
     def forget(self, below: Index) -> None:
         """Drop the rows of entries below `below`, as far as whole sealed chunks are."""
         count = 0
-        while count < len(self._summaries) and self._summaries[count].last_index < below:
-            self._opened.pop(self._summaries[count].first, None)
+        while count < len(self._chunks) and self._chunks[count].last_index < below:
+            self._opened.pop(self._chunks[count].first, None)
+            self._sealed_rows -= self._chunks[count].rows
             count += 1
         if count:
-            self.first = Position(self._summaries[count - 1].last + 1)
-            del self._summaries[:count]
+            self.first = Position(self._chunks[count - 1].last + 1)
+            del self._chunks[:count]
             del self._starts[:count]
 
+    @property
+    def held(self) -> int:
+        """How many rows are held, those that could be forgotten included."""
+        return self._sealed_rows + len(self._open.firsts)
 
-def _unpack(summary: _Summary) -> _Columns:
-    """Return the columns that `Rows._seal` packed."""
-    packed = memoryview(zlib.decompress(summary.columns))
-    steps, counts = array("Q"), array("H")
-    columns = _Columns()
-    start = 0
-    for column in (steps, counts, columns.routes, columns.sizes):
-        stop = start + summary.rows * column.itemsize
-        column.frombytes(packed[start:stop])
-        start = stop
-    columns.indexes = array("Q", accumulate(steps[1:], initial=summary.first_index))
-    columns.firsts = array("Q", accumulate(counts[:-1], initial=summary.first))
-    return columns
+    # --- Captured and restored --------------------------------------------------------------------
+
+    def sections(self) -> Iterator[bytes]:
+        """Yield each sealed chunk, rising: bytes that were made when it was sealed."""
+        return (chunk.section for chunk in self._chunks)
+
+    def state(self) -> list[Any]:
+        """Return what else there is of the rows, as values that CBOR can say."""
+        return [self.first, *self._open.state()]
+
+    def restore(self, head: Head, sections: Sequence[bytes]) -> None:
+        """Become, from empty, the rows whose state `head` holds and whose chunks `sections` are.
+
+        Raises MalformedError if they cannot be: this object is of no use then. Costs half a
+        millisecond for each chunk, as every row is checked.
+        """
+        self.first, self.last = head.rows.first, head.accepted.tip
+        self.bytes_total = head.accepted.bytes_total
+        following, index, bytes_before = int(self.first), 0, 0
+        for section in sections:
+            chunk, size = read_chunk(section)
+            if following == self.first > 1:
+                bytes_before = chunk.bytes_before  # those of forgotten rows, which nobody knows
+            expect(
+                chunk.first == following,
+                chunk.first_index > index,
+                chunk.bytes_before == bytes_before,
+                chunk.routes >> (len(head.routes) + 1) == 0,
+                what="order of chunks",
+            )
+            following, index = chunk.last + 1, chunk.last_index
+            bytes_before += size
+            self._chunks.append(chunk)
+            self._starts.append(chunk.first)
+            self._sealed_rows += chunk.rows
+        self._restore_open(head.rows)
+        opened = self._open
+        expect(
+            following == (opened.firsts[0] if opened.firsts else self.last + 1),
+            not opened.indexes or opened.indexes[0] > index,
+            (opened.indexes[-1] if opened.indexes else index) <= head.applied.index,
+            self._open_bytes_before == bytes_before or (not sections and self.first > 1),
+            self._open_bytes_before >= 0,
+            self._open_routes >> (len(head.routes) + 1) == 0,
+            what="open rows",
+        )
+
+    def _restore_open(self, part: RowsPart) -> None:
+        self._open.restore(part, self.last)
+        self._open_bytes_before = self.bytes_total - sum(self._open.sizes)
+        self._open_routes = sum(1 << route for route in set(self._open.routes))
+
+
+def _count_in(columns: Columns, first: int, last: int, routes: int) -> int:
+    """Return how many positions within first-last, which ends in a chunk, have a route in it.
+
+    What of first-last lies below the chunk counts for nothing.
+    """
+    firsts = columns.firsts
+    start, stop = max(0, bisect_right(firsts, first) - 1), bisect_right(firsts, last)
+    starts = firsts[start:stop]
+    starts[0] = max(first, starts[0])
+    held = columns.routes[start:stop]
+    wanted = {route for route in set(held) if routes >> route & 1}
+    counts = map(sub, chain(starts[1:], (last + 1,)), starts)
+    return sum(compress(counts, map(wanted.__contains__, held)))

@@ -16,9 +16,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from crowd.command import PROPOSALS_MAX
+from crowd.ledger.head import expect
+from crowd.message import Position
+
 if TYPE_CHECKING:
     from crowd.command import SessionId
-    from crowd.message import Position
+    from crowd.ledger.head import Head, SessionPart
 
 NONCES_MAX: Final = 8
 """A node's newest nonces, kept so that a late copy of an older opening opens nothing. A copy
@@ -53,6 +57,15 @@ class Session:
         numbers = [part for pair in sorted(self.accepted.items()) for part in pair]
         return [self.id, self.node, self.nonce, self.is_open, self.low, numbers]
 
+    def restore(self, part: SessionPart) -> None:
+        """Become, from new, the session whose state `part` is."""
+        self.is_open, self.low = part.is_open, part.low
+        expect(len(part.numbers) % 2 == 0, what="accepted numbers")
+        numbers = part.numbers[::2]
+        firsts = map(Position, part.numbers[1::2])
+        expect(all(part.low <= n < part.low + PROPOSALS_MAX for n in numbers), what="numbers")
+        self.accepted = dict(zip(numbers, firsts, strict=True))
+
 
 class Sessions:
     """All sessions that are known: at most two for each node that ever opened one."""
@@ -78,6 +91,12 @@ class Sessions:
             del self._by_id[old.id]
         del sessions[:-2]
 
+    def close_all(self, node: str) -> None:
+        """Forget everything of `node`, which is no member any more."""
+        for session in self._by_node.pop(node, ()):
+            del self._by_id[session.id]
+        self._nonces.pop(node, None)
+
     def get(self, session: SessionId) -> Session | None:
         """Return a session that is still known, open or closed."""
         return self._by_id.get(session)
@@ -95,3 +114,30 @@ class Sessions:
             [self._by_id[session].state() for session in sorted(self._by_id)],
             [[node, self._nonces[node]] for node in sorted(self._nonces)],
         ]
+
+    def restore(self, head: Head) -> None:
+        """Become, from empty, the sessions whose state `head` holds.
+
+        Raises MalformedError if they cannot be: this object is of no use then.
+        """
+        members = {member.name for member in head.members.members}
+        for node, nonces in head.sessions.nonces:
+            expect(0 < len(nonces) <= NONCES_MAX, node in members, what="nonces")
+            self._nonces[node] = list(nonces)
+        for part in head.sessions.sessions:
+            session = Session(part.id, part.node, part.nonce)
+            session.restore(part)
+            self._by_id[part.id] = session
+            self._by_node.setdefault(part.node, []).append(session)
+            last = max(session.accepted.values(), default=0)
+            expect(part.id <= head.applied.index, last <= head.accepted.tip, what="session")
+        expect(self._by_node.keys() == self._nonces.keys(), what="sessions")
+        for node, sessions in self._by_node.items():
+            *closed, newest = sessions
+            expect(
+                len(closed) <= 1,
+                newest.is_open,
+                newest.nonce == self._nonces[node][-1],
+                not any(session.is_open for session in closed),
+                what="sessions",
+            )

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from twisted.internet.defer import Deferred, fail
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
     from crowd.clock import Clock
@@ -30,6 +31,17 @@ class ClientEndpoint(Protocol):
 
     def connect(self, protocolFactory: Any, /) -> Deferred[Any]:  # noqa: N803
         """Connect, and return the protocol that the factory built."""
+
+
+class Nowhere:
+    """The way to an address that is none: like a peer that never answers, with the reason."""
+
+    def __init__(self, error: ValueError) -> None:
+        self._error = error
+
+    def connect(self, _: Any, /) -> Deferred[Any]:
+        """Fail."""
+        return fail(self._error)
 
 
 def delay_s(failures: int, chance: float) -> float:

@@ -12,7 +12,7 @@ thread; only the journal's writer has another one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -24,10 +24,13 @@ from crowd.command import (
     Accept,
     Birth,
     Define,
+    Demote,
+    Enroll,
+    Expel,
     Index,
-    Member,
     OpenSession,
-    Readmit,
+    Promote,
+    Release,
     Term,
     decode_command,
     encode_command,
@@ -38,25 +41,36 @@ from crowd.command import (
 from crowd.errors import (
     BacklogFullError,
     CrowdError,
+    DamagedEntryError,
     DamagedError,
     FatalError,
     MalformedError,
     NeedsNewerCrowdError,
+    PeerRejectedError,
 )
 from crowd.ledger import Ledger
-from crowd.raft.guard import REGULAR, GuardedRaft
+from crowd.raft.changes import Changes
+from crowd.raft.compaction import Compaction
+from crowd.raft.guard import GuardedRaft
 from crowd.raft.logclock import LogClock
 from crowd.raft.membership import Membership, Standing
+from crowd.raft.ports import REGULAR
 from crowd.raft.proposer import Proposer
-from crowd.raft.wire import PROTOCOL, Hello, Offer
+from crowd.raft.repairs import Repairs
+from crowd.raft.snapshots import Snapshots
+from crowd.raft.wire import PROTOCOL, Fetch, Fetched, Hello, Offer, SnapshotPiece, SnapshotWanted
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from crowd.clock import Clock, Timer
     from crowd.command import Command
-    from crowd.raft.guard import Log
+    from crowd.raft.checkpoints import Checkpoint, Loaded
+    from crowd.raft.journal import ScrubResult
+    from crowd.raft.seams import Bounds, Identity, Links, Seams
+    from crowd.raft.storage import Storage
     from crowd.raft.wire import PeerMessage
 
 TICK_S: Final = 0.02
@@ -70,91 +84,10 @@ FENCE_S: Final = 0.5
 It is shorter than the shortest election, so no two leaders deliver at once."""
 HAND_OVER_S: Final = 2.0
 """How long a stopping leader waits for a follower that can take over."""
-OFFERED_BY_PEERS: Final = (Accept, OpenSession, Define)
+OFFERED_BY_PEERS: Final = (Accept, OpenSession, Define, Enroll, Expel)
 """What a follower may put into the log; the rest is the leader's own to propose."""
-
-
-class DurableLog(Protocol):
-    """The journal, beyond what the guard asks of it (:class:`crowd.raft.guard.Log`)."""
-
-    journal_id: bytes
-    founding: bytes
-    full: bool
-    on_durable: Callable[[], None]
-    on_fatal: Callable[[FatalError], None]
-
-    def remember(self, data: bytes, done: Callable[[], None]) -> None:
-        """Make `data` the node's memory; `done` is called once it is durable."""
-
-    def flush(self) -> None:
-        """Start to write what was added, instead of in the reactor's next turn."""
-
-    def retry(self) -> None:
-        """Try again to write what found no space."""
-
-    def close(self) -> None:
-        """Write what is pending and let go of the directory."""
-
-
-class Links(Protocol):
-    """The links to the peers; a Service."""
-
-    def send(self, name: str, message: PeerMessage) -> bool:
-        """Queue a message to a peer; False if it is not connected or lags too far."""
-
-    def writable(self, name: str) -> bool:
-        """Tell whether the peer keeps up."""
-
-    def disconnect(self, name: str, why: str) -> None:
-        """End the link; it is dialled again."""
-
-    def startService(self) -> None:  # noqa: N802  Twisted's name
-        """Listen and dial."""
-
-    def stopService(self) -> Deferred[None]:  # noqa: N802  Twisted's name
-        """Close all links; fire when that is done."""
-
-
-class Space(NamedTuple):
-    """A file system's size and what is free of it, in bytes."""
-
-    free_bytes: int
-    total_bytes: int
-
-
-class Bounds(NamedTuple):
-    """What ends waiting (`acknowledge_within_s`) and acceptance (the others; I7)."""
-
-    acknowledge_within_s: float
-    backlog_bytes: int
-    free_bytes_min: int = 256 << 20
-    free_share_min: float = 0.02
-
-    def floor(self, space: Space) -> int:
-        """Return how many bytes must stay free on this file system."""
-        return max(self.free_bytes_min, int(space.total_bytes * self.free_share_min))
-
-
-class Identity(NamedTuple):
-    """Who this member is: its name, its cluster's, and the other members' names."""
-
-    node: str
-    cluster: str
-    others: tuple[str, ...]
-
-
-class Seams(NamedTuple):
-    """What the engine is built upon, and whom it tells of its end.
-
-    `open_journal` opens the node's directory; `make_links` is None for a node without peers;
-    `space` looks at the journal's file system; `on_fatal` is called once when the node must
-    end (I8).
-    """
-
-    open_journal: Callable[[], Any]
-    make_links: Callable[[Engine, Callable[[], Hello]], Links] | None
-    space: Callable[[], Space]
-    on_fatal: Callable[[FatalError], None]
+CHANGES: Final = (Enroll, Promote, Demote, Expel)
+"""What changes the members: one at a time (D14)."""
 
 
 class Engine(Service):
@@ -188,17 +121,17 @@ class Engine(Service):
         self._housekeeping = _loop(clock, self._keep_house)
         self._log_clock = LogClock()
         self._appended: set[tuple[int, int]] = set()
+        self._installing: Checkpoint | None = None
         self._wanted: dict[str, tuple[Callable[[Ledger], bool], Callable[[], Command]]] = {}
         self._seen_applied = 0
         self._leading = False
         self._handing_over = False
         self._dead = False
+        self._scrubbing = False
         self._urgent = False
-        self._remembering = False
         self._offered: dict[str, int] = {}  # the index that each peer's last offer has
         self._queued = 0  # appended at the next tick
         self._waited_s = float("-inf")
-        self._after_remembering: list[Callable[[], None]] = []
         self._quorum_s = float("-inf")
         self.applied_hooks: list[Callable[[], None]] = []
         """Called after entries were applied, coalesced."""
@@ -219,27 +152,68 @@ class Engine(Service):
         Raises FatalError if the journal is damaged, foreign, or in use.
         """
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
-        self.journal = self._seams.open_journal()
+        storage = self._seams.open_storage()
+        self.journal, self.store = storage.journal, storage.store
         self.journal.on_durable = self._durable
-        self.journal.on_fatal = self._die
+        self.journal.on_fatal = self.store.on_fatal = self._die
         self.membership = Membership(
             self.member.cluster,
             self.member.node,
             self.journal.journal_id,
-            self.member.others,
+            self.member.peers,
             self.journal.founding,
         )
-        log: Log = self.journal
-        self.raft = GuardedRaft(self.member.node, self.member.others, log, self, self)
-        self.ledger.skip(Index(1), Term(0))  # any log's first entry is a no-op
+        self.changes = Changes(
+            self.membership, self.journal, self.ledger, self._members_in_force, self.want
+        )
+        self.compaction = Compaction(
+            self.ledger, self.journal, self.store,
+            pace=self._bounds.checkpoints, retention_us=self._bounds.retention_us,
+        )  # fmt: skip
+        self.repairs = Repairs(self._clock, self.journal, self.send, self._connected, self._mended)
+        self.snapshots = Snapshots(
+            self._clock, self.store, self.send, self.writable, self._received
+        )
+        self._begin(storage)
         if self._seams.make_links is not None:
             self._links = self._seams.make_links(self, self._hello)
+            self._links.follow(self.membership.addresses)
             self._links.startService()
         self.proposer.start(self.ledger)
         self._ticking.start(TICK_S, now=False)
         self._housekeeping.start(HOUSEKEEPING_S, now=False)
         self._found()
         self.wake()
+
+    def _begin(self, storage: Storage) -> None:
+        """Take up where the directory ends."""
+        if storage.restored is None:
+            self.ledger.skip(Index(1), Term(0))  # any log's first entry is a no-op
+            applied_index = 1
+        else:
+            checkpoint, loaded = storage.restored
+            self._restore(checkpoint, loaded)
+            applied_index = checkpoint.index
+            if not checkpoint.installed:
+                self._installing = checkpoint
+        self.raft = GuardedRaft(
+            self.member.node, self.journal, self, self, applied_index=applied_index
+        )
+        self.changes.follow_ledger()
+
+    def _restore(self, checkpoint: Checkpoint, loaded: Loaded) -> None:
+        """Have the ledger be what a checkpoint holds; raises DamagedError if it holds none."""
+        try:
+            self.ledger.restore(loaded.sections)
+        except MalformedError as error:
+            raise DamagedError(str(error), place=f"checkpoint {checkpoint.index}") from error
+        if self.ledger.applied_index != checkpoint.index:
+            raise DamagedError(
+                f"a ledger at index {self.ledger.applied_index}",
+                place=f"checkpoint {checkpoint.index}",
+            )
+        self._log_clock.follow(self.ledger.log_time_us)
+        self.compaction.restored()
 
     async def stop(self) -> None:
         """Answer what is in flight, hand leadership over where that is possible, and end."""
@@ -251,6 +225,7 @@ class Engine(Service):
         if self._links is not None:
             await self._links.stopService()
         if hasattr(self, "journal"):
+            self.store.close()
             self.journal.close()
 
     def stopService(self) -> Deferred[None]:  # noqa: N802  Twisted's name
@@ -272,7 +247,7 @@ class Engine(Service):
         self._handing_over = True
         until_s = self._clock.seconds() + HAND_OVER_S
         asked = False
-        while self.member.others and self.raft.is_leader and self._clock.seconds() < until_s:
+        while self.membership.followers and self.raft.is_leader and self._clock.seconds() < until_s:
             if not asked and self.raft.applied_index == self.journal.last_index:
                 target = self.raft.hand_over()
                 asked = target is not None
@@ -281,6 +256,15 @@ class Engine(Service):
             passed: Deferred[None] = Deferred()
             self._clock.callLater(TICK_S, passed.callback, None)
             await passed
+
+    def _step_down(self) -> None:
+        """Have another member lead, as this one is to leave."""
+
+        def go_on(_: object) -> None:
+            self._handing_over = False
+
+        if not self._handing_over:
+            Deferred.fromCoroutine(self._hand_over()).addBoth(go_on)
 
     def _die(self, error: FatalError) -> None:
         """End the node: nothing is acknowledged from here on (I8)."""
@@ -331,15 +315,25 @@ class Engine(Service):
         if self._urgent:
             self._urgent = False
             self._keep_house()
+        if self._leading:
+            self.snapshots.send_due()
         if self.raft.applied_index != self._seen_applied:
             self._seen_applied = self.raft.applied_index
             self.proposer.applied()
             for applied in self.applied_hooks:
                 applied()
+            if self._installing is None:
+                self.compaction.look()
 
     def _durable(self) -> None:
         """Take what the journal's writer made durable."""
-        if not self._dead and self.raft.durable():
+        if self._dead:
+            return
+        if self._installing is not None and self.journal.durable_index >= self._installing.index:
+            installed, self._installing = self._installing, None
+            self.store.installed(installed)
+        self.store.poke()
+        if self.raft.durable():
             self.wake()
 
     def _keep_house(self) -> None:
@@ -350,7 +344,12 @@ class Engine(Service):
             self.journal.retry()
         self._bound()
         self._want_birth()
-        self._want_readmissions()
+        if self._leading:
+            self._propose_changes()
+        self.repairs.look()
+        if self._installing is None:
+            self.compaction.follow()
+            self._scrub()
         for name, (done, make) in list(self._wanted.items()):
             if done(self.ledger):
                 del self._wanted[name]
@@ -370,6 +369,27 @@ class Engine(Service):
                 self.proposer.refusal = BacklogFullError(words, retry_after_s=10)
             else:
                 self.proposer.refusal = None
+
+    def _propose_changes(self) -> None:
+        """Propose what the log's state asks for: a change of members, and what it may forget."""
+        change = self.membership.next_change(
+            lambda name: self.raft.acked(name) >= self.raft.commit_index
+        )
+        for command in (change, self.compaction.release()):
+            if command is not None:
+                self.propose(command)
+
+    def _scrub(self) -> None:
+        """Verify a piece of what nobody reads; what is damaged is mended."""
+        if not self._scrubbing:
+            self._scrubbing = True
+            self.journal.scrub(self._scrubbed)
+
+    def _scrubbed(self, result: ScrubResult) -> None:
+        self._scrubbing = False
+        for flaw in result.flaws:
+            for index in range(flaw.first_index, flaw.last_index + 1):
+                self.damaged(DamagedEntryError("found by the scrub", place=flaw.place, index=index))
 
     # --- What enters the log --------------------------------------------------------------------
 
@@ -400,6 +420,7 @@ class Engine(Service):
     def want(self, name: str, done: Callable[[Ledger], bool], make: Callable[[], Command]) -> None:
         """Offer what `make` returns, again and again, until `done` is true of the ledger."""
         self._wanted[name] = (done, make)
+        self._urgent = True
 
     def _append(self, command: Command, encoded: bytes) -> None:
         """Stamp and append a checked command; a proposal that is under way is not repeated."""
@@ -408,10 +429,19 @@ class Engine(Service):
             if proposal in self._appended:
                 return
             self._appended.add(proposal)
+        elif isinstance(command, CHANGES) and not self._may_change(command):
+            return  # it is offered again
         log_time_us = self._log_clock.stamp(self._wall_us(), self._clock.seconds())
         self.raft.propose(stamp(log_time_us, encoded))
         self._queued += 1
         self.wake()
+
+    def _may_change(self, command: Enroll | Promote | Demote | Expel) -> bool:
+        """Tell whether the leader may append a change of members now (D14)."""
+        if isinstance(command, Expel | Demote) and command.name == self.member.node:
+            self._step_down()
+            return False
+        return command.after == self.membership.roster.index and self.raft.roster_is_settled
 
     # --- What the log says: the guard's host ------------------------------------------------------
 
@@ -419,6 +449,7 @@ class Engine(Service):
         """Apply a committed entry to the ledger. Any failure is fatal, with its index (D13)."""
         if command[:1] != REGULAR:
             self.ledger.skip(Index(index), Term(term))
+            self.compaction.applied(len(command))
             return
         try:
             log_time_us, body = open_entry(command[1:])
@@ -429,20 +460,24 @@ class Engine(Service):
         except MalformedError as error:
             raise DamagedError(str(error), place=f"entry {index}") from error
         self._log_clock.follow(log_time_us)
+        self.compaction.applied(len(command))
         if isinstance(value, Accept):
             self._appended.discard((value.session, value.number))
-        elif isinstance(value, Readmit):
-            self._readmitted(value)
+        elif isinstance(value, CHANGES):
+            self.changes.follow_ledger()
         elif isinstance(value, Birth):
+            self.changes.follow_ledger()
             self._urgent = True
             self.proposer.leader_changed()  # what was offered before the birth is void
+        elif isinstance(value, Release):
+            self._urgent = True
 
     def message(self, index: int, offset: int) -> bytes:
-        """Return the stored message at a place in the log; raise DamagedError on bad bytes."""
+        """Return the stored message at a place in the log; raise DamagedEntryError on bad bytes."""
         return self.messages(index)[offset]
 
     def messages(self, index: int) -> tuple[bytes, ...]:
-        """Return the stored messages of an accepted entry; raise DamagedError on bad bytes."""
+        """Return the stored messages of an accepted entry; raise DamagedEntryError on bad bytes."""
         command, _, _ = self.journal.entry(index)
         value = read_command(open_entry(command[1:])[1])
         if not isinstance(value, Accept):
@@ -452,6 +487,34 @@ class Engine(Service):
     def is_voter(self, name: str) -> bool:
         """Tell whether a member's copy counts."""
         return self.membership.is_voter(name)
+
+    def voters(self) -> AbstractSet[str]:
+        """Return the members that vote."""
+        return self.membership.voters
+
+    def followers(self) -> AbstractSet[str]:
+        """Return all other members."""
+        return self.membership.followers
+
+    def roster_index(self) -> int:
+        """Return the index of the last change of members that is durable here."""
+        return self.membership.roster.index
+
+    def may_stand(self) -> bool:
+        """Tell whether this node could lead: not with a hole in its log."""
+        return not self.repairs.holes
+
+    def wants_snapshot(self, name: str) -> None:
+        """Begin to send a follower what the log no longer has."""
+        self.snapshots.wanted_by(name, self.raft.term)
+
+    def damaged(self, error: DamagedEntryError) -> None:
+        """Have a damaged entry mended."""
+        self.repairs.damaged(error)
+
+    def _mended(self) -> None:
+        self.raft.mended()
+        self.wake()
 
     def waits(self, name: str, after: int) -> bool:
         """Tell whether a peer offered an entry that stands behind index `after`."""
@@ -472,6 +535,7 @@ class Engine(Service):
         """Note that term, role or leader changed: what the last leader had may be lost."""
         self._appended.clear()
         self._offered.clear()
+        self.snapshots.reset()
         self._log.info(
             "{role} in term {term}, leader {leader}",
             role=self.raft.role.name.lower(),
@@ -491,56 +555,28 @@ class Engine(Service):
     def _found(self) -> None:
         if self.membership.found():
             self._log.info("founds the cluster {cluster}", cluster=self.member.cluster)
-            self._remember(self._founded)
+            self.changes.remember(self._founded)
 
-    def _remember(self, then: Callable[[], None] | None = None) -> None:
-        """Make the roster durable, one record after the other, and use it then."""
-        if then is not None:
-            self._after_remembering.append(then)
-        if not self._remembering:
-            self._remembering = True
-            self.journal.remember(self.membership.memory, self._remembered)
-
-    def _remembered(self) -> None:
-        """Use the roster that is now durable."""
-        self._remembering = False
+    def _members_in_force(self) -> None:
+        """Count by the roster that is now durable."""
         if self._dead:
             return
-        if self.journal.founding != self.membership.memory:
-            self._remember()
-            return
         self.raft.members_changed()
-        after, self._after_remembering = self._after_remembering, []
-        for then in after:
-            then()
+        if self._links is not None:
+            self._links.follow(self.membership.addresses)
         self.wake()
 
     def _founded(self) -> None:
         """Let every member say hello anew: this node's hello now holds the roster."""
-        for name in self.member.others:
+        for name in sorted(self.membership.followers):
             self._disconnect(name, "the cluster is founded, and says hello again")
-
-    def _readmitted(self, readmit: Readmit) -> None:
-        self._log.info("{peer} votes again", peer=readmit.name)
-        self.membership.readmitted(readmit.name, readmit.journal_id)
-        self._remember()
 
     def _want_birth(self) -> None:
         if self.ledger.tag is None and self.raft.is_leader:
             self.want("birth", lambda ledger: ledger.tag is not None, self._birth)
 
     def _birth(self) -> Birth:
-        members = tuple(Member(n, j) for n, j in sorted(self.membership.roster.items()))
-        tag = self._chance.randbytes(4).hex()
-        return Birth(cluster=self.member.cluster, tag=tag, members=members, format=FORMAT)
-
-    def _want_readmissions(self) -> None:
-        """Let a learner vote again once it has nearly everything."""
-        if not self._leading:
-            return
-        for name, journal_id in self.membership.learners():
-            if self.raft.acked(name) >= self.raft.commit_index > 0:
-                self.propose(Readmit(name=name, journal_id=journal_id))
+        return self.changes.birth(self.member.cluster, self._chance.randbytes(4).hex())
 
     # --- Peers: the guard's outbox and the links' listener ------------------------------------------
 
@@ -559,7 +595,8 @@ class Engine(Service):
             cluster=self.member.cluster,
             node=self.member.node,
             journal_id=self.journal.journal_id,
-            roster=tuple(sorted((self.member.node, *self.member.others))),
+            roster=self.membership.names,
+            roster_index=self.membership.roster.index,
             founding=self.journal.founding,
             empty=self.journal.last_index == 1,
         )
@@ -567,28 +604,32 @@ class Engine(Service):
     def peer_connected(self, name: str, hello: Hello) -> None:
         """Take up a peer: its journal id says whether it counts."""
         try:
-            taken = self.membership.arrived(
-                name, hello.journal_id, hello.founding, empty=hello.empty
-            )
+            taken = self.membership.arrived(name, hello)
         except MalformedError as error:
             self._disconnect(name, str(error))
             return
         self.raft.connected(name)
         if taken:
-            self._log.info(
-                "joins the cluster {cluster} as {standing}",
-                cluster=self.member.cluster,
-                standing=self.membership.standing.value,
-            )
-            self._remember()
+            self.changes.remember(self._joined)
         else:
             self._found()
         self.wake()
+
+    def _joined(self) -> None:
+        self._log.info(
+            "joins the cluster {cluster} as {standing}",
+            cluster=self.member.cluster,
+            standing=self.membership.standing.value,
+        )
+
+    def _connected(self) -> list[str]:
+        return [n for n in sorted(self.membership.followers) if self.membership.is_present(n)]
 
     def peer_disconnected(self, name: str, why: str) -> None:
         """Let go of a peer; the links have logged `why`."""
         del why
         self.membership.left(name)
+        self.snapshots.left(name)
         if not self._dead:
             self.raft.disconnected(name)
             self.wake()
@@ -597,17 +638,55 @@ class Engine(Service):
         """Take a peer's message; one that cannot be right ends the link, not the node."""
         if self._dead:
             return
-        if isinstance(message, Offer):
-            self._on_offer(name, message.command)
-            return
         try:
-            due = self.raft.receive(name, message)
+            due = self._take_message(name, message)
+        except PeerRejectedError as error:
+            self._disconnect(name, str(error))
+            return
         except FatalError as error:
             self._die(error)
             return
         self.journal.flush()
         if due:
             self.wake()
+
+    def _take_message(self, name: str, message: PeerMessage) -> bool:
+        """Hand a message to who it is for; return whether a tick has to do."""
+        match message:
+            case Offer():
+                self._on_offer(name, message.command)
+            case SnapshotPiece():
+                wanted = message.index > self.raft.applied_index and self._installing is None
+                if wanted and name == self.raft.leader and message.term == self.raft.term:
+                    self.snapshots.piece(name, message)
+            case SnapshotWanted():
+                if message.term == self.raft.term and self.raft.is_leader:
+                    self.snapshots.wanted(name, message)
+            case Fetch():
+                self.repairs.asked(name, message.index, self.raft.commit_index)
+            case Fetched():
+                self.repairs.fetched(message)
+            case _:
+                return self.raft.receive(name, message)
+        return False
+
+    def _received(self, checkpoint: Checkpoint) -> None:
+        """Go on from a snapshot that is whole and durable here."""
+        if self._dead or checkpoint.index <= self.raft.applied_index:
+            self.store.discard()
+            return
+        try:
+            loaded = self.store.load(checkpoint)
+            self._restore(checkpoint, loaded)
+        except FatalError as error:
+            self._die(error)
+            return
+        self._log.info("goes on from the leader's ledger at {index}", index=checkpoint.index)
+        self._installing = checkpoint
+        self.raft.install(loaded.entry)
+        self.changes.follow_ledger()
+        self.journal.flush()
+        self.wake()
 
     def _on_offer(self, name: str, encoded: bytes) -> None:
         """Check a follower's proposal before it may enter the log (D13)."""

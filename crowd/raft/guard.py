@@ -5,9 +5,9 @@ Understandable Consensus Algorithm", figure 2). Its elections, commit rule and s
 changes are used as they are; what breaks crowd's promise is overridden here. Each override
 names the defect that it closes (``D1`` … ``L13``: ``docs/explanation/engine-defects.md``).
 
-Decides what a node may send, count, truncate and believe. Leaves to others: bytes on disk
-(:class:`Log`), bytes on the wire (:class:`Outbox`), what an entry means and who the members
-are (:class:`Host`), and when to tick (``engine``).
+Decides what a node may count, truncate and believe. Leaves to others what a leader sends
+(``replication``), bytes on disk (`ports.Log`), bytes on the wire (`ports.Outbox`), what an
+entry means and who the members are (`ports.Host`), and when to tick (``engine``).
 
 The order of effects is the contract:
 
@@ -21,16 +21,17 @@ Everything here runs in the reactor's thread.
 
 from __future__ import annotations
 
-import enum
-from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+import zlib
+from typing import TYPE_CHECKING, Any, Final
 
 import pysyncobj.syncobj
 from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.node import Node
 from pysyncobj.version import VERSION
 
-from crowd.errors import FatalError
+from crowd.errors import DamagedEntryError, FatalError, PeerRejectedError
+from crowd.raft.ports import HEARTBEAT_S, REGULAR, Role
+from crowd.raft.replication import BATCH_BYTES_MAX, Replication
 from crowd.raft.wire import (
     AppendEntries,
     NextIndex,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
+    from crowd.raft.ports import Host, Log, Outbox
     from crowd.raft.wire import PeerMessage
 
     RaftMessage = (
@@ -60,7 +62,6 @@ if TYPE_CHECKING:
 SUPPORTED_VERSION: Final = "0.3.17"
 """The overrides depend on this version's text, so no other one is accepted."""
 
-HEARTBEAT_S: Final = 0.1
 ELECTION_MIN_S: Final = 0.6
 """Six heartbeats: a loaded machine that delays one or two starts no election."""
 ELECTION_MAX_S: Final = 1.2
@@ -71,124 +72,11 @@ PRE_VOTE_ROUND_S: Final = 0.15
 """How long a pre-vote's answers are waited for before it is asked again."""
 LEADER_FALLBACK_S: Final = 1.5
 """A leader that hears no majority for so long follows again (L5)."""
-BATCH_BYTES_MAX: Final = 1 << 20
-"""Entries in one message, beyond the first: a message stays near 1 MiB."""
-WINDOW_MESSAGES: Final = 64
-WINDOW_BYTES: Final = 8 << 20
-"""Entries under way to one follower (L3): enough for a slow fsync, little for a dead link."""
 APPLY_SLICE_S: Final = 0.005
 """Applying holds the reactor no longer than this at a time."""
-
-REGULAR: Final = b"\x00"
-"""The first byte of an entry that holds a command; any other kind is Raft's own."""
-
-
-class Log(Protocol):
-    """What the guard asks of the journal. Indices are absolute; all calls are in the reactor."""
-
-    first_index: int
-    last_index: int
-    last_term: int
-    durable_index: int
-    vote_pending: bool
-
-    def entry(self, index: int) -> tuple[bytes, int, int]:
-        """Return (command, index, term); raise DamagedError if its bytes are bad."""
-
-    def entries(self, from_index: int, bytes_max: int) -> Sequence[tuple[bytes, int, int]]:
-        """Return consecutive entries: at least one, and no more than `bytes_max` beyond it."""
-
-    def term_at(self, index: int) -> int:
-        """Return the term of the entry at `index`, which must be in the log."""
-
-    def add(self, command: bytes, idx: int, term: int) -> None:
-        """Append; not durable at return."""
-
-    def deleteEntriesFrom(self, entryFrom: int) -> None:
-        """Truncate from this place, counted from the first entry."""
-
-    def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
-        """Start writing term and vote; `vote_pending` until they are durable."""
-
-    def getCurrentTerm(self) -> int:
-        """Return the stored term."""
-
-    def getVotedForNodeId(self) -> str | None:
-        """Return the stored vote."""
-
-    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
-        """Remember the commit index; written with the next other write."""
-
-    def getRaftCommitIndex(self) -> int:
-        """Return the stored commit index, never above the last durable entry."""
-
-
-class Outbox(Protocol):
-    """What the guard asks of the links to the peers. Nothing is delivered within `send`."""
-
-    def send(self, name: str, message: PeerMessage) -> bool:
-        """Queue a message; False if the peer is not connected or its buffer is full."""
-
-    def writable(self, name: str) -> bool:
-        """Tell whether there is room for entries; if not, the peer lags (back-pressure)."""
-
-
-class Host(Protocol):
-    """What the guard asks of the engine."""
-
-    def apply(self, index: int, term: int, command: bytes) -> None:
-        """Apply a committed entry. Any exception ends the node (D13)."""
-
-    def is_voter(self, name: str) -> bool:
-        """Tell whether this member's copy counts; a learner's does not (D8)."""
-
-    def waits(self, name: str, after: int) -> bool:
-        """Tell whether producers of that member wait for an entry behind index `after`.
-
-        If none do, the next entries or heartbeat bring it early enough.
-        """
-
-    def role_changed(self) -> None:
-        """Term, role or leader changed."""
-
-
-class Role(enum.Enum):
-    """Raft's three roles."""
-
-    FOLLOWER = 0
-    CANDIDATE = 1
-    LEADER = 2
-
-
-class Progress:
-    """What a leader knows of one follower.
-
-    Invariant: acked < next. Probing, nothing but one empty message is under way, and `next`
-    only falls; replicating, `next` only rises (L1).
-    """
-
-    __slots__ = ("acked", "awaiting", "commit_sent", "next", "probing", "stamp", "under_way")
-
-    def __init__(self, next_index: int) -> None:
-        self.next = next_index
-        self.acked = 0
-        self.probing = True
-        self.awaiting = False
-        self.commit_sent = 0
-        self.stamp = 0
-        self.under_way: deque[tuple[int, int]] = deque()
-
-    def probe(self, next_index: int) -> None:
-        """Ask anew where the follower's log joins this one, from `next_index` downwards."""
-        self.next = max(self.acked + 1, next_index)
-        self.probing = True
-        self.awaiting = False
-        self.under_way.clear()
-
-    @property
-    def bytes_under_way(self) -> int:
-        """Entries' bytes sent and not yet acknowledged."""
-        return sum(size for _, size in self.under_way)
+TERM_STEP_MAX: Final = 1 << 32
+"""A term further ahead than any number of elections can bring it is refused: it would leave
+no terms to elect leaders in."""
 
 
 class _Transport:
@@ -199,8 +87,11 @@ class _Transport:
 
     ready = True
 
-    def __init__(self, send: Callable[[str, RaftMessage], None]) -> None:
+    def __init__(
+        self, send: Callable[[str, RaftMessage], None], roster_index: Callable[[], int]
+    ) -> None:
         self._send = send
+        self._roster_index = roster_index
 
     def send(self, node: Any, message: dict[str, Any]) -> None:
         """Translate what stock code sends. ``apply_command`` is dropped: see ``proposer``."""
@@ -209,6 +100,7 @@ class _Transport:
                 term=message["term"],
                 last_index=message["last_log_index"],
                 last_term=message["last_log_term"],
+                roster=self._roster_index(),
             )
             self._send(node.id, request)
         elif message["type"] == "timeout_now":
@@ -218,6 +110,17 @@ class _Transport:
         if name.startswith("setOn") or name in {"addNode", "dropNode", "destroy"}:
             return lambda *_: None
         raise AttributeError(name)
+
+
+class _Member(Node):  # type: ignore[misc]  # pysyncobj has no types
+    """A member by its name, with a hash that is the same in every process.
+
+    pysyncobj keeps members in sets and goes through them: their order must not be chance's,
+    or a simulated run could not be repeated.
+    """
+
+    def __hash__(self) -> int:
+        return zlib.crc32(self.id.encode())
 
 
 class _NullPoller:
@@ -243,17 +146,17 @@ def install(clock: Callable[[], float], chance: random.Random) -> None:
 class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     """One member's Raft, safe on real disks and networks.
 
-    `name` and `others` are the members' names. Ticks come from outside through
-    :meth:`tick`, peers' messages through :meth:`receive`.
+    Ticks come from outside through :meth:`tick`, peers' messages through :meth:`receive`.
+    `applied_index` is that of the checkpoint which the ledger was restored from, else 1.
     """
 
     def __init__(
-        self, name: str, others: Sequence[str], log: Log, outbox: Outbox, host: Host
+        self, name: str, log: Log, outbox: Outbox, host: Host, *, applied_index: int = 1
     ) -> None:
         self._log = log
         self._outbox = outbox
         self._host = host
-        self._progress: dict[str, Progress] = {}
+        self._replication = Replication(log, outbox, host, self._now)
         self._held: list[tuple[str, RaftMessage]] = []
         self._votes: set[str] = set()
         self._pre_votes: set[str] = set()
@@ -262,7 +165,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._heard_s = 0.0
         self._matched = 0
         self._acked = 0
-        self._applying = False
+        self._stuck = False
         self._seen: tuple[Any, ...] = ()
         conf = SyncObjConf(
             autoTick=False,
@@ -277,16 +180,18 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             logCompactionMinTime=10**9,
             useFork=False,
         )
-        nodes = [Node(other) for other in sorted(others)]
-        super().__init__(Node(name), nodes, conf=conf, transport=_Transport(self._dispatch))
+        super().__init__(
+            _Member(name), [], conf=conf, transport=_Transport(self._dispatch, host.roster_index)
+        )
         self._poller = _NullPoller()
-        self._nodes = {node.id: node for node in nodes}
         # The journal holds term, vote, commit index and entries together (D6-D9).
         self._SyncObj__raftLog = log
         self._SyncObj__raftCurrentTerm = max(log.getCurrentTerm(), log.last_term)
         self._SyncObj__votedForNodeId = log.getVotedForNodeId()
-        self._SyncObj__raftCommitIndex = max(1, log.getRaftCommitIndex())
-        if not nodes:
+        self._SyncObj__raftCommitIndex = max(applied_index, log.getRaftCommitIndex())
+        self._SyncObj__raftLastApplied = applied_index
+        self._count_by_roster()
+        if self._alone:
             self._SyncObj__raftElectionDeadline = 0.0  # nobody else could lead
 
     # --- What the engine reads --------------------------------------------------------------
@@ -329,8 +234,23 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
 
     def acked(self, name: str) -> int:
         """Return the highest index known to be on a follower's disk (leader only, else 0)."""
-        progress = self._progress.get(name)
+        progress = self._replication.followers.get(name)
         return progress.acked if progress is not None and self.is_leader else 0
+
+    @property
+    def roster_is_settled(self) -> bool:
+        """Whether a majority has the last change of members on disk (leader only; D14).
+
+        Only then may the next one be proposed: whoever still counts by the roster before the
+        last is then refused by one of every majority that it could ask.
+        """
+        mine = self._host.roster_index()
+        known = 1 + sum(
+            progress.roster >= mine
+            for name, progress in self._replication.followers.items()
+            if self._host.is_voter(name)
+        )
+        return self.leads_fully and self._majority(known)
 
     def quorum_heard_s(self) -> float:
         """Return the latest time by which a majority, this leader included, answered.
@@ -341,13 +261,17 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         """
         if not self.is_leader:
             return float("-inf")
-        if not self._nodes:
+        needed = len(self._host.voters()) // 2
+        if not needed:
             return self._now()
         stamps = sorted(
-            (p.stamp for name, p in self._progress.items() if self._host.is_voter(name)),
+            (
+                progress.stamp
+                for name, progress in self._replication.followers.items()
+                if self._host.is_voter(name)
+            ),
             reverse=True,
         )
-        needed = (len(self._nodes) + 1) // 2
         if len(stamps) < needed or stamps[needed - 1] == 0:
             return float("-inf")
         return stamps[needed - 1] / 1e6
@@ -360,12 +284,12 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         Returns True if committed entries are left to apply: tick again soon. Exceptions come
         through to the caller, who ends the node.
         """
-        if not self._nodes and self._writes_pending():
+        if self._alone and self._writes_pending():
             return False  # alone, an entry commits with the tick: so only when it is on disk
         self.doTick(0)
         self._replicate()
         self._notice()
-        return self.commit_index > self.applied_index
+        return self.commit_index > self.applied_index and not self._stuck
 
     def propose(self, payload: bytes) -> None:
         """Append a checked command at the next tick; only on a leader, who wakes the tick."""
@@ -382,22 +306,21 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
                 self._SyncObj__onBecomeLeader()
         if not self.is_leader:
             self._acknowledge()
-            return not self._nodes
-        for name in self._progress:
-            self._count(name)
-        return not self._nodes or self._may_commit()
+            return self._alone
+        self._count_all()
+        return self._alone or self._may_commit()
 
     def connected(self, name: str) -> None:
         """Note a link to a peer (again): nothing sent on the last one may be relied on."""
-        self._SyncObj__connectedNodes.add(self._nodes[name])
+        self._SyncObj__connectedNodes.add(_Member(name))
+        self._replication.connected(name)
         if self.is_leader:
-            self._progress[name] = Progress(self._log.last_index + 1)
-            self._SyncObj__raftMatchIndex[self._nodes[name]] = 0
+            self._count_all()
 
     def disconnected(self, name: str) -> None:
         """Note a lost link. A follower that lost its leader asks around soon."""
-        node = self._nodes[name]
-        self._SyncObj__connectedNodes.discard(node)
+        self._SyncObj__connectedNodes.discard(_Member(name))
+        self._replication.disconnected(name)
         self._held = [(peer, message) for peer, message in self._held if peer != name]
         if self.leader == name:
             self._SyncObj__raftLeader = None
@@ -407,21 +330,47 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             self._notice()
 
     def members_changed(self) -> None:
-        """Count anew, as the answers of `Host.is_voter` changed."""
-        for name in self._progress:
-            self._count(name)
+        """Count anew: the roster that is durable here changed, or who of it is there."""
+        self._count_by_roster()
+        if self.is_leader and not self._votes_itself():
+            self._follow(self.term)  # it was demoted or expelled: another one leads
+            self._notice()
+        if self._alone and self._votes_itself() and not self.is_leader:
+            self._SyncObj__raftElectionDeadline = 0.0
 
-    def hand_over(self) -> str | None:
-        """Ask the most advanced follower that has everything to lead; return its name, if any.
+    def install(self, entry: tuple[bytes, int, int]) -> None:
+        """Go on from a snapshot whose last entry is this one: it is durable, and restored.
+
+        What the log has behind that entry stays, if the entry is in it (D10); else the log
+        begins with it, and what it held was of no leader's since (D5).
+        """
+        _, index, term = entry
+        log = self._log
+        assert index > self.applied_index
+        if not (log.first_index <= index <= log.last_index and log.term_at(index) == term):
+            log.clear()
+            log.add(*entry)
+        self._matched = max(self._matched, index)
+        self._SyncObj__raftLastApplied = index
+        self._raise_commit(index)
+        self._acknowledge()
+
+    def mended(self) -> None:
+        """Try again to apply what could not be read."""
+        self._stuck = False
+
+    def hand_over(self, to: str | None = None) -> str | None:
+        """Ask a follower that has everything to lead, `to` if given; return its name, if any.
 
         Call it only while nothing is being proposed: the target must have the whole log.
         """
         ready = [
             name
-            for name, progress in self._progress.items()
+            for name, progress in self._replication.followers.items()
             if self._host.is_voter(name)
-            and self._nodes[name] in self._SyncObj__connectedNodes
+            and self._replication.is_connected(name)
             and progress.acked == self._log.last_index
+            and to in {None, name}
         ]
         if not self.is_leader or not ready:
             return None
@@ -431,7 +380,12 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     # --- Peers' messages ----------------------------------------------------------------------
 
     def receive(self, name: str, message: PeerMessage) -> bool:
-        """Take a peer's message. True if a tick has to do; most need none."""
+        """Take a peer's message. True if a tick has to do; most need none.
+
+        Raises PeerRejectedError for what no peer that follows the rules can say; nothing has
+        changed then. FatalError says that the two logs cannot both be right.
+        """
+        self._check(message)
         due = True
         match message:
             case AppendEntries():
@@ -439,7 +393,9 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
                 due = self.commit_index > self.applied_index
             case NextIndex():
                 self._on_next_index(name, message)
-                due = self._may_commit() or self._has_more_for(name)
+                due = self._may_commit() or (
+                    self.is_leader and self._replication.has_more_for(name)
+                )
             case RequestVote():
                 self._on_request_vote(name, message)
             case ResponseVote():
@@ -455,6 +411,24 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._notice()
         return due
 
+    def _check(self, message: PeerMessage) -> None:
+        """Raise PeerRejectedError for terms that contradict themselves or cannot be."""
+        term = getattr(message, "term", 0)
+        if term > self.term + TERM_STEP_MAX:
+            raise PeerRejectedError(f"it speaks of term {term}; this is term {self.term}")
+        earlier = 0
+        if isinstance(message, (RequestVote, PreVote)):
+            earlier = message.last_term
+        elif isinstance(message, AppendEntries):
+            earlier = message.prev_term
+            if message.entries and message.entries[0][2] < message.prev_term:
+                raise PeerRejectedError(
+                    f"its entry {message.entries[0][1]} of term {message.entries[0][2]} follows "
+                    f"one of term {message.prev_term}"
+                )
+        if earlier > term:
+            raise PeerRejectedError(f"its log has term {earlier}, which is after its own, {term}")
+
     def _on_append_entries(self, name: str, message: AppendEntries) -> None:
         if message.term < self.term:
             # L5: say so, or a leader of the past would not learn that it is one.
@@ -464,14 +438,14 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             self._SyncObj__transferInProgress = False
             self._follow(message.term)
         elif self.is_leader:
-            raise FatalError(f"{name} also leads in term {message.term}: two leaders in one term")
+            raise PeerRejectedError(f"it leads in term {message.term}, as this node does")
         elif self.role is Role.CANDIDATE:
             self._SyncObj__setState(Role.FOLLOWER.value)
         self._heard_s = self._now()
         if not self._SyncObj__transferInProgress:
             self._rest_election()
         if self.leader != name:
-            self._SyncObj__raftLeader = self._nodes[name]
+            self._lead_by(name)
             self._matched = self._acked = 0
         mismatch = self._mismatch(message.prev_index, message.prev_term)
         if mismatch:
@@ -481,10 +455,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         matched = message.prev_index + len(message.entries)
         self._matched = max(self._matched, matched)
         # D2: only what this message proved to match may commit here.
-        commit = min(message.commit_index, matched)
-        if commit > self.commit_index:
-            self._SyncObj__raftCommitIndex = commit
-            self._log.setRaftCommitIndex(commit)
+        self._raise_commit(min(message.commit_index, matched))
         self._SyncObj__leaderCommitIndex = message.commit_index
         self._acknowledge(message.stamp)
 
@@ -531,37 +502,23 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         if message.term > self.term:
             self._follow(message.term)
             return
-        progress = self._progress.get(name)
         # D3: an acknowledgement counts only in the term that it was given in.
-        if message.term < self.term or not self.is_leader or progress is None:
+        if message.term < self.term or not self.is_leader:
             return
-        if message.stamp:
-            progress.stamp = max(progress.stamp, message.stamp)
-            progress.awaiting = False
+        more = self._replication.answered(name, message)
         if self._host.is_voter(name):
-            self._SyncObj__lastResponseTime[self._nodes[name]] = self._now()
-        if not message.success:
-            if message.next_index > progress.acked:  # D10: never below what it acknowledged
-                progress.probe(min(message.next_index, progress.next))
-            return
-        if message.stamp:
-            progress.probing = False
-        progress.acked = max(progress.acked, message.next_index - 1)
-        progress.next = max(progress.next, message.next_index)
-        while progress.under_way and progress.under_way[0][0] <= progress.acked:
-            progress.under_way.popleft()
-        self._count(name)
+            self._SyncObj__lastResponseTime[_Member(name)] = self._now()
+        if more:
+            self._count(name)
 
     def _on_request_vote(self, name: str, message: RequestVote) -> None:
         if not self._host.is_voter(name):
             return
         if message.term > self.term:
             self._follow(message.term)
-        if message.term < self.term or not self._votes_itself():
+        if message.term < self.term or not self._may_vote_for(message):
             return
         if self._SyncObj__votedForNodeId not in {None, name} or self.role is not Role.FOLLOWER:
-            return
-        if not self._up_to_date(message.last_index, message.last_term):
             return
         self._SyncObj__setCurrentTerm(message.term, name)
         self._rest_election()
@@ -587,8 +544,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             and not (led and self.leader != name)
             and message.term > self.term
             and self._host.is_voter(name)
-            and self._votes_itself()
-            and self._up_to_date(message.last_index, message.last_term)
+            and self._may_vote_for(message)
         )
         if granted and (self._pre_vote_term == 0 or name < self.selfNode.id):
             # Two that stand at once split the votes: the one that asked first, or whose name
@@ -597,10 +553,19 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             wait_s = ORPHAN_MAX_S * (1 + self._chance())
             deadline_s = max(self._SyncObj__raftElectionDeadline, self._now() + wait_s)
             self._SyncObj__raftElectionDeadline = deadline_s
-        answer = PreVoteAnswer(term=message.term if granted else self.term, granted=granted)
+        answer = PreVoteAnswer(
+            term=message.term if granted else self.term,
+            granted=granted,
+            commit_index=self.commit_index,
+            commit_term=self._log.term_at(self.commit_index),
+        )
         self._outbox.send(name, answer)
 
     def _on_pre_vote_answer(self, name: str, message: PreVoteAnswer) -> None:
+        log, index = self._log, message.commit_index
+        if log.first_index <= index <= log.last_index and log.term_at(index) == message.commit_term:
+            # Equal entries have equal prefixes (log matching), and theirs is committed.
+            self._raise_commit(index)
         if message.granted and message.term == self._pre_vote_term == self.term + 1:
             if self._host.is_voter(name):
                 self._pre_votes.add(name)
@@ -618,8 +583,32 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     def _votes_itself(self) -> bool:
         return self._host.is_voter(self.selfNode.id)
 
+    @property
+    def _alone(self) -> bool:
+        """Whether no other member votes."""
+        return not self._SyncObj__otherNodes
+
     def _majority(self, count: int) -> bool:
-        return count > (len(self._nodes) + 1) / 2
+        return count > len(self._host.voters()) // 2
+
+    def _lead_by(self, name: str) -> None:
+        leader: Any = _Member(name)
+        self._SyncObj__raftLeader = leader
+
+    def _count_by_roster(self) -> None:
+        """Have pysyncobj count the voters of the durable roster, and replicate to all members."""
+        others = sorted(self._host.voters() - {self.selfNode.id})
+        self._SyncObj__otherNodes = {_Member(name) for name in others}
+        if self.is_leader:
+            self._replication.follow(self._host.followers())
+            for node in self._SyncObj__otherNodes:
+                self._SyncObj__lastResponseTime.setdefault(node, self._now())
+            self._count_all()
+
+    def _raise_commit(self, index: int) -> None:
+        if index > self.commit_index:
+            self._SyncObj__raftCommitIndex = index
+            self._log.setRaftCommitIndex(index)
 
     def _writes_pending(self) -> bool:
         return self._log.vote_pending or self._log.durable_index < self._log.last_index
@@ -627,8 +616,14 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     def _rest_election(self) -> None:
         self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
 
-    def _up_to_date(self, last_index: int, last_term: int) -> bool:
-        return (last_term, last_index) >= (self._log.last_term, self._log.last_index)
+    def _may_vote_for(self, message: RequestVote | PreVote) -> bool:
+        """Tell whether the candidate's log and roster are as new as this member's (D14)."""
+        asks = (message.last_term, message.last_index)
+        return (
+            self._votes_itself()
+            and asks >= (self._log.last_term, self._log.last_index)
+            and message.roster >= self._host.roster_index()
+        )
 
     def _follow(self, term: int) -> None:
         """Enter a newer term as a follower of nobody yet."""
@@ -646,25 +641,21 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             and self._majority(1 + len(self._votes))
         )
 
+    def _count_all(self) -> None:
+        for node in self._SyncObj__otherNodes:
+            self._count(node.id)
+
     def _count(self, name: str) -> None:
         """Give pysyncobj what may count: on that disk, on this disk, and of a voter (I1)."""
-        acked = self._progress[name].acked if self._host.is_voter(name) else 0
+        progress = self._replication.followers.get(name)
+        acked = progress.acked if progress is not None and self._host.is_voter(name) else 0
         durable = min(acked, self._log.durable_index)
-        self._SyncObj__raftMatchIndex[self._nodes[name]] = durable
+        self._SyncObj__raftMatchIndex[_Member(name)] = durable
 
     def _may_commit(self) -> bool:
         """Tell whether more than what is committed may be on a majority's disks."""
         matched = self._SyncObj__raftMatchIndex.values()
         return self.is_leader and max(matched, default=0) > self.commit_index
-
-    def _has_more_for(self, name: str) -> bool:
-        """Tell whether a follower waits for entries, or for a probe."""
-        progress = self._progress.get(name)
-        return (
-            progress is not None
-            and self.is_leader
-            and (progress.next <= self._log.last_index or progress.probing)
-        )
 
     def _dispatch(self, name: str, message: RaftMessage) -> None:
         """Send, or hold until term and vote are on disk (D7, D8)."""
@@ -675,7 +666,12 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
 
     def _answer(self, name: str, *, success: bool, next_index: int, stamp: int) -> None:
         answer = NextIndex(
-            term=self.term, next_index=next_index, success=success, reset=not success, stamp=stamp
+            term=self.term,
+            next_index=next_index,
+            success=success,
+            reset=not success,
+            stamp=stamp,
+            roster=self._host.roster_index(),
         )
         self._dispatch(name, answer)
 
@@ -696,82 +692,37 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             self._host.role_changed()
 
     def _replicate(self) -> None:
-        """Send at once what followers lack: entries, or a commit index that moved (L7)."""
         if self.is_leader:
-            for name in self._progress:
-                self._send_to(name, heartbeat=False)
-
-    def _send_to(self, name: str, *, heartbeat: bool) -> None:
-        progress = self._progress[name]
-        if self._nodes[name] not in self._SyncObj__connectedNodes:
-            return
-        stamp = int(self._now() * 1e6) if heartbeat else 0
-        if progress.probing:
-            if heartbeat or not progress.awaiting:
-                progress.awaiting = True
-                self._append(name, progress, (), stamp or int(self._now() * 1e6))
-            return
-        sent = False
-        while (
-            progress.next <= self._log.last_index
-            and len(progress.under_way) < WINDOW_MESSAGES
-            and progress.bytes_under_way < WINDOW_BYTES
-            and self._outbox.writable(name)
-        ):
-            entries = tuple(self._log.entries(progress.next, BATCH_BYTES_MAX))
-            self._append(name, progress, entries, stamp)
-            stamp, sent = 0, True
-        if not sent and (
-            stamp
-            or (
-                progress.commit_sent < self.commit_index
-                and self._host.waits(name, progress.commit_sent)
-            )
-        ):
-            self._append(name, progress, (), stamp)
-
-    def _append(
-        self,
-        name: str,
-        progress: Progress,
-        entries: tuple[tuple[bytes, int, int], ...],
-        stamp: int,
-    ) -> None:
-        prev_index = progress.next - 1
-        if prev_index < self._log.first_index:
-            raise FatalError(
-                f"{name} needs entry {prev_index}, but this journal begins at "
-                f"{self._log.first_index}"
-            )
-        message = AppendEntries(
-            term=self.term,
-            commit_index=self.commit_index,
-            prev_index=prev_index,
-            prev_term=self._log.term_at(prev_index),
-            stamp=stamp,
-            entries=entries,
-        )
-        if self._outbox.send(name, message):
-            progress.commit_sent = self.commit_index
-            if entries:
-                progress.next = entries[-1][1] + 1
-                size = sum(len(entry[0]) for entry in entries)
-                progress.under_way.append((progress.next - 1, size))
+            self._replication.commit_index = self.commit_index
+            self._replication.replicate()
 
     # --- pysyncobj's own methods, overridden ----------------------------------------------------
 
     def _SyncObj__sendAppendEntries(self) -> None:
         """Heartbeats to all (L3, L4, L10): bounded, windowed, never spinning."""
         self._SyncObj__newAppendEntriesTime = self._now() + HEARTBEAT_S
-        for name in self._progress:
-            self._send_to(name, heartbeat=True)
+        self._replication.commit_index = self.commit_index
+        self._replication.heartbeat()
+
+    def _SyncObj__getCurrentLogIndex(self) -> int:
+        return self._log.last_index
+
+    def _SyncObj__getCurrentLogTerm(self) -> int:
+        return self._log.last_term
+
+    def _SyncObj__getEntries(
+        self, fromIDx: int, count: int | None = None, maxSizeBytes: int | None = None
+    ) -> list[tuple[bytes, int, int]]:
+        """Return an entry for the commit rule, which looks at its term alone (L10)."""
+        assert count == 1
+        return [(b"", fromIDx, self._log.term_at(fromIDx))]
 
     def _SyncObj__connectedToAnyone(self) -> bool:
         """Stand for election now? Only a voter, and only after a majority said yes (L5, D8)."""
-        if not self._votes_itself():
+        if not self._votes_itself() or not self._host.may_stand():
             self._rest_election()
             return False
-        if not self._nodes or self._SyncObj__transferInProgress:
+        if self._alone or self._SyncObj__transferInProgress:
             self._votes.clear()
             return True
         if self._pre_vote_term == self.term + 1 and self._majority(1 + len(self._pre_votes)):
@@ -783,9 +734,12 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             self._pre_vote_term = self.term + 1
             self._pre_vote_until_s = self._now() + PRE_VOTE_ROUND_S * (1 + self._chance())
             question = PreVote(
-                term=self.term + 1, last_index=self._log.last_index, last_term=self._log.last_term
+                term=self.term + 1,
+                last_index=self._log.last_index,
+                last_term=self._log.last_term,
+                roster=self._host.roster_index(),
             )
-            for name in self._nodes:
+            for name in sorted(node.id for node in self._SyncObj__otherNodes):
                 self._outbox.send(name, question)
         return False
 
@@ -793,7 +747,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         """Lead, once this member's own vote is on disk (D8)."""
         if not self._elected():
             return
-        self._progress = {name: Progress(self._log.last_index + 1) for name in self._nodes}
+        self._replication.begin(self.term)
         super()._SyncObj__onBecomeLeader()
 
     def _SyncObj__applyLogEntries(self) -> bool:
@@ -802,7 +756,12 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         until = self._now() + APPLY_SLICE_S
         while self.commit_index > self.applied_index:
             index = self.applied_index + 1
-            command, _, term = self._log.entry(index)
+            try:
+                command, _, term = self._log.entry(index)
+            except DamagedEntryError as error:
+                self._stuck = True  # until it is mended; nothing is applied past it
+                self._host.damaged(error)
+                break
             self._host.apply(index, term, command)
             self._SyncObj__raftLastApplied = index
             if self._now() >= until:

@@ -26,10 +26,10 @@ from crowd.raft.frames import FRAME_BYTES_MAX, KEEP_ALIVE, FrameDecoder, encode_
 from crowd.raft.wire import Hello, PeerMessage, decode_hello, decode_peer_message, encode_hello
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
+
+    from crowd.raft.dialer import Dialer
 
 TICK_S: Final = 0.5
 
@@ -61,8 +61,8 @@ class LinkState(Enum):
 class LinkKeeper(Protocol):
     """Whom a link asks and tells. Every call is made in the reactor."""
 
-    def identify(self, transport: Any, candidates: Iterable[str]) -> str:
-        """Return the peer's proved name; raise PeerRejectedError."""
+    def identify(self, link: Link) -> str:
+        """Return the proved name of the peer at the other end; raise PeerRejectedError."""
 
     def hello(self) -> Hello:
         """Return this node's hello, as of now."""
@@ -85,11 +85,15 @@ class LinkKeeper(Protocol):
 
 @implementer(IHandshakeListener, IPushProducer)
 class Link(TwistedProtocol):
-    """A connection to a peer. `candidates` are the nodes that the other end may be."""
+    """A connection to a peer: the one `called` by `dialer`, or whoever called this node."""
 
-    def __init__(self, keeper: LinkKeeper, candidates: Iterable[str], *, dialled: bool) -> None:
-        self.dialled = dialled
-        self.candidates = tuple(candidates)
+    def __init__(
+        self, keeper: LinkKeeper, *, called: str | None = None, dialer: Dialer | None = None
+    ) -> None:
+        self.called = called
+        """The peer that this node called; None on the accepting side."""
+        self.dialer = dialer
+        """Who is to call again when this is over; None on the accepting side."""
         self.address: IAddress | None = None
         """Where the other end is, for a log line."""
         self.name: str | None = None
@@ -126,7 +130,7 @@ class Link(TwistedProtocol):
         if self.state is not LinkState.SECURING:
             return
         try:
-            self.name = self._keeper.identify(self.transport, self.candidates)
+            self.name = self._keeper.identify(self)
         except PeerRejectedError as error:
             self.abort(str(error))
             return

@@ -6,10 +6,11 @@ much may wait for a slow peer. Leaves one connection's course to ``link``, calli
 
 There is one connection to each peer: the node whose name sorts lower dials. A newer
 connection of the same peer replaces the older one, which that peer has given up already.
+Who the peers are may change at any time (`follow`): members come and go in the log.
 
 Order: one link carries messages in the order of their `send`. Between two links of one
 peer the listener always hears `peer_disconnected` first. It hears nothing from inside
-`send` or `disconnect`, so an engine is never entered twice.
+`send`, `disconnect` or `follow`, so an engine is never entered twice.
 """
 
 from __future__ import annotations
@@ -17,16 +18,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from crowd.errors import FatalError
-from crowd.raft.dialer import Dialer
+from crowd.raft.dialer import Dialer, Nowhere
 from crowd.raft.frames import encode_frame
 from crowd.raft.link import TICK_S, Link, LinkState
-from crowd.raft.wire import AppendEntries, Hello, Offer, PeerMessage, encode_peer_message, objection
+from crowd.raft.wire import (
+    AppendEntries,
+    Fetched,
+    Hello,
+    Offer,
+    PeerMessage,
+    SnapshotPiece,
+    encode_peer_message,
+    objection,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -37,7 +47,8 @@ if TYPE_CHECKING:
     from crowd.raft.dialer import ClientEndpoint
 
 BULK_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Entries and offers wait with the sender above this: half a second at 10 MB/s."""
+"""Entries, offers and pieces of snapshots wait with the sender above this: half a second at
+10 MB/s."""
 
 QUEUED_BYTES_MAX: Final = 32 * 1024 * 1024
 """Nothing waits above this: one frame over BULK_BYTES_MAX, and 8 MiB of votes and heartbeats."""
@@ -92,9 +103,10 @@ class Security(Protocol):
 class PeerLinks(Service):
     """Connects this node to its peers while it runs.
 
-    `hello` returns this node's hello as of now. `peers` has an endpoint for every other
-    member, by name; those that sort lower than this node's name are not dialled. `accept`
-    is where the others are listened for. `chance` returns a random number in [0, 1).
+    `hello` returns this node's hello as of now. `dial` returns the way to an address,
+    ``host:port``, without TLS; it raises ValueError for what is no address. `accept` is where
+    peers are listened for. `chance` returns a random number in [0, 1). There are no peers
+    until `follow` names them.
     """
 
     log = Logger()
@@ -105,26 +117,23 @@ class PeerLinks(Service):
         *,
         name: str,
         hello: Callable[[], Hello],
-        peers: Mapping[str, ClientEndpoint],
+        dial: Callable[[str], ClientEndpoint],
         accept: ServerEndpoint,
         security: Security,
         listener: LinkListener,
         chance: Callable[[], float],
     ) -> None:
-        assert name not in peers, name
         self._clock = clock
         self._name = name
+        self._dial = dial
+        self._chance = chance
         self._security = security
         self._listener = listener
         self._accept = accept
         self._port: Any = None
         self.hello = hello
-        self._below = tuple(sorted(peer for peer in peers if peer < name))
-        self._dialers = {
-            peer: self._dialer(peer, endpoint, chance)
-            for peer, endpoint in sorted(peers.items())
-            if peer > name
-        }
+        self._peers: dict[str, str] = {}  # addresses by name
+        self._dialers: dict[str, Dialer] = {}  # of the peers above this node's name
         self._links: dict[Link, None] = {}  # all whose connection is not lost, oldest first
         self._open: dict[str, Link] = {}  # the one that counts, by the peer's name
         self._opened_at_s: dict[Link, float] = {}
@@ -133,14 +142,19 @@ class PeerLinks(Service):
         self._ticker.clock = clock  # type: ignore[assignment]  # of the interface's type
         self._emptied: Deferred[None] | None = None
 
-    def _dialer(self, peer: str, endpoint: ClientEndpoint, chance: Callable[[], float]) -> Dialer:
-        return Dialer(
+    def _dialer(self, peer: str, address: str) -> Dialer:
+        try:
+            endpoint = self._dial(address)
+        except ValueError as error:
+            endpoint = Nowhere(ValueError(f"{address!r} is no address: {error}"))
+        dialer = Dialer(
             self._clock,
             self._security.dialling(endpoint),
-            _PeerConnections(lambda: Link(self, (peer,), dialled=True)),
+            _PeerConnections(lambda: Link(self, called=peer, dialer=dialer)),
             failed=lambda words: self._complain(peer, f"cannot connect: {words}"),
-            chance=chance,
+            chance=self._chance,
         )
+        return dialer
 
     # --- Service ------------------------------------------------------------------------
 
@@ -148,7 +162,7 @@ class PeerLinks(Service):
         """Listen and dial. Raises FatalError if the address cannot be listened on."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         self._emptied = None
-        factory = _PeerConnections(lambda: Link(self, self._below, dialled=False))
+        factory = _PeerConnections(lambda: Link(self))
         results: list[Any] = []
         self._accept.listen(self._security.accepting(factory)).addBoth(results.append)
         # Twisted's endpoints listen before they return; the failure is then known here.
@@ -171,7 +185,7 @@ class PeerLinks(Service):
             dialer.stop()
         waits: list[Deferred[Any]] = []
         if self._port is not None:
-            waits.append(_settled(self._port.stopListening()))
+            waits.append(maybeDeferred(self._port.stopListening))
             self._port = None
         self._emptied = Deferred()
         waits.append(self._emptied)
@@ -204,13 +218,44 @@ class PeerLinks(Service):
             if link.state is LinkState.OPEN and link.greeting is not None
         }
 
+    def follow(self, peers: Mapping[str, str]) -> None:
+        """Have links with exactly `peers` from now on: their ``host:port`` by name.
+
+        Those that sort above this node's name are dialled, at once if this service runs; a
+        peer that moved is dialled anew. Links with nodes that are not among them end, after
+        what the transport holds was sent; `peer_disconnected` follows in a later turn. This
+        node's own name among them means nothing. To be called in the reactor, at any time,
+        also by the listener while it hears something.
+        """
+        before = self._peers
+        self._peers = {name: peers[name] for name in sorted(peers) if name != self._name}
+        ends = {name: "is no member any more" for name in before if name not in self._peers}
+        for name in self._dialers:
+            address = self._peers.get(name)
+            if address is not None and address != before[name]:
+                ends[name] = f"its address is {address} now"
+        for name in ends:
+            self._said.pop(name, None)
+            dialer = self._dialers.pop(name, None)
+            if dialer is not None:
+                dialer.stop()
+        for link in list(self._links):
+            name = link.name or link.called or ""
+            if name in ends:
+                link.close(ends[name])
+        for name, address in self._peers.items():
+            if name > self._name and name not in self._dialers:
+                dialer = self._dialers[name] = self._dialer(name, address)
+                if self.running:
+                    dialer.start()
+
     def queued_bytes(self, name: str) -> int:
         """Return how much waits here for `name` to read; 0 if it is not connected."""
         link = self._open.get(name)
         return 0 if link is None else link.queued_bytes
 
     def writable(self, name: str) -> bool:
-        """Return whether entries and offers for `name` would be taken now."""
+        """Return whether entries, offers and pieces of snapshots for `name` would be taken now."""
         link = self._open.get(name)
         return (
             link is not None and link.state is LinkState.OPEN and link.queued_bytes < BULK_BYTES_MAX
@@ -219,8 +264,8 @@ class PeerLinks(Service):
     def send(self, name: str, message: PeerMessage) -> bool:
         """Send `message` to `name`, after all that was sent before; return whether it was taken.
 
-        It is not when `name` is not connected, nor, for entries and offers, when more than
-        BULK_BYTES_MAX wait already. Votes and heartbeats always pass, until
+        It is not when `name` is not connected, nor, for entries, offers and pieces of
+        snapshots, when BULK_BYTES_MAX or more wait already. Votes and heartbeats always pass, until
         QUEUED_BYTES_MAX: then the link is ended. True promises nothing about arrival.
         Raises ValueError if the message is larger than a frame may be.
         """
@@ -243,17 +288,20 @@ class PeerLinks(Service):
 
     # --- What links tell (link.LinkKeeper) -----------------------------------------------
 
-    def identify(self, transport: Any, candidates: Iterable[str]) -> str:
-        """See `Security.identify`."""
-        return self._security.identify(transport, candidates)
+    def identify(self, link: Link) -> str:
+        """Return whose end the other is: the peer that was called, or one of those that call."""
+        if link.called is not None:
+            return self._security.identify(link.transport, (link.called,))
+        calling = tuple(name for name in self._peers if name < self._name)
+        return self._security.identify(link.transport, calling)
 
     def link_made(self, link: Link) -> None:
         """Take a new connection; close it if too many are of nobody known, or the node stops."""
         self._links[link] = None
         if not self.running:
             link.abort("this node stops")
-        elif not link.dialled:
-            unproved = sum(not one.dialled and one.name is None for one in self._links)
+        elif link.called is None:
+            unproved = sum(one.called is None and one.name is None for one in self._links)
             if unproved > UNPROVED_MAX:
                 link.abort(f"{unproved} connections that proved nothing yet")
 
@@ -269,11 +317,13 @@ class PeerLinks(Service):
         if older is not None:
             older.abort("replaced by a newer connection")
             self._forget(older)
+            if link.state is LinkState.CLOSED:
+                return  # by what the listener did when it heard of the older one
         self._open[name] = link
         self._opened_at_s[link] = self._clock.seconds()
         self._said.pop(name, None)
         link.open()
-        self.log.info("connected to peer {peer}", peer=name, dialled=link.dialled)
+        self.log.info("connected to peer {peer}", peer=name, dialled=link.called is not None)
         self._listener.peer_connected(name, hello)
 
     def link_message(self, link: Link, message: PeerMessage) -> None:
@@ -292,10 +342,10 @@ class PeerLinks(Service):
         served = opened_at_s is not None and self._clock.seconds() - opened_at_s >= SERVED_S
         del self._links[link]
         if opened_at_s is None:
-            who = link.name or (link.candidates[0] if link.dialled else "a stranger")
+            who = link.name or link.called or "a stranger"
             self._complain(who, link.why, _at(link.address))
-        if link.dialled:
-            self._dialers[link.candidates[0]].ended(served=served)
+        if link.dialer is not None:
+            link.dialer.ended(served=served)  # which calls no more if its peer is gone
         self._stop_if_empty()
 
     def _forget(self, link: Link) -> None:
@@ -312,7 +362,8 @@ class PeerLinks(Service):
         said, at_s = self._said.get(who, ("", 0.0))
         news = said != words or now_s - at_s >= REPEAT_S
         if news:
-            self._said[who] = (words, now_s)  # bounded: by the peers' names and "a stranger"
+            # Bounded: by the peers, those that left since `follow` last, and "a stranger".
+            self._said[who] = (words, now_s)
         log = self.log.warn if news else self.log.debug
         log("no link with {peer}{at}: {why}", peer=who, at=at, why=words)
 
@@ -344,13 +395,4 @@ def _at(address: Any) -> str:
 def _is_bulk(message: PeerMessage) -> bool:
     if isinstance(message, AppendEntries):
         return bool(message.entries)
-    return isinstance(message, Offer)
-
-
-def _settled(result: Deferred[Any] | None) -> Deferred[Any]:
-    """Return `result`, or a Deferred that has fired if there is none."""
-    if result is not None:
-        return result
-    done: Deferred[Any] = Deferred()
-    done.callback(None)
-    return done
+    return isinstance(message, Offer | SnapshotPiece | Fetched)

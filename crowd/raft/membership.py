@@ -1,13 +1,15 @@
-"""Who counts: a cluster's birth, and a node's memory of itself.
+"""Who counts: a cluster's birth, its roster, and a node's memory of itself.
 
-Decides, from journal ids, which members vote and count, who founds a cluster, and who must
-be readmitted. Pure: the engine carries out and makes durable what is decided here. Mends
-D8 and part of D14 (docs/explanation/engine-defects.md).
+Decides, from the roster and journal ids, which members vote and count, who founds a cluster,
+and which change of members the leader should propose next. Pure: the engine carries out and
+makes durable what is decided here. Mends D8 and D14 (docs/explanation/engine-defects.md); the
+rules for changes are docs/decisions/0009-changing-members.md.
 
-A journal's id is drawn when its directory is made. The roster maps each member's name to the
-id of the journal that counts; a member that comes back with another one (its directory was
-deleted or replaced) remembers no vote and no acknowledgement of its own, so it is a learner:
-replicated to, not counted, not asked, until a committed entry puts its new id into the roster.
+A journal's id is drawn when its directory is made. The roster maps each member's name to its
+address and, if it votes, to the id of the journal that counts. A member that comes back with
+another journal (its directory was deleted or replaced) remembers no vote and no
+acknowledgement of its own, so it is a learner: replicated to, not counted, not asked, until
+committed entries have demoted the old journal and promoted the new one.
 
 Founding: only the member whose name sorts first founds, and only while every other member is
 connected and says that it holds nothing. It makes the roster durable first; the others take
@@ -17,13 +19,18 @@ it from its hello. Two rosters can therefore not come about at the same time.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from crowd.codec import pack, unpack
+from crowd.command import Demote, Index, Promote
 from crowd.errors import DamagedError, MalformedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping
+
+    from crowd.raft.wire import Hello
 
 _FORMAT: Final = 1
 
@@ -34,35 +41,70 @@ class Standing(enum.Enum):
     UNBORN = "unborn"
     VOTER = "voter"
     LEARNER = "learner"
+    OUTSIDER = "outsider"
+    """No member yet, or none any more."""
 
 
-def encode_roster(cluster: str, roster: Mapping[str, bytes]) -> bytes:
+class Seat(msgspec.Struct, frozen=True, array_like=True):
+    """One member of the roster. ``journal_id`` is empty for a learner."""
+
+    name: str
+    address: str
+    journal_id: bytes
+
+
+class Roster(msgspec.Struct, frozen=True):
+    """The members as of the change at ``index``; 0 for those that founded the cluster."""
+
+    index: int
+    seats: tuple[Seat, ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All members."""
+        return frozenset(seat.name for seat in self.seats)
+
+    @property
+    def voters(self) -> frozenset[str]:
+        """The members that vote."""
+        return frozenset(seat.name for seat in self.seats if seat.journal_id)
+
+
+def encode_roster(cluster: str, roster: Roster) -> bytes:
     """Return the roster's durable form, as it also stands in the hello."""
-    return pack([_FORMAT, cluster, *sorted(roster.items())])
+    seats = [[seat.name, seat.address, seat.journal_id] for seat in roster.seats]
+    return pack([_FORMAT, cluster, roster.index, *seats])
 
 
-def decode_roster(cluster: str, memory: bytes) -> dict[str, bytes]:
+def decode_roster(cluster: str, memory: bytes) -> Roster:
     """Return the roster that `memory` holds; raise MalformedError if it is none of `cluster`'s."""
-    value = unpack(memory)
-    if not isinstance(value, tuple) or len(value) < 3 or value[0] != _FORMAT:
-        raise MalformedError("a roster is [format, cluster, member, …]")
-    if value[1] != cluster:
-        raise MalformedError(f"a roster of cluster {value[1]!r}, expected {cluster!r}")
-    roster: dict[str, bytes] = {}
-    for member in value[2:]:
-        match member:
-            case (str(name), bytes(journal_id)):
-                roster[name] = journal_id
+    value: Any = unpack(memory)
+    match value:
+        case (int(version), str(found), int(index), *seats) if version == _FORMAT and index >= 0:
+            if found != cluster:
+                raise MalformedError(f"a roster of cluster {found!r}, expected {cluster!r}")
+        case _:
+            raise MalformedError("a roster is [format, cluster, index, member, …]")
+    taken = []
+    for seat in seats:
+        match seat:
+            case (str(name), str(address), bytes(journal_id)):
+                taken.append(Seat(name, address, journal_id))
             case _:
-                raise MalformedError("a roster's member is [name, journal id]")
-    return roster
+                raise MalformedError("a roster's member is [name, address, journal id]")
+    return Roster(index, tuple(sorted(taken, key=lambda seat: seat.name)))
 
 
 class Membership:
-    """One node's view of who counts."""
+    """One node's view of who counts. `configured` are the members of its file, with addresses."""
 
     def __init__(
-        self, cluster: str, name: str, journal_id: bytes, others: Iterable[str], memory: bytes
+        self,
+        cluster: str,
+        name: str,
+        journal_id: bytes,
+        configured: Mapping[str, str],
+        memory: bytes,
     ) -> None:
         """Take what the node remembers; `memory` is empty in an unborn one.
 
@@ -71,43 +113,70 @@ class Membership:
         self._cluster = cluster
         self._name = name
         self._journal_id = journal_id
-        self._others = frozenset(others)
+        self._configured = dict(configured)
         self._present: dict[str, bytes] = {}
         self._empty: set[str] = set()
-        self.roster: dict[str, bytes] = {}
+        self._newest = Roster(0, ())
         if memory:
             try:
-                self.roster = decode_roster(cluster, memory)
+                self._newest = decode_roster(cluster, memory)
             except MalformedError as error:
                 raise DamagedError(str(error), place="the journal's record of members") from error
+        self.remembered()
 
-    @property
-    def standing(self) -> Standing:
-        """This node's own standing."""
-        if not self.roster:
-            return Standing.UNBORN
-        mine = self.roster.get(self._name) == self._journal_id
-        return Standing.VOTER if mine else Standing.LEARNER
+    def remembered(self) -> None:
+        """Count by the newest roster: `memory` is durable now."""
+        self.roster = roster = self._newest
+        """The roster that is on disk, and in force."""
+        self.voters = roster.voters
+        self.followers = roster.names - {self._name}
+        self._journals = {seat.name: seat.journal_id for seat in roster.seats}
+        if not roster.seats:
+            self.standing = Standing.UNBORN
+        elif self._name not in self._journals:
+            self.standing = Standing.OUTSIDER
+        elif self._journals[self._name] == self._journal_id:
+            self.standing = Standing.VOTER
+        else:
+            self.standing = Standing.LEARNER
 
     @property
     def memory(self) -> bytes:
-        """What to make durable, and to say in the hello; empty while unborn."""
-        return encode_roster(self._cluster, self.roster) if self.roster else b""
+        """What to make durable; empty while unborn."""
+        return encode_roster(self._cluster, self._newest) if self._newest.seats else b""
 
-    def arrived(self, name: str, journal_id: bytes, founding: bytes, *, empty: bool) -> bool:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members by the roster, or by this node's file before birth, sorted; itself too."""
+        known = self.roster.names or self._configured.keys()
+        return tuple(sorted({*known, self._name}))
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where the other members are to be found: a node's own file comes before the roster."""
+        if not self.roster.seats:
+            found = dict(self._configured)
+        else:
+            found = {s.name: self._configured.get(s.name) or s.address for s in self.roster.seats}
+            if self._name not in found:  # it waits to be enrolled, and asks those of its file
+                found = {**self._configured, **found}
+        found.pop(self._name, None)
+        return {name: address for name, address in sorted(found.items()) if address}
+
+    def arrived(self, name: str, hello: Hello) -> bool:
         """Note a peer's hello. Return True if its roster was taken: make `memory` durable.
 
         Raises MalformedError if its roster is not one of this cluster.
         """
-        roster = decode_roster(self._cluster, founding) if founding else {}
-        self._present[name] = journal_id
-        if empty and not founding:
+        theirs = decode_roster(self._cluster, hello.founding) if hello.founding else None
+        self._present[name] = hello.journal_id
+        if hello.empty and theirs is None:
             self._empty.add(name)
         else:
             self._empty.discard(name)
-        if self.roster or not roster:
+        if self._newest.seats or theirs is None:
             return False
-        self.roster = roster
+        self._newest = theirs
         return True
 
     def left(self, name: str) -> None:
@@ -117,33 +186,45 @@ class Membership:
 
     def found(self) -> bool:
         """Found the cluster if this node may. Return True if it did: make `memory` durable."""
-        if (
-            self.roster
-            or self._empty != self._others
-            or self._name > min({*self._others, self._name})
-        ):
+        others = self._configured.keys() - {self._name}
+        if self._newest.seats or self._empty != others or self._name > min({*others, self._name}):
             return False
-        self.roster = {**self._present, self._name: self._journal_id}
+        journals = {**self._present, self._name: self._journal_id}
+        seats = [Seat(n, self._configured.get(n, ""), journals[n]) for n in sorted(journals)]
+        self._newest = Roster(0, tuple(seats))
         return True
 
-    def readmitted(self, name: str, journal_id: bytes) -> None:
-        """Follow a committed readmission: make `memory` durable."""
-        self.roster[name] = journal_id
+    def follow(self, roster: Roster) -> bool:
+        """Follow what the log says, if it is news. Return True then: make `memory` durable."""
+        if roster.index <= self._newest.index:
+            return False
+        self._newest = roster
+        return True
 
     def is_voter(self, name: str) -> bool:
         """Tell whether a member votes and counts: it is there with the journal of the roster."""
         if name == self._name:
             return self.standing is Standing.VOTER
-        return self._present.get(name, b"") == self.roster.get(name)
+        journal_id = self._present.get(name)
+        return journal_id is not None and journal_id == self._journals.get(name)
 
     def is_present(self, name: str) -> bool:
         """Tell whether a member is connected; this node itself always is."""
         return name == self._name or name in self._present
 
-    def learners(self) -> list[tuple[str, bytes]]:
-        """Return the connected members (name, journal id) that wait to be readmitted."""
-        return [
-            (name, journal_id)
-            for name, journal_id in sorted(self._present.items())
-            if self.roster and self.roster.get(name) != journal_id
-        ]
+    def next_change(self, has_everything: Callable[[str], bool]) -> Promote | Demote | None:
+        """Return the change that a leader whose roster is settled should propose, if any.
+
+        A voter that came back with another journal is demoted, and a learner that has
+        everything is promoted: one at a time, so that any two majorities meet. Both wait
+        until the new journal has everything: until then there is nobody to take the place.
+        """
+        for seat in self.roster.seats:
+            present = self._present.get(seat.name, seat.journal_id)
+            if present == seat.journal_id or not has_everything(seat.name):
+                continue
+            after = Index(self.roster.index)
+            if seat.journal_id:
+                return Demote(name=seat.name, after=after)
+            return Promote(name=seat.name, journal_id=present, after=after)
+        return None

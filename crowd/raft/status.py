@@ -31,7 +31,14 @@ def describe(engine: Engine) -> dict[str, Any]:
         "durable_index": journal.durable_index,
         "last_index": journal.last_index,
         "journal_id": journal.journal_id.hex(),
-        "members": {name: key.hex() for name, key in sorted(ledger.members.items())},
+        "members": {
+            name: {"address": member.address, "votes": member.votes}
+            for name, member in sorted(ledger.members.items())
+        },
+        "released_index": ledger.released_index,
+        "first_index": journal.first_index,
+        "checkpoints": [checkpoint.index for checkpoint in engine.store.checkpoints],
+        "damaged_entries": engine.repairs.holes,
         "digests": {str(index): digest.hex() for index, digest in ledger.digests.items()},
         "digest": {"index": latest, "sha256": ledger.digests.get(latest, b"").hex()},
         "now": {"index": ledger.applied_index, "sha256": ledger.digest().hex()},
@@ -44,6 +51,6 @@ def describe(engine: Engine) -> dict[str, Any]:
                 "votes": engine.membership.is_voter(name),
                 "match_index": raft.acked(name),
             }
-            for name in engine.member.others
+            for name in sorted(engine.membership.followers)
         },
     }

@@ -39,6 +39,13 @@ NAME_LENGTH_MAX: Final = 63
 FOUNDING_BYTES_MAX: Final = 16 * 1024
 """32 members of 63 + 16 bytes need 3 KiB."""
 
+SNAPSHOT_PIECE_BYTES_MAX: Final = 256 * 1024
+"""A piece is a millisecond of a disk, and four of them are under way at most."""
+
+REASON_LENGTH_MAX: Final = 160
+"""A decoder's complaint may repeat what a peer sent; more of it than this is in no log line."""
+
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
 
@@ -63,23 +70,31 @@ class AppendEntries(
 class NextIndex(
     msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True, gc=False
 ):
-    """A follower's answer to AppendEntries: where the leader should go on, and its `stamp`."""
+    """A follower's answer to AppendEntries: where the leader should go on, and its `stamp`.
+
+    `roster` is the index of the last change of members that is on the follower's disk.
+    """
 
     term: Number
     next_index: Number
     success: bool
     reset: bool
     stamp: Number
+    roster: Number
 
 
 class RequestVote(
     msgspec.Struct, frozen=True, array_like=True, tag=3, forbid_unknown_fields=True, gc=False
 ):
-    """A candidate asks for a vote in `term`; its log ends at (`last_index`, `last_term`)."""
+    """A candidate asks for a vote in `term`; its log ends at (`last_index`, `last_term`).
+
+    `roster` is the index of the last change of members that it counts by.
+    """
 
     term: Number
     last_index: Number
     last_term: Number
+    roster: Number
 
 
 class ResponseVote(
@@ -106,15 +121,22 @@ class PreVote(
     term: Number
     last_index: Number
     last_term: Number
+    roster: Number
 
 
 class PreVoteAnswer(
     msgspec.Struct, frozen=True, array_like=True, tag=7, forbid_unknown_fields=True, gc=False
 ):
-    """The answer to a PreVote for `term`."""
+    """The answer to a PreVote for `term`.
+
+    All up to the entry (`commit_index`, `commit_term`) is committed: one whose log has that
+    entry may believe it, and so learns of a change of members that it has not applied yet.
+    """
 
     term: Number
     granted: bool
+    commit_index: Number
+    commit_term: Number
 
 
 class Offer(
@@ -125,7 +147,51 @@ class Offer(
     command: bytes
 
 
-# Kinds 16 to 31 are kept for the transfer of snapshots.
+class SnapshotPiece(
+    msgspec.Struct, frozen=True, array_like=True, tag=16, forbid_unknown_fields=True, gc=False
+):
+    """A piece of the leader's checkpoint at (`index`, `index_term`), for one too far behind.
+
+    The checkpoint is known by `digest`, the SHA-256 that its `total` bytes end with; `data`
+    stands at `offset` in them, and does not reach beyond them.
+    """
+
+    term: Number
+    index: Number
+    index_term: Number
+    digest: Digest
+    total: Number
+    offset: Number
+    data: Annotated[bytes, Meta(min_length=1, max_length=SNAPSHOT_PIECE_BYTES_MAX)]
+
+
+class SnapshotWanted(
+    msgspec.Struct, frozen=True, array_like=True, tag=17, forbid_unknown_fields=True, gc=False
+):
+    """What the receiver of a snapshot has up to `offset`, on its disk or on the way there."""
+
+    term: Number
+    digest: Digest
+    offset: Number
+
+
+class Fetch(
+    msgspec.Struct, frozen=True, array_like=True, tag=18, forbid_unknown_fields=True, gc=False
+):
+    """A request for the receiver's copy of a committed entry; the sender's own is damaged."""
+
+    index: Number
+
+
+class Fetched(
+    msgspec.Struct, frozen=True, array_like=True, tag=19, forbid_unknown_fields=True, gc=False
+):
+    """The committed entry at `index` that was asked for."""
+
+    command: bytes
+    index: Number
+    term: Number
+
 
 PeerMessage = (
     AppendEntries
@@ -136,6 +202,10 @@ PeerMessage = (
     | PreVote
     | PreVoteAnswer
     | Offer
+    | SnapshotPiece
+    | SnapshotWanted
+    | Fetch
+    | Fetched
 )
 """Every kind of message between two peers that said hello."""
 
@@ -148,8 +218,9 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     """The first frame in each direction: who the sender is, and what it knows of the cluster.
 
     `format` is the newest ledger format that the sender can apply. `roster` holds the
-    sorted names of all configured members, the sender among them. `founding` is the
-    sender's record of the cluster's birth, opaque here, ``b""`` when there was none.
+    sorted names of all members, the sender among them, as of the change of members at index
+    `roster_index`; before birth that is 0, and they are the configured ones. `founding` is
+    the sender's durable record of the members, opaque here, ``b""`` while there is none.
     `empty` says that its journal holds nothing yet.
     """
 
@@ -159,6 +230,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     node: Name
     journal_id: Annotated[bytes, Meta(min_length=JOURNAL_ID_BYTES, max_length=JOURNAL_ID_BYTES)]
     roster: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=ROSTER_MEMBERS_MAX)]
+    roster_index: Number
     founding: Annotated[bytes, Meta(max_length=FOUNDING_BYTES_MAX)]
     empty: bool
 
@@ -172,19 +244,46 @@ def encode_peer_message(message: PeerMessage) -> bytes:
 
 
 def decode_peer_message(data: bytes) -> PeerMessage:
-    """Return the message in `data`; raise MalformedFrameError if it is anything else."""
+    """Return the message in `data`; raise MalformedFrameError if it is anything else.
+
+    The error says in words what is wrong, for a log line.
+    """
     try:
         value: Any = unpack(data)
         # The kind is looked up here: msgspec takes 6 us more a message to do it by a union.
         kind = _KINDS[value[0]]
         message = msgspec.convert(value, kind, builtin_types=_PLAIN)
-    except (MalformedError, msgspec.ValidationError) as error:
-        raise MalformedFrameError(f"not a peer's message: {error}") from error
+    except MalformedError as error:
+        raise MalformedFrameError(f"not a peer's message: {_bounded(error)}") from error
+    except msgspec.ValidationError as error:
+        raise MalformedFrameError(f"no {kind.__name__}: {_bounded(error)}") from error
     except (LookupError, TypeError):
-        raise MalformedFrameError("not a peer's message: no array with a known kind") from None
+        raise MalformedFrameError(f"not a peer's message: {_unknown(value)}") from None
     if type(message) is AppendEntries:
         _check_entries(message)
+    elif type(message) is SnapshotPiece and message.offset + len(message.data) > message.total:
+        end = message.offset + len(message.data)
+        raise MalformedFrameError(f"a piece of a snapshot up to {end} of its {message.total} bytes")
     return message
+
+
+def _bounded(error: Exception) -> str:
+    return str(error)[:REASON_LENGTH_MAX]
+
+
+def _unknown(value: Any) -> str:
+    """Say what `value`, which is no message of a known kind, is instead."""
+    if type(value) is not tuple:
+        return f"{type(value).__name__} where an array with a kind belongs"
+    if not value:
+        return "an empty array"
+    kind = value[0]
+    if type(kind) is str:
+        # Most likely a hello where none belongs: its first field is worth seeing.
+        return f"found kind {kind[:NAME_LENGTH_MAX]!r}; expected a number"
+    if type(kind) is int:
+        return f"found kind {kind}; expected a known one"
+    return f"a kind of {type(kind).__name__}; expected a number"
 
 
 def _check_entries(message: AppendEntries) -> None:
@@ -215,7 +314,7 @@ def decode_hello(data: bytes) -> Hello:
     try:
         value: Any = unpack(data)
     except MalformedError as error:
-        raise MalformedFrameError(f"not a hello: {error}") from error
+        raise MalformedFrameError(f"not a hello: {_bounded(error)}") from error
     if type(value) is not tuple or value[:1] != (MAGIC,):
         raise MalformedFrameError(f"not a hello: it does not begin with {MAGIC!r}")
     if type(version := value[1] if len(value) > 1 else None) is int and version != PROTOCOL:
@@ -223,23 +322,36 @@ def decode_hello(data: bytes) -> Hello:
     try:
         return msgspec.convert(value[1:], Hello, builtin_types=_PLAIN)
     except msgspec.ValidationError as error:
-        raise MalformedFrameError(f"not a hello: {error}") from error
+        raise MalformedFrameError(f"not a hello: {_bounded(error)}") from error
 
 
 def objection(own: Hello, found: Hello, name: str) -> str | None:
     """Return why a node with hello `own` must not talk to `found`, or None.
 
     `name` is the peer's name, proved by its certificate. Both sides decide alike, as the
-    comparison is symmetric, so both logs say why. Differing formats, journal ids and
-    foundings are no objection here: the engine decides what follows from them.
+    comparison is symmetric, so both logs say why. The members may differ only while one of
+    the two has not heard of the last change of them, and is still a member itself. The other
+    one need not be: in a cluster of two, who was expelled is the only one that can tell the
+    last member so. Differing formats, journal ids and foundings are no objection here: the
+    engine decides what follows from them.
     """
     checks = (
         ("node name", found.node, name),
         ("cluster", found.cluster, own.cluster),
-        ("roster", " ".join(found.roster), " ".join(own.roster)),
         ("protocol version", found.protocol, own.protocol),
     )
     for what, theirs, ours in checks:
         if theirs != ours:
             return f"found {what} {theirs!r}; expected {ours!r}"
+    if found.roster_index == own.roster_index:
+        if found.roster != own.roster:
+            return f"found roster {' '.join(found.roster)!r}; expected {' '.join(own.roster)!r}"
+        members, asked = own.roster, tuple(sorted((own.node, found.node)))
+    elif found.roster_index > own.roster_index:
+        members, asked = found.roster, (own.node,)
+    else:
+        members, asked = own.roster, (found.node,)
+    for node in asked:
+        if node not in members:
+            return f"{node} is not among the members {' '.join(members)!r}"
     return None

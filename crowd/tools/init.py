@@ -3,17 +3,21 @@
 Decides names and ports: nodes are a, b, c and so on; a node listens on its port for
 producers, on the next for its peers, and on the one after that, on loopback, for operators.
 Nodes that share a host are ten ports apart. Nothing that exists is ever overwritten.
+
+A node that joins later gets its files from the same authority (`add_node`). That makes it no
+member yet: who the members are stands in the cluster's log.
 """
 
 from __future__ import annotations
 
 import os
 import string
+import tomllib
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from crowd.config import EVERYTHING, from_text
+from crowd.config import EVERYTHING, from_text, load_file
 from crowd.errors import DirectoryError
 from crowd.raft.certificates import make_authority, make_node
 from crowd.tools.toml_text import merged, toml_text
@@ -112,12 +116,78 @@ def write_cluster(directory: Path, plan: ClusterPlan) -> list[Path]:
         )
     files |= {name: text.encode() for name, text in texts.items()}
     directory.mkdir(parents=True, exist_ok=True)
+    _write_all(directory, files)
+    return [directory / name for name in texts]
+
+
+def add_node(directory: Path, name: str, host: str, port: int) -> Path:
+    """Write the files of one more node to a cluster's `directory`; return its configuration's path.
+
+    Its `cluster.peers` are the nodes whose configurations stand there, and itself; all but its
+    name, ports and proofs is as in the first of those. `port` is its first, as in a
+    `NodePlan`. Raises ValueError or ConfigurationError for a node that cannot be, and
+    DirectoryError if the directory holds no cluster and its authority, or one of the node's
+    files. Nothing is written then.
+    """
+    if not 1 <= port <= 65_535 - 2:
+        raise ValueError(f"--port: found {port}; expected 1 to {65_535 - 2}")
+    cluster, peers, extra = _described(directory)
+    node = NodePlan(name, host, port)
+    if name in peers:
+        raise DirectoryError(f"{directory}: found a node {name}; expected none, to add it")
+    plan = ClusterPlan(cluster=cluster, extra=extra)
+    content = node_content(plan, node, ())
+    content["cluster"]["peers"] = peers | {name: node.peer}
+    path = directory / f"{name}.toml"
+    text = toml_text(content)
+    from_text(text, str(path), directory)
+    authority, authority_key = (
+        _authority(directory / file) for file in ("authority.pem", "authority.key")
+    )
+    try:
+        certificate, key = make_node(authority, authority_key, cluster, name, [host])
+    except (ValueError, TypeError) as error:
+        words = f"cannot sign a certificate for {name} with {directory / 'authority.key'}"
+        raise DirectoryError(f"{words}: {error}") from error
+    files = {f"{name}.pem": certificate, f"{name}.key": key, path.name: text.encode()}
+    _write_all(directory, files)
+    return path
+
+
+def _described(directory: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
+    """Return the cluster's name, its nodes' addresses, and what the first file says besides."""
+    clusters: set[str] = set()
+    peers: dict[str, str] = {}
+    paths = sorted(directory.glob("*.toml"))
+    for path in paths:
+        configuration = load_file(path)
+        if configuration.cluster is None:
+            raise DirectoryError(f"{path}: found a node on its own; expected one of a cluster")
+        clusters.add(configuration.cluster.name)
+        peers[configuration.node.name] = configuration.cluster.peers[configuration.node.name]
+    if len(clusters) != 1:
+        found = " and ".join(sorted(clusters)) or "no configuration"
+        raise DirectoryError(f"{directory}: found {found}; expected one cluster's *.toml")
+    content = tomllib.loads(paths[0].read_text("utf-8"))
+    extra = {key: value for key, value in content.items() if key not in {"node", "cluster"}}
+    return clusters.pop(), peers, extra
+
+
+def _authority(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DirectoryError(
+            f"{path}: found {error.strerror}; expected what `crowd init` wrote there"
+        ) from None
+
+
+def _write_all(directory: Path, files: dict[str, bytes]) -> None:
     for name in files:
         if (directory / name).exists():
             raise DirectoryError(f"{directory / name}: found a file; expected none, to write it")
     for name, content in files.items():
         _write(directory / name, content)
-    return [directory / name for name in texts]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -154,7 +154,7 @@ class Log:
         self.entries = {}
         self.done = Deferred()
         self.deliveries = deliveries
-        self.append(Birth("bench", "0123abcd", (Member("a", bytes(16)),), 1))
+        self.append(Birth("bench", "0123abcd", (Member("a", "", bytes(16)),), 1))
         self.append(OpenSession("a", bytes(16)))
         session = SessionId(self.ledger.applied_index)
         route = RouteDefinition("/leads", ("POST",), "refuse", None)

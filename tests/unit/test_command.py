@@ -10,6 +10,7 @@ from crowd.codec import pack, unpack
 from crowd.command import (
     FORMAT,
     INTEGER_MAX,
+    MEMBERS_MAX,
     MESSAGES_MAX,
     PROPOSALS_MAX,
     Accept,
@@ -17,10 +18,14 @@ from crowd.command import (
     ConsumerDefinition,
     Control,
     Define,
+    Demote,
+    Enroll,
+    Expel,
     Member,
     OpenSession,
+    Promote,
     RaiseFormat,
-    Readmit,
+    Release,
     Retry,
     RouteDefinition,
     Settle,
@@ -34,6 +39,7 @@ from crowd.errors import MalformedCommandError, NeedsNewerCrowdError
 COUNTED = st.integers(1, INTEGER_MAX)
 AMOUNT = st.integers(0, INTEGER_MAX)
 NAME = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+ADDRESS = st.just("") | NAME
 BYTES_16 = st.binary(min_size=16, max_size=16)
 
 ROUTE = st.builds(
@@ -81,7 +87,7 @@ COMMAND = st.one_of(
         Birth,
         NAME,
         st.from_regex(r"[0-9a-f]{8}", fullmatch=True),
-        st.lists(st.builds(Member, NAME, BYTES_16), min_size=1, max_size=3).map(tuple),
+        st.lists(st.builds(Member, NAME, ADDRESS, BYTES_16), min_size=1, max_size=3).map(tuple),
         COUNTED,
     ),
     st.builds(OpenSession, NAME, BYTES_16),
@@ -94,9 +100,13 @@ COMMAND = st.one_of(
         st.lists(ROUTE, max_size=2).map(tuple),
         st.lists(CONSUMER, max_size=2).map(tuple),
     ),
-    st.builds(Readmit, NAME, BYTES_16),
+    st.builds(Promote, NAME, BYTES_16, COUNTED),
     st.builds(Control, COUNTED, st.sampled_from(["pause", "resume"])),
     st.builds(RaiseFormat, COUNTED),
+    st.builds(Enroll, NAME, ADDRESS, COUNTED),
+    st.builds(Demote, NAME, COUNTED),
+    st.builds(Expel, NAME, COUNTED),
+    st.builds(Release, COUNTED),
 )
 
 ACCEPT = Accept(5, 7, 6, (1, 2), (b"one", b"two"))
@@ -142,7 +152,7 @@ VALUE = st.recursive(
 )  # fmt: skip
 
 
-@given(st.integers(1, 9), st.lists(VALUE, max_size=6))
+@given(st.integers(1, 13), st.lists(VALUE, max_size=6))
 def test_arbitrary_fields_under_a_known_kind_are_a_command_or_its_one_error(kind, fields):
     data = pack([kind, *fields])
     try:
@@ -152,9 +162,9 @@ def test_arbitrary_fields_under_a_known_kind_are_a_command_or_its_one_error(kind
     assert encode_command(command) == data
 
 
-@pytest.mark.parametrize("kind", [9, 10, INTEGER_MAX])
+@pytest.mark.parametrize("kind", [13, 14, INTEGER_MAX])
 def test_a_kind_of_a_newer_crowd_says_so(kind):
-    with pytest.raises(NeedsNewerCrowdError, match="this version knows 1-8"):
+    with pytest.raises(NeedsNewerCrowdError, match="this version knows 1-12"):
         decode_command(pack([kind, "whatever"]))
 
 
@@ -188,13 +198,25 @@ def test_a_kind_of_a_newer_crowd_says_so(kind):
         [4, 1, [[1, 2], [2, 3]]],
         [4, 1, [[5, 6], [1, 2]]],
         [4, 1, [[1, 2, 3]]],
-        [1, "leads", "0123ABCD", [["a", bytes(16)]], 1],
-        [1, "leads", "0123abcd\n", [["a", bytes(16)]], 1],
+        [1, "leads", "0123ABCD", [["a", "a:1", bytes(16)]], 1],
+        [1, "leads", "0123abcd\n", [["a", "a:1", bytes(16)]], 1],
         [1, "leads", "0123abcd", [], 1],
-        [1, "", "0123abcd", [["a", bytes(16)]], 1],
+        [1, "leads", "0123abcd", [["a", bytes(16)]], 1],
+        [1, "leads", "0123abcd", [["a", "a" * 256, bytes(16)]], 1],
+        [1, "leads", "0123abcd", [["a", "a:1", bytes(16)]] * (MEMBERS_MAX + 1), 1],
+        [1, "", "0123abcd", [["a", "a:1", bytes(16)]], 1],
         [2, "a", bytes(15)],
         [2, b"a", bytes(16)],
+        [6, "a", bytes(15), 2],
+        [6, "a", b"", 2],
+        [6, "a", bytes(16), 0],
+        [6, "a", bytes(16)],
         [7, 1, "stop"],
+        [9, "", "a:1", 2],
+        [9, "a", "a" * 256, 2],
+        [10, "a", 0],
+        [11, "a"],
+        [12, 0],
     ],
 )
 def test_what_is_out_of_bounds_is_no_command(fields):

@@ -39,7 +39,7 @@ SEAMS = {
     "OpenSSL": {"crowd.raft.tls"},
     "service_identity": {"crowd.raft.tls"},
     "cryptography": {"crowd.raft.tls", "crowd.raft.certificates"},
-    "google_crc32c": {"crowd.raft.journal"},
+    "google_crc32c": {"crowd.raft.journal", "crowd.raft.checkpoints"},
     "fcntl": {"crowd.raft.journal.filesystem", "crowd.tools.local_cluster"},
     "threading": {"crowd.raft.journal.writer"},
     "httptools": {
@@ -48,7 +48,7 @@ SEAMS = {
     "klein": {"crowd.web"},
     "werkzeug": {"crowd.web"},
     "prometheus_client": {"crowd.web"},
-    "tomllib": {"crowd.config", "crowd.tools.local_cluster"},
+    "tomllib": {"crowd.config", "crowd.tools.init", "crowd.tools.local_cluster"},
     "asyncio": set(),
     "pickle": set(),
     "marshal": set(),

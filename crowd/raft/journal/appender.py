@@ -3,7 +3,7 @@
 Decides the order of effects on the disk; the comment at each sync says what rests on it.
 Decides nothing about when to write or who may be told; that is ``journal``.
 
-The log is only ever added to. A batch stands after the last one and is durable before the
+The log is only ever added to (`repair` writes again what was there). A batch stands after the last one and is durable before the
 next one is begun, so at most the last batch on the disk is torn, whenever the power goes. A
 cut of the log's tail is a record too: it lies before the entries that come after it, so
 they cannot be durable without it.
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from crowd.raft.journal.memory import MemoryFile
     from crowd.raft.journal.ports import File, FileSystem
+    from crowd.raft.journal.rewrite import Rewrite
     from crowd.raft.journal.shape import Entry
 
 SUFFIX: Final = ".segment"
@@ -48,9 +49,8 @@ class Batch(msgspec.Struct, frozen=True):
 class Begun(msgspec.Struct, frozen=True):
     """A segment that was begun."""
 
-    number: int
     name: str
-    salt: int
+    header: SegmentHeader
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -127,11 +127,26 @@ class Appender:
         """Make the next segment's file ready, a piece of it or all. Raises StorageFailedError."""
         self._check()
         try:
-            self._spare.prepare(self._segment_bytes)
+            self._spare.reserve(self._segment_bytes)
+            if self._is_zeroing or wholly:
+                self._spare.prepare(self._segment_bytes)
             while wholly and self._spare.is_wanted(self._segment_bytes):
                 self._spare.prepare(self._segment_bytes)
         except OSError as error:
             raise self._fail("prepare a segment", error) from error
+
+    @property
+    def reserved(self) -> bool:
+        """Whether the disk's room for the next segment is kept. May be read in the reactor."""
+        return self._spare.reserved
+
+    def reserve(self) -> None:
+        """Keep the room for the next segment, if there is any. Raises StorageFailedError."""
+        self._check()
+        try:
+            self._spare.reserve(self._segment_bytes)
+        except OSError as error:
+            raise self._fail("keep room for a segment", error) from error
 
     def change_memory(self, **changes: object) -> None:
         """Make changed fields of the node's memory durable. Raises StorageFailedError."""
@@ -153,6 +168,17 @@ class Appender:
         except OSError as error:
             raise self._fail("remove old segments", error) from error
 
+    def rewrite(self, rewrite: Rewrite) -> bool:
+        """Write again what a finished batch held; tell whether the disk has it now.
+
+        Raises StorageFailedError at any error but of space.
+        """
+        self._check()
+        try:
+            return rewrite.do(self._filesystem, self._directory)
+        except OSError as error:
+            raise self._fail("mend the log", error) from error
+
     def close(self) -> None:
         """Close the files."""
         self._spare.close()
@@ -165,7 +191,7 @@ class Appender:
         cut = batch.cut
         if cut is not None and cut.kind is Kind.CUT and cut.index >= tail.next_index - 1:
             cut = None  # what it cuts never reached the disk
-        next_index = _after(cut, tail.next_index)
+        next_index = after_cut(cut, tail.next_index)
         assert not batch.entries or batch.entries[0][1] == next_index, "a gap in the log"
         data, offsets = self._encode(batch, cut)
         if self._file is None or tail.used_bytes + len(data) > self._segment_bytes:
@@ -190,11 +216,16 @@ class Appender:
         tail.next_index = next_index + len(batch.entries)
         begun, self._begun = tuple(self._begun), []
         took_s = self._seconds() - began_s
-        # Not before it is half full: a small log takes the disk of one segment, not of two.
-        prepare = tail.used_bytes > self._segment_bytes // 2 and self._spare.is_wanted(
-            self._segment_bytes
+        # The room at once: it is the reserve of a full disk. Its zeros not before this one is
+        # half full, as the batches of a burst would wait for them.
+        prepare = self._spare.is_unasked or (
+            self._is_zeroing and self._spare.is_wanted(self._segment_bytes)
         )
         return Appended(begun, start, tail.used_bytes, offsets, took_s, prepare)
+
+    @property
+    def _is_zeroing(self) -> bool:
+        return self._tail.used_bytes > self._segment_bytes // 2
 
     def _encode(self, batch: Batch, cut: Cut | None) -> tuple[bytes, array[int]]:
         tail = self._tail
@@ -223,7 +254,7 @@ class Appender:
             self._file.close()
         self._file = file
         tail.number, tail.salt, tail.used_bytes = number, salt, SEGMENT_HEADER_BYTES
-        self._begun.append(Begun(number, segment_name(number), salt))
+        self._begun.append(Begun(segment_name(number), header))
 
     def _make_file(self, path: str, size_bytes: int, header: bytes) -> File:
         try:
@@ -248,7 +279,7 @@ class Appender:
         return StorageFailedError(f"{self._directory}: could not {what}: {error}")
 
 
-def _after(cut: Cut | None, next_index: int) -> int:
+def after_cut(cut: Cut | None, next_index: int) -> int:
     """Return the next entry's index after a cut."""
     if cut is None:
         return next_index

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from crowd.errors import DamagedEntryError
 from crowd.raft.journal.places import Segment
 from crowd.raft.journal.recent import Recent
 from crowd.raft.journal.shape import SEGMENT_HEADER_BYTES, Kind
+from crowd.raft.journal.summary import Summary
 
 if TYPE_CHECKING:
     from crowd.raft.journal.appender import Appended, Batch
@@ -56,13 +58,16 @@ class Holdings:
     def entries(self, from_index: int, last_index: int, bytes_max: int) -> list[Entry]:
         """Return consecutive entries, at least one, and at most `bytes_max` beyond the first.
 
-        `last_index` is the log's last one. Raises as `Reader.entries` does.
+        `last_index` is the log's last one. Ends before a damaged one. Raises as `Reader.entries` does.
         """
         found = [self.entry(from_index)]
         index = from_index + 1
         recent_index = self.recent.first_index(last_index + 1)
         while index < recent_index and bytes_max > 0:
-            more = self._reader.entries(index, recent_index - 1, bytes_max)
+            try:
+                more = self._reader.entries(index, recent_index - 1, bytes_max)
+            except DamagedEntryError:
+                return found  # who asks for the next one hears of it
             for entry in more:
                 bytes_max -= len(entry[0])
                 if bytes_max < 0:
@@ -82,26 +87,30 @@ class Holdings:
         """Note where a durable batch stands: segments, cut and entries in the order written."""
         places = self._places
         for begun in appended.begun:
-            base = places.last_index + 1
             places.add_segment(
-                Segment(begun.number, begun.name, begun.salt, base, SEGMENT_HEADER_BYTES)
+                Segment(begun.header, begun.name, Summary(begun.header, SEGMENT_HEADER_BYTES))
             )
         if batch.cut is not None:
             if batch.cut.kind is Kind.RESET:
                 places.reset(batch.cut.index)
             else:
                 places.cut(batch.cut.index)
-        places.extend(appended.start, appended.offsets)
-        places.segments[-1].used_bytes = appended.end
+        places.extend(len(batch.entries), appended.end)
+        summary = places.segments[-1].summary
+        assert summary is not None, "the last segment has no index file"
+        summary.take(
+            appended.start, appended.end, batch.commit_index, batch.cut, appended.offsets,
+            batch.entries,
+        )  # fmt: skip
         counters = self.counters
         counters.batches += 1
         counters.entries += len(batch.entries)
         counters.written_bytes += appended.end - appended.start
         counters.write_s += appended.took_s
 
-    def drop_below(self, index: int) -> range:
-        """Forget the segments whose entries are all below `index`; return their numbers."""
-        dropped = self._places.drop_below(index)
+    def drop_below(self, index: int, segments_max: int) -> range:
+        """Forget the oldest segments whose entries are all below `index`; return their numbers."""
+        dropped = self._places.drop_below(index, segments_max)
         if not dropped:
             return range(0)
         self._reader.forget(dropped)

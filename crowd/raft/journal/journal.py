@@ -30,8 +30,11 @@ from crowd.raft.journal.appender import Appended, Batch
 from crowd.raft.journal.ballot import Ballot
 from crowd.raft.journal.gathered import Gathered
 from crowd.raft.journal.holdings import Holdings
+from crowd.raft.journal.offsets import Offsets
+from crowd.raft.journal.reader import Reader
 from crowd.raft.journal.recent import ENTRY_OVERHEAD_BYTES
 from crowd.raft.journal.shape import COMMAND_BYTES_MAX
+from crowd.raft.journal.upkeep import Upkeep
 from crowd.raft.journal.view import EntryView
 
 if TYPE_CHECKING:
@@ -39,10 +42,10 @@ if TYPE_CHECKING:
 
     from crowd.raft.journal.appender import Appender
     from crowd.raft.journal.memory import Memory
-    from crowd.raft.journal.ports import Lock, Writer
-    from crowd.raft.journal.reader import Reader
+    from crowd.raft.journal.ports import FileSystem, Lock, Writer
     from crowd.raft.journal.recovery import Found
     from crowd.raft.journal.shape import Entry
+    from crowd.raft.journal.upkeep import ScrubResult
 
 _NO_LIMIT: Final = 1 << 63
 
@@ -68,19 +71,29 @@ class Journal:
 
     _log = Logger()
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  made in one place, from its parts
         self,
         found: Found,
         memory: Memory,
         appender: Appender,
-        reader: Reader,
         writer: Writer,
+        background: Writer,
         lock: Lock,
+        filesystem: FileSystem,
+        directory: str,
         *,
         cache_bytes: int,
     ) -> None:
         self._appender, self._writer, self._lock = appender, writer, lock
+        offsets = Offsets(filesystem, directory)
+        reader = Reader(filesystem, directory, found.places, offsets)
         self._holdings = Holdings(found.places, reader, cache_bytes)
+        self._upkeep = Upkeep(
+            filesystem, directory, found.places, offsets, reader, appender, writer, background,
+            self._fail,
+        )  # fmt: skip
+        self._upkeep.last_start = found.last_start
+        self.upkeep_counters = self._upkeep.counters
         self._recent, self._terms = self._holdings.recent, found.terms
         self.counters = self._holdings.counters
         self.journal_id = memory.journal_id
@@ -105,6 +118,7 @@ class Journal:
         self.on_durable: Callable[[], None] = _ignore
         self.on_fatal: Callable[[FatalError], None] = _ignore
         self._failed = self._closed = False
+        self._upkeep.write_indexes()
 
     @property
     def pending_bytes(self) -> int:
@@ -115,6 +129,11 @@ class Journal:
     def stored_bytes(self) -> int:
         """What the log takes of the disk, the room kept for its last segment not counted."""
         return self._holdings.stored_bytes
+
+    @property
+    def reserved(self) -> bool:
+        """Whether the disk's room for the next segment is kept: a full disk's reserve."""
+        return self._appender.reserved
 
     @property
     def founding(self) -> bytes:
@@ -157,8 +176,8 @@ class Journal:
     def entry(self, index: int) -> Entry:
         """Return (command, index, term) of the entry at `index`.
 
-        Raises IndexError if it is not in the log, DamagedError if its bytes on the disk do
-        not match their checksum, StorageFailedError if they cannot be read.
+        Raises IndexError if it is not in the log, DamagedEntryError if its bytes on the disk
+        do not match their checksum, StorageFailedError if they cannot be read.
         """
         if not self.first_index <= index <= self.last_index:
             raise IndexError(f"no entry {index} in {self.first_index}..{self.last_index}")
@@ -167,7 +186,7 @@ class Journal:
     def entries(self, from_index: int, bytes_max: int) -> list[Entry]:
         """Return consecutive entries: at least one, and at most `bytes_max` beyond the first.
 
-        Raises as `entry` does. An empty list if `from_index` is just above the last one.
+        Fewer if a damaged one follows. Raises as `entry` does. An empty list if `from_index` is just above the last one.
         """
         if from_index == self.last_index + 1:
             return []
@@ -239,20 +258,28 @@ class Journal:
         self._flight_limit = min(self._flight_limit, last_kept)
         self._schedule()
 
-    def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803  pysyncobj's names
+    def deleteEntriesTo(  # noqa: N802  pysyncobj's name
+        self,
+        entryTo: int,  # noqa: N803
+        *,
+        segments_max: int = 1 << 30,
+    ) -> None:
         """Give back the disk of the entries before this one, counted from the first as 0.
 
-        Whole segments only: the log may keep more than asked, and `first_index` says from
-        where. Entries that are not durable always stay.
+        Whole segments only, and at most so many: the log may keep more than asked, and
+        `first_index` says from where. Entries that are not durable always stay.
         """
         keep_from = min(self.first_index + entryTo, self.durable_index)
-        numbers = self._holdings.drop_below(keep_from)
+        numbers = self._holdings.drop_below(keep_from, segments_max)
         if not numbers:
             return
         self.first_index = self._holdings.first_index
         self._terms.drop_below(self.first_index)
         self._first = None
-        self._submit_other(partial(self._appender.remove_segments, numbers), _ignore)
+        self._submit_other(
+            partial(self._appender.remove_segments, numbers),
+            partial(self._upkeep.dropped, numbers),
+        )
 
     # --- Commit index, term and vote ----------------------------------------------------------
 
@@ -288,6 +315,32 @@ class Journal:
         """
         self._ballot.remember(data, done)
 
+    # --- What was stored long ago --------------------------------------------------------------
+
+    def scrub(self, done: Callable[[ScrubResult], object]) -> None:
+        """Verify the next piece of the finished segments; then `done` hears what was found.
+
+        About `scrub.PIECE_BYTES`, and at least one record, read from the disk in the
+        background's thread. After the last segment the next round begins. Headers and index
+        files that are bad are written anew by this; `repair` mends entries. One piece at a
+        time; how often is the caller's to choose.
+        """
+        self._upkeep.scrub(done)
+
+    def repair(self, entry: Entry, done: Callable[[bool], object]) -> None:
+        """Write an entry of this log, had from a peer, again where its record is damaged.
+
+        `done(True)`: the disk has it, and it reads good. `done(False)`: it is not in the durable
+        log with this term, it does not fit its place, or it stands in the last batch, which
+        another one must follow first (within a second of quiet, one does). Raises
+        StorageFailedError if the segment cannot be read.
+        """
+        index = entry[1]
+        if not self.first_index <= index <= self.durable_index or self._failed or self._closed:
+            self._writer.soon(partial(done, False))
+            return
+        self._upkeep.repair(entry, self._terms.at(index), done)
+
     # --- Time and end -------------------------------------------------------------------------
 
     def flush(self) -> None:
@@ -310,12 +363,18 @@ class Journal:
     def onOneSecondTimer(self) -> None:  # noqa: N802  pysyncobj's name
         """Once a second: try a full disk again; otherwise confirm the last batch, if idle.
 
+        Room that the disk did not have, for the reserve and for index files, is asked for again.
+
         An empty batch after the last one proves that it was durable: a flaw in it is then
         found as damage, where it would have been taken for a torn write. It also holds the
         commit index, so that a restart begins there.
         """
         self.retry()
         self.flush()
+        self._upkeep.write_indexes(again=True)
+        if not (self.reserved or self._preparing or self._failed or self._closed):
+            self._preparing = True
+            self._submit_other(self._appender.reserve, self._prepared)
         idle = self._in_flight is None and not (self.full or self._failed or self._closed)
         if idle and not (self._confirmed and self._written_commit_index == self._commit_index):
             self._submit(Batch(None, [], self._commit_index))
@@ -333,6 +392,7 @@ class Journal:
         self.flush()
         self._closed = True
         try:
+            self._upkeep.close()
             self._writer.close()
             if not self._failed:
                 self._appender.append(Batch(None, [], self._commit_index))
@@ -395,6 +455,7 @@ class Journal:
             self._fail(result)
             return
         self._holdings.take(batch, result)
+        self._upkeep.last_start = result.start
         before = self.durable_index
         if batch.entries:
             # What was cut off while it was written is on the disk, but not in the log.
@@ -406,6 +467,8 @@ class Journal:
         if result.prepare and not self._preparing:
             self._preparing = True
             self._submit_other(self._appender.prepare, self._prepared)
+        if result.begun:
+            self._upkeep.write_indexes()
         if self.durable_index > before:
             self.on_durable()
 

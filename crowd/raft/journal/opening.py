@@ -14,14 +14,14 @@ import msgspec
 from twisted.logger import Logger
 
 from crowd.errors import DamagedError, DirectoryError, StorageFailedError
-from crowd.raft.journal.appender import SUFFIX, Appender, Batch
+from crowd.raft.journal.appender import SUFFIX, Appender, Batch, segment_name
 from crowd.raft.journal.journal import Journal
 from crowd.raft.journal.memory import FILE_NAME, Memory, MemoryFile, create_memory, open_memory
 from crowd.raft.journal.places import Segment
-from crowd.raft.journal.reader import Reader
 from crowd.raft.journal.recovery import Found, recover
-from crowd.raft.journal.shape import SEGMENT_HEADER_BYTES
+from crowd.raft.journal.shape import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header
 from crowd.raft.journal.spare import NO_SPACE
+from crowd.raft.journal.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,12 +47,20 @@ def open_journal(  # noqa: PLR0913  its ports and sizes, by name
     node: str,
     filesystem: FileSystem,
     writer: Writer,
+    background: Writer | None = None,
+    checkpoint_index: Callable[[], int] = lambda: 0,
     segment_bytes: int = SEGMENT_BYTES,
     cache_bytes: int = CACHE_BYTES,
     seconds: Callable[[], float] = time.perf_counter,
     draw: Callable[[int], bytes] = secrets.token_bytes,
 ) -> Journal:
-    """Return the journal in `directory`, made if there is none; all of it is verified.
+    """Return the journal in `directory`, made if there is none.
+
+    All of it is verified, but for segments whose entries are all at or below
+    `checkpoint_index` and whose index files are good. It is asked once this process has the
+    directory's lock; 0 says that there is no checkpoint.
+    `background` does what may take long, the scrub and index files; without one the `writer`
+    does it. The journal closes both.
 
     `seconds` is a clock that does not go back, for the counters; `draw` gives random bytes.
     Every entry that is returned is durable, also one that a killed process left unsynced.
@@ -68,7 +76,7 @@ def open_journal(  # noqa: PLR0913  its ports and sizes, by name
         raise DirectoryError(f"{directory}: cannot be used: {error}") from error
     try:
         memory_file = _open_memory(filesystem, directory, cluster, node, draw)
-        found = recover(filesystem, directory, memory_file.memory)
+        found = recover(filesystem, directory, memory_file.memory, checkpoint_index())
         file = _mend(filesystem, directory, found)
         if found.terms.last > memory_file.memory.term:
             # An entry of a later term became durable before that term itself did. No vote of
@@ -81,16 +89,18 @@ def open_journal(  # noqa: PLR0913  its ports and sizes, by name
         )  # fmt: skip
         if found.tail.batch == 1:
             _begin(found, appender)
+        # The last start's was removed with what a crash may have left.
+        appender.reserve()
     except OSError as error:
         lock.close()
         raise StorageFailedError(f"{directory}: could not open the journal: {error}") from error
     except BaseException:
         lock.close()
         raise
-    reader = Reader(filesystem, directory, found.places)
     return Journal(
-        found, memory_file.memory, appender, reader, writer, lock, cache_bytes=cache_bytes
-    )
+        found, memory_file.memory, appender, writer, background or writer, lock, filesystem,
+        directory, cache_bytes=cache_bytes,
+    )  # fmt: skip
 
 
 def _open_memory(
@@ -129,6 +139,8 @@ def _mend(filesystem: FileSystem, directory: str, found: Found) -> File | None:
     """Remove what a crash left; return the last segment's file, ready to be appended to."""
     for name in found.stray:
         filesystem.remove(f"{directory}/{name}")
+    for header in found.bad_headers:
+        _mend_header(filesystem, directory, header)
     # The last segment's name: a process that was killed may not have come to this, and
     # entries in that segment are about to be called durable.
     filesystem.sync_directory(directory)
@@ -159,6 +171,18 @@ def _mend(filesystem: FileSystem, directory: str, found: Found) -> File | None:
     return file
 
 
+def _mend_header(filesystem: FileSystem, directory: str, header: SegmentHeader) -> None:
+    """Write a segment's header again from its index file, durably."""
+    name = segment_name(header.number)
+    file = filesystem.open(f"{directory}/{name}")
+    try:
+        file.write(encode_segment_header(header), 0)
+        file.sync()
+    finally:
+        file.close()
+    _log.warn("{directory}: mended the header of {name}", directory=directory, name=name)
+
+
 def _begin(found: Found, appender: Appender) -> None:
     """Write the first entry of a new log, or of one whose making a crash cut short."""
     places = found.places
@@ -166,8 +190,13 @@ def _begin(found: Found, appender: Appender) -> None:
         appender.prepare(wholly=True)  # nobody waits yet; later segments are prepared in pieces
     appended = appender.append(Batch(None, [FIRST_ENTRY], 1))
     for begun in appended.begun:
-        places.add_segment(Segment(begun.number, begun.name, begun.salt, 1, SEGMENT_HEADER_BYTES))
-    places.extend(appended.start, appended.offsets)
-    places.segments[-1].used_bytes = appended.end
+        places.add_segment(
+            Segment(begun.header, begun.name, Summary(begun.header, SEGMENT_HEADER_BYTES))
+        )
+    summary = places.segments[-1].summary
+    assert summary is not None
+    summary.take(appended.start, appended.end, 1, None, appended.offsets, [FIRST_ENTRY])
+    places.extend(1, appended.end)
+    found.last_start = appended.start
     found.terms.add(1, 0)
     found.confirmed = False

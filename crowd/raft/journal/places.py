@@ -1,7 +1,8 @@
-"""Where each entry stands: tables of offsets, and of terms. Pure.
+"""Which segment has which entries, and their terms. Pure.
 
-Decides how few bytes an entry costs in memory: four for its offset, none for its term,
-which is kept once for each run of equal terms. A million entries are 4 MB.
+Decides how little of an old entry stays in memory: nothing. A segment is a run of indices;
+where in it each entry starts is in its summary, or on the disk in its index file
+(``offsets``). A term is kept once for each run of equal terms.
 
 The places mirror what is on the disk, batch by batch in the order written; the journal
 itself may be ahead of them by what it has not written yet.
@@ -9,27 +10,37 @@ itself may be ahead of them by what it has not written yet.
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crowd.raft.journal.shape import SegmentHeader
+    from crowd.raft.journal.summary import Summary
 
 
 class Segment:
-    """One segment's live entries: a run of indices from `base`, and where each one starts."""
+    """One segment's live entries: `count` of them from `base` on.
 
-    __slots__ = ("base", "name", "number", "offsets", "salt", "used_bytes")
+    ``summary`` is there until the segment's index file is; without it the offsets are read
+    from that file when they are asked for. The last segment always has it.
+    """
 
-    def __init__(self, number: int, name: str, salt: int, base: int, used_bytes: int) -> None:
-        self.number = number
+    __slots__ = ("base", "count", "header", "name", "number", "salt", "summary", "used_bytes")
+
+    def __init__(self, header: SegmentHeader, name: str, summary: Summary | None) -> None:
+        self.header = header
+        self.number = header.number
         self.name = name
-        self.salt = salt
-        self.base = base
-        self.offsets = array("I")
-        self.used_bytes = used_bytes
+        self.salt = header.salt
+        self.base = header.next_index
+        self.count = 0
+        self.used_bytes = 0
+        self.summary = summary
 
     @property
     def last_index(self) -> int:
         """The last live entry here; `base` - 1 if there is none."""
-        return self.base + len(self.offsets) - 1
+        return self.base + self.count - 1
 
 
 class Places:
@@ -55,26 +66,28 @@ class Places:
         self.segments.append(segment)
         self._bases.append(segment.base)
 
-    def extend(self, start: int, offsets: array[int]) -> None:
-        """Take entries that were written to the last segment, `offsets` bytes after `start`."""
-        self.segments[-1].offsets.extend(array("I", [start + offset for offset in offsets]))
+    def extend(self, count: int, used_bytes: int) -> None:
+        """Take so many entries that were written to the last segment, and where it ends now."""
+        segment = self.segments[-1]
+        segment.count += count
+        segment.used_bytes = used_bytes
 
     def cut(self, last_kept: int) -> None:
         """Forget the entries above this index."""
         for place in range(len(self.segments) - 1, -1, -1):
             segment = self.segments[place]
             if segment.base <= last_kept + 1:
-                del segment.offsets[last_kept + 1 - segment.base :]
+                segment.count = min(segment.count, last_kept + 1 - segment.base)
                 return
             # A run of none keeps its place in the order: the base moves to where the next is.
             segment.base = self._bases[place] = last_kept + 1
-            segment.offsets = array("I")
+            segment.count = 0
 
     def reset(self, next_index: int) -> None:
         """Forget all entries; the next one has this index."""
         for place, segment in enumerate(self.segments):
             segment.base = self._bases[place] = next_index
-            segment.offsets = array("I")
+            segment.count = 0
 
     def find(self, index: int) -> tuple[Segment, int]:
         """Return an entry's segment and its place in that segment's run.
@@ -88,13 +101,14 @@ class Places:
                 return segment, index - segment.base
         raise IndexError(f"entry {index} is not on the disk")
 
-    def drop_below(self, index: int) -> list[Segment]:
+    def drop_below(self, index: int, segments_max: int) -> list[Segment]:
         """Forget the oldest segments whose entries are all below `index`; return them.
 
         The last segment is written to, so it always stays.
         """
         count = 0
-        while count < len(self.segments) - 1 and self._bases[count + 1] <= index:
+        most = min(segments_max, len(self.segments) - 1)
+        while count < most and self._bases[count + 1] <= index:
             count += 1
         dropped = self.segments[:count]
         del self.segments[:count], self._bases[:count]
@@ -107,6 +121,11 @@ class Terms:
     def __init__(self) -> None:
         self._firsts: list[int] = []
         self._terms: list[int] = []
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Each run's first index and its term."""
+        return list(zip(self._firsts, self._terms, strict=True))
 
     @property
     def last(self) -> int:

@@ -22,19 +22,29 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from crowd.errors import DamagedError
-from crowd.raft.journal.appender import SUFFIX, Tail, segment_name
+from crowd.raft.journal.appender import SUFFIX, Tail, after_cut, segment_name
 from crowd.raft.journal.places import Places, Segment, Terms
 from crowd.raft.journal.shape import (
     BATCH_HEADER_BYTES,
     BATCH_MAGIC,
     SEGMENT_HEADER_BYTES,
     BatchHeader,
+    Cut,
     Kind,
+    SegmentHeader,
     check_record,
     decode_batch_header,
     decode_segment_header,
 )
+from crowd.raft.journal.sidecar import (
+    INDEX_SUFFIX,
+    encode_index,
+    load_index,
+    open_index,
+    read_head,
+)
 from crowd.raft.journal.spare import NEW_SUFFIX
+from crowd.raft.journal.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,19 +55,28 @@ if TYPE_CHECKING:
 _CHUNK_BYTES: Final = 1 << 20
 """The rest of a segment is looked through in pieces of this size."""
 _SEGMENT_NAME: Final = re.compile(r"[0-9]{16}" + re.escape(SUFFIX))
+_INDEX_NAME: Final = re.compile(r"[0-9]{16}" + re.escape(INDEX_SUFFIX))
 _ZEROS: Final = bytes(_CHUNK_BYTES)
 
 
 class Found(msgspec.Struct):
-    """What a journal's files hold. ``torn_bytes``: the last segment's, to be cut away."""
+    """What a journal's files hold.
+
+    ``torn_bytes``: the last segment's, to be cut away. ``bad_headers``: those of segments
+    whose first bytes are bad and known from the index file, to be written anew.
+    ``last_start``: where the last segment's last batch starts.
+    """
 
     places: Places
     terms: Terms
     tail: Tail
     commit_index: int = 0
-    confirmed: bool = True
+    confirmed: bool = False
+    last_start: int = 0
     torn_bytes: int = 0
     stray: tuple[str, ...] = ()
+    bad_headers: list[SegmentHeader] = []
+    unread: int = 0
 
 
 class FoundBatch(msgspec.Struct, frozen=True):
@@ -69,15 +88,21 @@ class FoundBatch(msgspec.Struct, frozen=True):
     records: list[tuple[int, int, int, int]]
 
 
-def recover(filesystem: FileSystem, directory: str, memory: Memory) -> Found:
-    """Read and verify every segment.
+def recover(
+    filesystem: FileSystem, directory: str, memory: Memory, checkpoint_index: int = 0
+) -> Found:
+    """Read and verify every segment, but those that a checkpoint and an index file vouch for.
+
+    A segment is not read if its entries are all at or below `checkpoint_index` and its index
+    file is good: a start needs none of them, the scrub verifies them later, and so does every
+    read.
 
     Raises DamagedError, which names the file, the offset and the index, and OSError.
     """
     names, stray = segments_expected(filesystem, directory, memory)
     found = Found(Places(), Terms(), Tail(0, 0, 0, 1, 1), stray=stray)
     for number, name in enumerate(names, memory.first_segment):
-        reading = _Reading(directory, memory, found, number, is_last=name == names[-1])
+        reading = _Reading(filesystem, directory, memory, found, number, is_last=name == names[-1])
         file = filesystem.open(reading.path)
         try:
             if reading.is_last:
@@ -86,7 +111,7 @@ def recover(filesystem: FileSystem, directory: str, memory: Memory) -> Found:
                 # clean, must not be believed at all: read what the disk has.
                 file.sync()
                 file.uncache()
-            reading.read(file)
+            reading.read(file, checkpoint_index)
         finally:
             file.close()
     found.commit_index = min(found.commit_index, found.tail.next_index - 1)
@@ -110,7 +135,13 @@ def segments_expected(
                 "a segment is missing", place=f"{directory}/{segment_name(number)}, offset 0"
             )
     stray = [segment_name(number) for number in sorted(present) if number not in expected]
-    stray += [name for name in names if name.endswith(NEW_SUFFIX)]
+    stray += [
+        name
+        for name in names
+        if name.endswith(NEW_SUFFIX)
+        # The last segment has no index file either: it is still written to.
+        or (_INDEX_NAME.fullmatch(name) and int(name[:16]) not in expected[:-1])
+    ]
     return tuple(segment_name(number) for number in expected), tuple(stray)
 
 
@@ -118,37 +149,67 @@ class _Reading:
     """One segment, read into what was found before it."""
 
     def __init__(
-        self, directory: str, memory: Memory, found: Found, number: int, *, is_last: bool
+        self,
+        filesystem: FileSystem,
+        directory: str,
+        memory: Memory,
+        found: Found,
+        number: int,
+        *,
+        is_last: bool,
     ) -> None:
         self.path = f"{directory}/{segment_name(number)}"
         self.is_last = is_last
+        self._filesystem = filesystem
+        self._directory = directory
         self._number = number
         self._is_first = not found.places.segments
         self._memory = memory
         self._found = found
-        self._offset = 0
 
-    def read(self, file: File) -> None:
-        """Read all of it. Raises DamagedError."""
-        self._read_header(file)
-        tail = self._found.tail
-        for batch in batches(file, tail.salt, tail.batch):
-            self._offset = batch.start
-            self._read_batch(batch)
-            tail.batch += 1
-            self._offset = tail.used_bytes = batch.end
-        self._found.places.segments[-1].used_bytes = tail.used_bytes
-        torn_bytes = rest(file, tail.salt, tail.used_bytes, tail.batch)
-        if torn_bytes is None:
-            raise self._damaged("a batch does not match its checksum, and later ones follow")
-        if torn_bytes and not self.is_last:
-            raise self._damaged("a batch does not match its checksum, and a segment follows")
-        self._found.torn_bytes = torn_bytes
+    def read(self, file: File, checkpoint_index: int) -> None:
+        """Read what must be read of it. Raises DamagedError."""
+        head = None if self.is_last else self._head()
+        header = self._header(file, head)
+        if (
+            head is not None
+            and head.header == header
+            and head.last_index <= checkpoint_index
+            and file.size() >= head.used_bytes
+        ):
+            self._found.unread += 1
+            self._found.confirmed = False
+            self._apply(head, None)
+            return
+        scan = Scan(self.path, header)
+        self._found.torn_bytes = scan.read(file, is_last=self.is_last)
+        self._found.confirmed, self._found.last_start = scan.confirmed, scan.last_start
+        summary = scan.summary
+        kept = None if head is not None and self._is_indexed(summary) else summary
+        self._apply(summary, kept)
 
-    def _read_header(self, file: File) -> None:
+    def _head(self) -> Summary | None:
+        file = open_index(self._filesystem, self._directory, self._number)
+        if file is None:
+            return None
+        try:
+            return read_head(file)
+        finally:
+            file.close()
+
+    def _is_indexed(self, summary: Summary) -> bool:
+        """Tell whether the segment's index file says what was read."""
+        found = load_index(self._filesystem, self._directory, summary.header)
+        return found is not None and encode_index(found) == encode_index(summary)
+
+    def _header(self, file: File, head: Summary | None) -> SegmentHeader:
         header = decode_segment_header(file.read(SEGMENT_HEADER_BYTES, 0))
         if isinstance(header, str):
-            raise self._damaged(header)
+            # The index file has a second copy of it, under a checksum of its own.
+            if head is None:
+                raise self._damaged(header)
+            header = head.header
+            self._found.bad_headers.append(header)
         tail = self._found.tail
         if self._is_first:
             tail.batch, tail.next_index = header.first_batch, header.next_index
@@ -159,41 +220,110 @@ class _Reading:
                 f"batches {tail.batch} to {header.first_batch - 1}, up to index "
                 f"{header.next_index - 1}, are missing before this"
             )
-        tail.number, tail.salt, tail.used_bytes = self._number, header.salt, SEGMENT_HEADER_BYTES
-        segment = Segment(
-            self._number, segment_name(self._number), header.salt, tail.next_index,
-            SEGMENT_HEADER_BYTES,
-        )  # fmt: skip
-        self._found.places.add_segment(segment)
+        return header
 
-    def _read_batch(self, batch: FoundBatch) -> None:
-        found, tail = self._found, self._found.tail
-        offsets = array("I")
-        for place, (kind, index, term, start) in enumerate(batch.records):
-            if kind == Kind.ENTRY:
-                if index != tail.next_index or term < found.terms.last:
-                    raise self._damaged(f"entry {index} of term {term} is misplaced")
-                offsets.append(start - batch.start)
-                found.terms.add(index, term)
-                tail.next_index += 1
-            elif kind == Kind.CUT and not place and index < tail.next_index:
-                found.places.cut(index)
-                found.terms.cut(index)
-                tail.next_index = index + 1
-            elif kind == Kind.RESET and not place:
-                found.places.reset(index)
-                found.terms.cut(-1)
-                tail.next_index = index
-            else:
-                raise self._damaged(f"a record of kind {kind} is misplaced")
-        found.places.extend(batch.start, offsets)
-        found.commit_index = max(found.commit_index, batch.header.commit_index)
-        found.confirmed = not batch.records
+    def _apply(self, summary: Summary, kept: Summary | None) -> None:
+        """Take a segment's entries, and what it takes away of those before it."""
+        found, tail, header = self._found, self._found.tail, summary.header
+        places, terms = found.places, found.terms
+        places.add_segment(Segment(header, segment_name(self._number), kept))
+        if summary.reset:
+            places.reset(summary.base)
+            terms.cut(-1)
+        elif summary.base < header.next_index:
+            places.cut(summary.base - 1)
+            terms.cut(summary.base - 1)
+        for first, term in summary.terms.runs:
+            if term < terms.last:
+                raise self._damaged(f"entry {first} of term {term} is misplaced")
+            terms.add(first, term)
+        places.extend(summary.count, summary.used_bytes)
+        tail.number, tail.salt, tail.used_bytes = self._number, header.salt, summary.used_bytes
+        tail.batch, tail.next_index = summary.end_batch, summary.last_index + 1
+        found.commit_index = max(found.commit_index, summary.commit_index)
 
     def _damaged(self, what: str) -> DamagedError:
         next_index = self._found.tail.next_index
-        place = f"{self.path}, offset {self._offset}, where index {next_index} belongs"
+        place = f"{self.path}, offset 0, where index {next_index} belongs"
         return DamagedError(what, place=place)
+
+
+class Scan:
+    """Reads a segment's batches into its ``summary``, each verified.
+
+    ``confirmed`` says that the last one has no records, so that the one before it was
+    durable; ``last_start`` is where it starts.
+    """
+
+    def __init__(self, path: str, header: SegmentHeader) -> None:
+        self._path = path
+        self._offset = SEGMENT_HEADER_BYTES
+        self.summary = Summary(header, SEGMENT_HEADER_BYTES)
+        self.confirmed = False
+        self.last_start = 0
+
+    def read(self, file: File, *, is_last: bool) -> int:
+        """Read all of it; return how many bytes of a torn batch follow. Raises DamagedError."""
+        summary = self.summary
+        salt = summary.header.salt
+        for batch in batches(file, salt, summary.end_batch):
+            self._offset = self.last_start = batch.start
+            self._read_batch(batch)
+            self._offset = batch.end
+        torn_bytes = rest(file, salt, summary.used_bytes, summary.end_batch)
+        if torn_bytes is None:
+            raise self._damaged("a batch does not match its checksum, and later ones follow")
+        if torn_bytes and not is_last:
+            raise self._damaged("a batch does not match its checksum, and a segment follows")
+        return torn_bytes
+
+    def _read_batch(self, batch: FoundBatch) -> None:
+        summary = self.summary
+        records = batch.records
+        cut = None
+        if records and records[0][0] != Kind.ENTRY:
+            kind, index, _, _ = records[0]
+            if kind not in (Kind.CUT, Kind.RESET) or (
+                kind == Kind.CUT and index > summary.last_index
+            ):
+                raise self._damaged(f"a record of kind {kind} is misplaced")
+            cut = Cut(Kind(kind), index)
+            records = records[1:]
+        offsets = array("I")
+        next_index, last_term = after_cut(cut, summary.last_index + 1), summary.terms.last
+        if cut is not None:
+            last_term = 0  # what is left before it is known when all is put together
+        for kind, index, term, start in records:
+            if kind != Kind.ENTRY:
+                raise self._damaged(f"a record of kind {kind} is misplaced")
+            if index != next_index or term < last_term:
+                raise self._damaged(f"entry {index} of term {term} is misplaced")
+            offsets.append(start - batch.start)
+            next_index, last_term = index + 1, term
+        summary.take(
+            batch.start, batch.end, batch.header.commit_index, cut, offsets,
+            [(None, index, term) for _, index, term, _ in records],
+        )  # fmt: skip
+        self.confirmed = not batch.records
+
+    def _damaged(self, what: str) -> DamagedError:
+        place = (
+            f"{self._path}, offset {self._offset}, "
+            f"where index {self.summary.last_index + 1} belongs"
+        )
+        return DamagedError(what, place=place)
+
+
+def scan_segment(filesystem: FileSystem, directory: str, header: SegmentHeader) -> Summary:
+    """Return a finished segment's summary, read from all of it. Raises DamagedError, OSError."""
+    path = f"{directory}/{segment_name(header.number)}"
+    scan = Scan(path, header)
+    file = filesystem.open(path)
+    try:
+        scan.read(file, is_last=False)
+    finally:
+        file.close()
+    return scan.summary
 
 
 def batches(file: File, salt: int, number: int) -> Iterator[FoundBatch]:

@@ -5,6 +5,9 @@ written must also change the file system's own records before it is durable; on 
 makes a batch's fdatasync half as long again, or worse where other nodes share the disk
 (``tests/unit/journal/measure.py``). So zeros are written there ahead, a piece after a
 batch: a few batches wait about a millisecond, and none waits for all of it.
+
+Its room is kept from the start, long before the zeros: that is the reserve from which a
+node on a full disk still writes what lets room be made.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ _ZEROS: Final = bytes(PIECE_BYTES)
 class Spare:
     """At most one file, under a name of its own until it is taken.
 
-    Errors are OSError. One that says that there is no space leaves no file behind.
+    Errors are OSError. One that says that there is no space leaves no file behind, unless
+    room was kept before.
     """
 
     def __init__(self, filesystem: FileSystem, directory: str) -> None:
@@ -35,23 +39,52 @@ class Spare:
         self._file: File | None = None
         self._written_bytes = 0
         self._refused = False
+        self._reserved_bytes = 0
+
+    @property
+    def reserved(self) -> bool:
+        """Whether room is kept for the next file."""
+        return self._reserved_bytes > 0
+
+    @property
+    def is_unasked(self) -> bool:
+        """Whether room was not asked for since the last file was taken."""
+        return not (self.reserved or self._refused)
 
     def is_wanted(self, size_bytes: int) -> bool:
-        """Tell whether there is something left to do for a file of this size."""
+        """Tell whether there are zeros left to write for a file of this size."""
         return self._written_bytes < size_bytes and not self._refused
+
+    def reserve(self, size_bytes: int) -> None:
+        """Keep room for a file of this size, if the disk has it; nothing of it is durable.
+
+        It need not be: the reserve is for a disk that fills while this process runs.
+        """
+        if self.reserved:
+            return
+        try:
+            self._open().allocate(size_bytes)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self.discard()
+            self._refused = True
+            return
+        self._reserved_bytes, self._refused = size_bytes, False
 
     def prepare(self, size_bytes: int) -> None:
         """Write the next piece of zeros, durably. Without space this waits for `take`."""
+        if not self.is_wanted(size_bytes):
+            return
         try:
             file = self._open()
-            if not self._written_bytes:
-                file.allocate(size_bytes)
             piece_bytes = min(PIECE_BYTES, size_bytes - self._written_bytes)
             file.write(_ZEROS[:piece_bytes], self._written_bytes)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
-            self.discard()
+            if not self.reserved:
+                self.discard()
             self._refused = True
             return
         self._written_bytes += piece_bytes
@@ -66,17 +99,20 @@ class Spare:
         """
         try:
             file = self._open()
-            file.allocate(size_bytes)
+            if size_bytes > self._reserved_bytes:
+                file.allocate(size_bytes)
             file.write(header, 0)
         except OSError as error:
-            if error.errno in NO_SPACE:
+            # What is kept stays kept, be it too small for this file.
+            if error.errno in NO_SPACE and not self.reserved:
                 self.discard()
             raise
         return file
 
     def taken(self) -> None:
         """Forget the file: it has another name now."""
-        self._file, self._written_bytes, self._refused = None, 0, False
+        self._file, self._written_bytes, self._reserved_bytes = None, 0, 0
+        self._refused = False
 
     def discard(self) -> None:
         """Remove the file, if there is one."""

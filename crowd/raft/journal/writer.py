@@ -1,4 +1,4 @@
-"""The journal's one thread.
+"""A thread that does one job after the other: the journal's writer, and the background.
 
 Decides how a job leaves the reactor and how its result comes back. One thread and one
 queue: jobs are done in the order in which they were submitted, which is what makes a
@@ -35,8 +35,10 @@ class ThreadWriter:
     one change of its memory and one removal under way.
     """
 
-    def __init__(self, reactor: Reactor) -> None:
+    def __init__(self, reactor: Reactor, name: str = "crowd-journal") -> None:
+        """Make a writer; `name` is its thread's."""
         self._reactor = reactor
+        self._name = name
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None]
         self._jobs = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -48,7 +50,7 @@ class ThreadWriter:
             raise RuntimeError("a job for a closed writer")
         if self._thread is None:
             # A daemon: a process that must end at once (I8) does not wait for a stuck disk.
-            self._thread = threading.Thread(target=self._run, name="crowd-journal", daemon=True)
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
         self._jobs.put((job, done))
 

@@ -62,7 +62,7 @@ class Cluster:
         self.quorum = True
         self.held = False
         self.reads = 0
-        self.append(Birth("leads", "0123abcd", (Member("a", bytes(16)),), 1))
+        self.append(Birth("leads", "0123abcd", (Member("a", "", bytes(16)),), 1))
         self.append(OpenSession("a", bytes(16)))
         self.session = SessionId(self.ledger.applied_index)
         self.number = 0

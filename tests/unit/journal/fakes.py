@@ -147,7 +147,8 @@ class FaultyFileSystem:
 
     def names(self, path: str) -> list[str]:
         prefix = path + "/"
-        return sorted(name.removeprefix(prefix) for name in self.inodes if name.startswith(prefix))
+        names = (name.removeprefix(prefix) for name in self.inodes if name.startswith(prefix))
+        return sorted(name for name in names if "/" not in name)
 
     def open(self, path: str, *, create: bool = False) -> FaultyFile:
         if create:
@@ -165,6 +166,8 @@ class FaultyFileSystem:
 
     def remove(self, path: str) -> None:
         self.step("remove")
+        if path not in self.inodes:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         del self.inodes[path]
         self._name_changes.append(("remove", path, "", None))
 
@@ -259,6 +262,11 @@ class ManualWriter:
     def close(self) -> None:
         self.closed = True
         self.finish()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything left to do."""
+        return bool(self._soon or self._jobs)
 
     @property
     def waiting(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 
 import pytest
@@ -15,15 +16,22 @@ DIRECTORY = "/node"
 class Rig:
     """One node's journal; `reopen` starts it again on what the disk holds."""
 
-    def __init__(self, *, segment_bytes: int = 1 << 12, cache_bytes: int = 1 << 12) -> None:
+    def __init__(
+        self, *, segment_bytes: int = 1 << 12, cache_bytes: int = 1 << 12, reserve: bool = True
+    ) -> None:
         self.system = FaultyFileSystem()
         self.segment_bytes = segment_bytes
         self.cache_bytes = cache_bytes
         self._numbers = itertools.count(1)
+        if not reserve:  # the first one is the first segment's
+            self.system.fail("allocate", errno.ENOSPC, after=1)
         self.open()
 
-    def open(self, *, cluster: str = "leads", node: str = "a") -> Journal:
+    def open(
+        self, *, cluster: str = "leads", node: str = "a", checkpoint_index: int = 0
+    ) -> Journal:
         self.writer = ManualWriter()
+        self.background = ManualWriter()
         self.told: list[int] = []
         self.fatal: list[Exception] = []
         self.journal = open_journal(
@@ -32,6 +40,8 @@ class Rig:
             node=node,
             filesystem=self.system,
             writer=self.writer,
+            background=self.background,
+            checkpoint_index=checkpoint_index,
             segment_bytes=self.segment_bytes,
             cache_bytes=self.cache_bytes,
             seconds=lambda: 0.0,
@@ -41,9 +51,9 @@ class Rig:
         self.journal.on_fatal = self.fatal.append
         return self.journal
 
-    def kill_and_open(self) -> Journal:
+    def kill_and_open(self, *, checkpoint_index: int = 0) -> Journal:
         self.system.kill()
-        return self.open()
+        return self.open(checkpoint_index=checkpoint_index)
 
     def add(self, *commands: bytes, term: int = 1) -> None:
         for command in commands:
@@ -52,6 +62,12 @@ class Rig:
     def write(self) -> None:
         """Everything that gathered reaches the disk."""
         self.writer.finish()
+
+    def settle(self) -> None:
+        """Everything is done, in the background as well."""
+        while self.writer.busy or self.background.busy:
+            self.writer.finish()
+            self.background.finish()
 
     def start(self) -> None:
         """The write of what gathered is under way."""
@@ -63,6 +79,9 @@ class Rig:
 
     def segments(self) -> list[str]:
         return [name for name in self.system.names(DIRECTORY) if name.endswith(".segment")]
+
+    def indexes(self) -> list[str]:
+        return [name for name in self.system.names(DIRECTORY) if name.endswith(".index")]
 
     def inode(self, name: str):
         return self.system.inodes[f"{DIRECTORY}/{name}"]

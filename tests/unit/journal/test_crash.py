@@ -27,6 +27,8 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("work")),
     st.tuples(st.just("work")),
     st.tuples(st.just("finish")),
+    st.tuples(st.just("background")),
+    st.tuples(st.just("scrub")),
     st.tuples(st.just("second")),
 )
 
@@ -84,7 +86,13 @@ class History:
             if rig.writer.waiting:
                 rig.writer.work()
         elif kind == "finish":
-            rig.write()
+            rig.settle()
+        elif kind == "background":
+            if rig.background.waiting:
+                rig.background.work()
+        elif kind == "scrub":
+            if not rig.background.waiting:
+                journal.scrub(self.scrubbed)
         else:
             journal.onOneSecondTimer()
         self.promise()
@@ -95,6 +103,9 @@ class History:
         self.durable = self.log[: max(0, journal.durable_index - journal.first_index + 1)]
         if journal.vote_durable(*self.vote):
             self.durable_vote = self.vote
+
+    def scrubbed(self, result) -> None:
+        assert result.flaws == ()
 
     def check(self, *, settled: bool) -> None:
         """What was durable is there; what else is there was there at some time."""
@@ -160,7 +171,8 @@ def test_i1_what_was_durable_survives_a_crash_at_any_point(first, cut, second, c
             rig.system.crash(chance)
         rig.open()
         history.check(settled=settled)
-        assert not [name for name in rig.system.names(DIRECTORY) if name.endswith(".new")]
+        left = [name for name in rig.system.names(DIRECTORY) if name.endswith(".new")]
+        assert left == ["spare.new"], "the reserve, made anew"
         history.adopt()
 
 
@@ -254,6 +266,8 @@ def test_every_flipped_bit_of_an_entry_is_found():
     rig, model = closed_journal()
     names = rig.segments()
     assert len(names) > 3
+    for name in rig.indexes():
+        rig.system.remove(f"{DIRECTORY}/{name}")
     damaged = 0
     for name in names:
         whole = bytes(rig.inode(name).seen)

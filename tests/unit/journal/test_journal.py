@@ -338,9 +338,9 @@ def test_the_commit_index_is_kept_with_the_next_batch_or_within_a_second():
 
 def test_a_full_disk_is_waited_for():
     """No space: nothing is lost, nothing above it is acknowledged, and it goes on afterwards."""
-    rig = Rig(segment_bytes=400)
+    rig = Rig(segment_bytes=400, reserve=False)
     rig.add(bytes(200))
-    rig.system.fail("allocate", errno.ENOSPC, times=2)  # ahead of the need, and at it
+    rig.system.fail("allocate", errno.ENOSPC)
     rig.write()
     rig.add(bytes(200), b"small")
     rig.write()
@@ -364,16 +364,15 @@ def test_a_full_disk_is_waited_for():
 @pytest.mark.parametrize(
     ("step", "after", "times"),
     [
-        ("create", 0, 2),  # the next segment, made ready ahead, and at the need
-        ("allocate", 0, 2),
-        ("allocate", 1, 1),
-        ("write", 2, 1),  # its header
-        ("write", 5, 1),  # a batch, after the header and both copies of the memory
+        ("create", 0, 1),  # the next segment
+        ("allocate", 0, 1),
+        ("write", 1, 1),  # its header
+        ("write", 4, 1),  # a batch, after the header and both copies of the memory
     ],
 )
 def test_no_space_in_the_middle_is_undone(step, after, times):
     """Whatever was begun is taken back; the one second timer tries again."""
-    rig = Rig(segment_bytes=400)
+    rig = Rig(segment_bytes=400, reserve=False)
     rig.add(bytes(200))
     rig.system.fail(step, errno.ENOSPC, after=after, times=times)
     rig.write()
@@ -391,24 +390,63 @@ def test_no_space_in_the_middle_is_undone(step, after, times):
 
 
 def test_the_next_segment_is_made_ready_ahead():
-    """Its zeros are written in pieces between batches, and a full disk there stops nothing."""
+    """Its room is kept at once; its zeros are written in pieces, and a failure stops nothing."""
     rig = Rig(segment_bytes=4 * PIECE_BYTES)
+    assert rig.journal.reserved
+    spare = rig.inode("spare.new")
+    assert (len(spare.seen), spare.disk) == (4 * PIECE_BYTES, b""), "no zeros were written"
     rig.add(bytes(PIECE_BYTES))
     rig.write()
-    assert "spare.new" not in rig.system.names(DIRECTORY), "a small log has one segment"
+    assert spare.disk == b""
     rig.add(bytes(2 * PIECE_BYTES))
     rig.write()
-    assert "spare.new" in rig.system.names(DIRECTORY)
+    assert len(spare.disk) == 4 * PIECE_BYTES
     rig.system.fail("write", errno.ENOSPC, after=1)
     rig.add(b"x")
     rig.write()
-    assert "spare.new" not in rig.system.names(DIRECTORY)
-    assert not rig.journal.full
+    assert (rig.journal.full, rig.journal.reserved) == (False, True)
     rig.add(bytes(2 * PIECE_BYTES))
     rig.write()
     assert len(rig.segments()) == 2
     model = rig.log
     assert list(rig.kill_and_open()[:]) == model
+
+
+def test_a_full_disk_has_a_reserve():
+    """The next segment needs no new room; when that comes back the reserve does, too."""
+    rig = Rig(segment_bytes=400)
+    for step in ("create", "allocate"):
+        rig.system.fail(step, errno.ENOSPC, times=100)
+    for _ in range(2):
+        rig.add(bytes(150))
+        rig.write()
+    assert len(rig.segments()) == 2
+    assert (rig.journal.full, rig.journal.reserved) == (False, False)
+    rig.add(bytes(300))
+    rig.write()
+    assert rig.journal.full, "the reserve is one segment"
+    rig.journal.deleteEntriesTo(2)
+    rig.journal.onOneSecondTimer()
+    rig.settle()
+    assert (rig.journal.full, rig.journal.reserved) == (True, False)
+    rig.system.faults.clear()
+    rig.journal.onOneSecondTimer()
+    rig.settle()
+    assert (rig.journal.full, rig.journal.reserved) == (False, True)
+    model = rig.log
+    assert list(rig.kill_and_open()[:]) == model
+
+
+def test_a_record_too_large_for_the_reserve_does_not_lose_it():
+    """A segment longer than the room that is kept may find none; the room stays kept."""
+    rig = Rig(segment_bytes=400)
+    rig.system.fail("allocate", errno.ENOSPC)
+    rig.add(bytes(600))
+    rig.write()
+    assert (rig.journal.full, rig.journal.reserved) == (True, True)
+    rig.journal.retry()
+    rig.write()
+    assert rig.journal.durable_index == 2
 
 
 def test_what_was_cut_off_while_it_found_no_space_is_not_written():
@@ -543,7 +581,7 @@ def test_what_a_crash_left_behind_is_removed():
     rig.kill_and_open()
     assert rig.journal.first_index == first > 1
     assert old not in rig.segments()
-    assert not [name for name in rig.system.names(DIRECTORY) if name.endswith(".new")]
+    assert "0000000000000009.segment.new" not in rig.system.names(DIRECTORY)
 
 
 def test_a_start_on_a_full_disk():

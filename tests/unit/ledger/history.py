@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from crowd.command import Command, SessionId
 
 BIRTH = Birth(
-    "leads", "0123abcd", tuple(Member(name, name.encode() * 16) for name in "abc"), FORMAT
+    "leads",
+    "0123abcd",
+    tuple(Member(name, f"{name}:2104", name.encode() * 16) for name in "abc"),
+    FORMAT,
 )
 RETRY = Retry(1_000_000, 2.0, 300_000_000, 86_400_000_000)
 

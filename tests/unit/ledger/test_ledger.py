@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from crowd.command import Accept, Control, Define, OpenSession, RaiseFormat, Readmit, Settle
+from crowd.command import (
+    Accept,
+    Control,
+    Define,
+    Enroll,
+    OpenSession,
+    RaiseFormat,
+    Release,
+    Settle,
+)
 from crowd.errors import NeedsNewerCrowdError
-from crowd.ledger import Ledger, Place
-from crowd.ledger.definitions import CONSUMERS_MAX, ROUTES_MAX
+from crowd.ledger import Ledger, MemberState, Place
+from crowd.ledger.head import CONSUMERS_MAX, ROUTES_MAX
 from tests.unit.ledger.history import BIRTH, History, consumer, route
 
 
@@ -47,7 +56,7 @@ def test_an_entry_out_of_order_is_refused_and_changes_nothing():
 def test_log_time_never_goes_back():
     history = History()
     before = history.ledger.log_time_us
-    history.ledger.apply(history.ledger.applied_index + 1, 1, before - 5, Readmit("a", bytes(16)))
+    history.ledger.apply(history.ledger.applied_index + 1, 1, before - 5, Release(1))
     assert history.ledger.log_time_us == before
 
 
@@ -60,7 +69,8 @@ def test_before_birth_nothing_has_effect():
         Accept(2, 1, 1, (1,), (b"",)),
         Settle(1, ((1, 1),)),
         Control(1, "pause"),
-        Readmit("a", bytes(16)),
+        Enroll("a", "a:1", 1),
+        Release(1),
         RaiseFormat(1),
     )
 
@@ -68,7 +78,10 @@ def test_before_birth_nothing_has_effect():
 def test_a_cluster_is_born_once():
     history = History()
     assert (history.ledger.cluster, history.ledger.tag) == ("leads", "0123abcd")
-    assert history.ledger.members == {"a": b"a" * 16, "b": b"b" * 16, "c": b"c" * 16}
+    assert history.ledger.members == {
+        name: MemberState(f"{name}:2104", name.encode() * 16) for name in "abc"
+    }
+    assert history.ledger.members_index == history.ledger.applied_index
     other = type(BIRTH)("other", "ffffffff", BIRTH.members[:1], 1)
     changes_nothing(history, other)
 
@@ -82,13 +95,6 @@ def test_a_newer_format_is_fatal_and_changes_nothing():
     with pytest.raises(NeedsNewerCrowdError):
         History(born=False).apply(type(BIRTH)("leads", "0123abcd", BIRTH.members, 2))
     changes_nothing(history, RaiseFormat(1))
-
-
-def test_a_member_with_a_new_journal_is_readmitted_and_a_stranger_is_not():
-    history = History()
-    history.apply(Readmit("b", b"new journal id.."))
-    assert history.ledger.members["b"] == b"new journal id.."
-    changes_nothing(history, Readmit("z", bytes(16)))
 
 
 # --- Proposals ----------------------------------------------------------------------------------
@@ -367,16 +373,61 @@ def test_i7_settled_messages_among_others_are_few_ranges():
     assert history.ledger.watermark(1) == 1000
 
 
-def test_forgetting_does_not_change_the_state_and_never_takes_what_is_needed():
+# --- Releasing and forgetting -------------------------------------------------------------------
+
+
+def test_i3_entries_are_released_once_no_consumer_needs_them():
+    history, session = ready()
+    ledger = history.ledger
+    history.accept(session, 1, 1)
+    first = ledger.applied_index
+    changes_nothing(history, Release(first))  # nobody consumes yet, and nobody can have had it
+    history.define(consumer("c", from_="beginning"))
+    history.settle(1, (1, 1))
+    changes_nothing(history, Release(first))  # position 2 stands in that entry too
+    history.apply(Release(first - 1))
+    assert (ledger.released_index, ledger.beginning) == (first - 1, 0)
+    history.settle(1, (2, 2))
+    changes_nothing(history, Release(first - 1), Release(first - 2), Release(999))
+    history.accept(session, 1)
+    history.apply(Release(first))
+    assert (ledger.released_index, ledger.beginning) == (first, 2)
+    changes_nothing(history, Release(ledger.applied_index))
+    history.settle(1, (3, 3))
+    history.apply(Release(ledger.applied_index + 1))  # its own entry is the last one applied
+    assert (ledger.released_index, ledger.beginning) == (ledger.applied_index, 3)
+
+
+def test_the_beginning_is_what_no_entry_has_released():
+    history, session = ready()
+    history.define(consumer("c", from_="beginning"))
+    history.accept(session, 1, 2, 1)
+    history.settle(1, (1, 3))
+    history.apply(Release(history.ledger.applied_index))
+    history.accept(session, 2, 1, 2, 2)
+    history.define(consumer("all", from_="beginning"), consumer("ys", "/y", from_="beginning"))
+    assert history.ledger.pending(2, 0, 9) == [4, 5, 6, 7]
+    assert history.ledger.pending(3, 0, 9) == [4, 6, 7]
+    assert [history.ledger.backlog(c) for c in (2, 3)] == [4, 3]
+    assert [history.ledger.consumers[c].from_position for c in (2, 3)] == [3, 3]
+
+
+def test_forgetting_does_not_change_the_state_and_never_takes_what_was_not_released():
     history, session = ready()
     history.define(consumer("c"))
     for _ in range(20):
         history.accept(session, 1)
-    with pytest.raises(AssertionError):
-        history.ledger.forget(history.ledger.place(2).index)
     history.settle(1, (1, 10))
-    digest, needed = history.ledger.digest(), history.ledger.place(11)
+    needed = history.ledger.place(11)
+    with pytest.raises(AssertionError):
+        history.ledger.forget(needed.index)
+    history.apply(Release(needed.index - 1))
+    digest = history.ledger.digest()
+    assert history.ledger.live_rows == 20
     history.ledger.forget(needed.index)
+    assert history.ledger.live_rows == 12  # whole chunks of four
+    with pytest.raises(AssertionError):
+        history.ledger.forget(needed.index + 1)
     assert history.ledger.digest() == digest
     with pytest.raises(LookupError):
         history.ledger.place(1)

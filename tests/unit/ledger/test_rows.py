@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from itertools import groupby
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,11 @@ def built(batches):
         assert first == len(model) + 1
         model += [(index, offset, route, size) for offset, (route, size) in enumerate(batch)]
     return rows, model
+
+
+def rows_of(model):
+    """Yield one index and route for each run of messages of one route in one entry."""
+    return groupby(model, key=lambda row: (row[0], row[2]))
 
 
 @given(BATCHES)
@@ -51,6 +57,17 @@ def test_matches_are_the_positions_of_those_routes(batches, routes, first, lengt
     runs = list(rows.matches(first, last, routes))
     assert [position for a, b in runs for position in range(a, b + 1)] == wanted
     assert rows.last_match(first, last, routes) == (wanted[-1] if wanted else None)
+    assert rows.count(first, last, routes) == len(wanted)
+
+
+@given(BATCHES, st.integers(0, 90), st.integers(0, 90))
+def test_the_last_position_through_an_entry(batches, below, index):
+    """Forgotten rows do not change it, as long as those above the entry are there."""
+    rows, model = built(batches)
+    wanted = sum(at <= index for at, *_ in model)
+    assert rows.last_through(index) == wanted
+    rows.forget(min(below, index + 1))
+    assert rows.last_through(index) == wanted
 
 
 @given(BATCHES)
@@ -81,6 +98,7 @@ def test_forgetting_drops_only_what_is_below(batches, below):
         with pytest.raises(LookupError):
             rows.place(rows.first - 1)
     assert rows.bytes_through(rows.first - 1) == whole[rows.first - 1]
+    assert rows.held == sum(1 for _ in rows_of(model[rows.first - 1 :]))
     kept = [p for a, b in rows.matches(1, len(model), -1) for p in range(a, b + 1)]
     assert kept == list(range(rows.first, len(model) + 1))
 

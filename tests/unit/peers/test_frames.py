@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 import time
 
 import pytest
@@ -9,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crowd.errors import MalformedFrameError
-from crowd.raft.frames import FRAME_BYTES_MAX, KEEP_ALIVE, FrameDecoder, encode_frame
+from crowd.raft.frames import (
+    FRAME_BYTES_MAX,
+    KEEP_ALIVE,
+    LENGTH_BYTES,
+    FrameDecoder,
+    encode_frame,
+)
+from tests.unit.peers.messages import mutated
 
 
 @given(st.lists(st.binary(max_size=50), max_size=10), st.data())
@@ -82,3 +91,65 @@ def test_a_large_frame_in_small_pieces_costs_linear_time():
         got += decoder.feed(stream[start : start + 16384])
     assert time.process_time() - began_s < 1.0
     assert got == [body]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=80),
+            st.binary(max_size=80).map(encode_frame),
+            mutated(st.binary(max_size=80).map(encode_frame)),
+        ),
+        max_size=12,
+    )
+)
+def test_i7_what_is_held_is_less_than_a_frame(pieces):
+    """I7: of any bytes, never as much is kept as the largest frame that may come next has."""
+    decoder = FrameDecoder(64, first_bytes_max=16)
+    bound = 16
+    try:
+        for piece in pieces:
+            for number, frame in enumerate(decoder.feed(piece)):
+                assert len(frame) <= (bound if number == 0 else 64)
+                bound = 64
+            assert decoder.held_bytes < LENGTH_BYTES + bound
+    except MalformedFrameError:
+        assert decoder.held_bytes == 0
+
+
+def test_i6_a_hundred_thousand_random_pieces_are_frames_or_refused():
+    """I6: a fixed number of random inputs, short lengths among them so that frames come about."""
+    chance = random.Random(100_000)
+    decoder, cut = FrameDecoder(4096), 0
+    for _ in range(100_000):
+        piece = chance.randbytes(chance.randrange(12))
+        if chance.random() < 0.5:
+            piece = bytes([0, 0, chance.randrange(17), chance.randrange(256)]) + piece
+        try:
+            cut += len(decoder.feed(piece))
+        except MalformedFrameError:
+            assert decoder.held_bytes == 0
+            decoder = FrameDecoder(4096)
+        assert decoder.held_bytes < LENGTH_BYTES + 4096
+    assert cut > 100
+
+
+@given(st.lists(st.binary(max_size=30), max_size=20), st.integers(1, 40))
+def test_i6_the_work_grows_with_frames_and_pieces_at_most(bodies, size):
+    """I6: however a stream is cut, no piece has the decoder look again at all that it holds."""
+    stream = b"".join(map(encode_frame, bodies))
+    pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+    decoder, calls = FrameDecoder(), 0
+
+    def count(frame, event, _):
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        for piece in pieces:
+            decoder.feed(piece)
+    finally:
+        sys.setprofile(before)
+    assert calls <= 1 + 10 * (len(pieces) + len(bodies))

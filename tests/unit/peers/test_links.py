@@ -1,4 +1,3 @@
-# ruff: noqa: N802 - Twisted's names
 """Links in memory: who connects to whom, who is refused, and what is bounded."""
 
 from __future__ import annotations
@@ -13,12 +12,17 @@ from crowd.raft.frames import encode_frame
 from crowd.raft.links import BULK_BYTES_MAX, QUEUED_BYTES_MAX, PeerLinks
 from crowd.raft.wire import (
     AppendEntries,
+    Fetch,
+    Fetched,
     NextIndex,
     Offer,
     ResponseVote,
+    SnapshotPiece,
+    SnapshotWanted,
     TimeoutNow,
     encode_hello,
 )
+from tests.unit.peers.network import Just, Silent
 
 MIB = 1024 * 1024
 
@@ -43,7 +47,7 @@ def test_every_pair_is_connected_once(network, trio):
 def test_messages_arrive_in_order(network, trio):
     """What is sent first arrives first, from and to the right node."""
     a, b = trio["a"], trio["b"]
-    messages = [NextIndex(1, number, True, False, 0) for number in range(50)]
+    messages = [NextIndex(1, number, True, False, 0, 0) for number in range(50)]
     assert all(a.send("b", message) for message in messages)
     assert b.send("a", TimeoutNow(3))
     network.settle()
@@ -182,7 +186,7 @@ def test_strangers_are_bounded(network, make_node):
         b"\xff\xff\xff\xff",
         encode_frame(b"\x80\x04pickle"),
         encode_frame(b""),
-        encode_frame(pack([2, 1, 1, True, False, 0])),
+        encode_frame(pack([2, 1, 1, True, False, 0, 0])),
     ],
 )
 def test_i6_garbage_instead_of_a_hello_ends_the_connection(network, make_node, garbage):
@@ -245,7 +249,7 @@ def test_disconnect_takes_effect_at_once_and_is_told_later(network, trio):
 
 
 def test_i7_a_slow_peer_gets_no_more_entries_but_votes_pass(network, trio):
-    """I7: above 4 MiB entries and offers wait with the engine; above 32 MiB the link ends."""
+    """I7: above 4 MiB entries, offers, pieces and repairs wait with the engine; the rest passes."""
     a = trio["a"]
     wire = a.wire_to("b")
     wire.stuck = True
@@ -256,7 +260,11 @@ def test_i7_a_slow_peer_gets_no_more_entries_but_votes_pass(network, trio):
     assert taken <= BULK_BYTES_MAX // MIB + 2
     assert not a.links.writable("b")
     assert not a.send("b", Offer(b"x"))
+    assert not a.send("b", SnapshotPiece(1, 9, 1, bytes(32), 10, 0, b"x"))
+    assert not a.send("b", Fetched(b"x", 9, 1))
     assert a.send("b", ResponseVote(1))
+    assert a.send("b", SnapshotWanted(1, bytes(32), 10))
+    assert a.send("b", Fetch(9))
     assert a.send("b", AppendEntries(1, 0, 0, 0, 0, ()))
     assert a.send("c", entry)  # another peer's link is its own
     wire.stuck = False
@@ -264,7 +272,7 @@ def test_i7_a_slow_peer_gets_no_more_entries_but_votes_pass(network, trio):
     network.settle()
     assert a.links.writable("b")
     assert a.links.queued_bytes("b") == 0
-    assert len(trio["b"].heard.messages()) == taken + 2
+    assert len(trio["b"].heard.messages()) == taken + 4
 
 
 def test_i7_the_hard_bound_ends_the_link(network, trio):
@@ -293,7 +301,7 @@ def test_an_address_in_use_is_fatal_and_says_so(network):
             return fail(CannotListenError("", 2105, OSError(98, "Address already in use")))
 
     links = PeerLinks(
-        network.clock, name="a", hello=None, peers={}, accept=Busy(), security=Passing(),
+        network.clock, name="a", hello=None, dial=None, accept=Busy(), security=Passing(),
         listener=None, chance=None,
     )  # fmt: skip
     with pytest.raises(FatalError, match=r"cannot listen for peers: .*in use"):
@@ -318,32 +326,3 @@ class Passing:
 
     def accepting(self, factory):
         return factory
-
-
-class Just:
-    """A factory of one protocol."""
-
-    def __init__(self, protocol):
-        self.protocol = protocol
-
-    def buildProtocol(self, address):
-        return self.protocol
-
-
-class Silent:
-    """A protocol of a stranger: it says nothing and keeps what it hears."""
-
-    transport = None
-
-    def makeConnection(self, transport):
-        self.transport = transport
-        self.got = b""
-
-    def handshakeCompleted(self):
-        pass
-
-    def dataReceived(self, data):
-        self.got += data
-
-    def connectionLost(self, reason):
-        self.reason = reason

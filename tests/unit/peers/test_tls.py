@@ -73,16 +73,13 @@ def start(reactor, spin, authority, make_recorder, make_hello):
             reactor,
             name=name,
             hello=lambda: make_hello(name, roster=ROSTER),
-            peers={
-                peer: TCP4ClientEndpoint(reactor, "127.0.0.1", (ports or {}).get(peer, 1))
-                for peer in ROSTER
-                if peer != name
-            },
+            dial=lambda port: TCP4ClientEndpoint(reactor, "127.0.0.1", int(port)),
             accept=TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),
             security=security,
             listener=(recorder := make_recorder()),
             chance=lambda: 0.5,
         )
+        links.follow({peer: str((ports or {}).get(peer, 1)) for peer in ROSTER})
         links.startService()
         started.append(links)
         return links, recorder
@@ -152,7 +149,7 @@ def test_i6_two_nodes_prove_themselves_and_talk(start, spin, logged):
     wire = next(iter(a._links)).transport
     assert wire.getHandle().get_protocol_version_name() == "TLSv1.3"
     large = AppendEntries(1, 0, 0, 0, 7, ((bytes(3_000_000), 1, 1),))
-    small = [NextIndex(1, number, True, False, 0) for number in range(2000)]
+    small = [NextIndex(1, number, True, False, 0, 0) for number in range(2000)]
     assert a.send("b", large)
     assert all(b.send("a", message) for message in small)
     spin(lambda: b_heard.messages() and len(a_heard.messages()) == len(small))
@@ -168,6 +165,36 @@ def test_a_node_that_stops_is_noticed_and_met_again(start, spin, reactor):
     stopped = b.stopService()
     spin(lambda: stopped.called)
     spin(lambda: ("disconnected", "b") in a_heard.kinds())
+
+
+def test_i6_a_certificate_proves_who_is_a_member_when_it_is_shown(start, spin, logged):
+    """I6: a node that is no member yet is refused; from the change on it is let in; and back."""
+    b, b_heard = start("b")
+    b.follow({})
+    a, a_heard = start("a", {"b": b.address.port})
+    words = "found a certificate for a.leads.crowd; expected one for nobody"
+    spin(lambda: any(words in text for text in logged))
+    assert not b_heard.heard
+    b.follow({"a": "0"})
+    spin(lambda: a.connected and b.connected)
+    b.follow({})
+    assert not b.connected
+    spin(lambda: b_heard.heard[-1] == ("disconnected", "a", "is no member any more"))
+    spin(lambda: a_heard.kinds()[-1] == ("disconnected", "b"))
+    a.follow({})
+
+
+def test_a_peer_that_moved_is_met_at_its_new_address(start, spin):
+    """A member's address changes in the log: the old connection ends, the new one proves itself."""
+    b, _ = start("b")
+    a, a_heard = start("a", {"b": b.address.port})
+    spin(lambda: a.connected and b.connected)
+    moved, moved_heard = start("b")
+    a.follow({"b": str(moved.address.port)})
+    spin(lambda: ("connected", "a") in moved_heard.kinds() and a.connected)
+    assert a_heard.kinds() == [("connected", "b"), ("disconnected", "b"), ("connected", "b")]
+    spin(lambda: not b.connected)
+    assert moved.connected
 
 
 def good_hello(make_hello):

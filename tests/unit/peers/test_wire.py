@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sys
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import get_args
@@ -10,84 +13,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.codec import pack
+from crowd.codec import pack, unpack
 from crowd.errors import MalformedFrameError, PeerRejectedError
+from crowd.raft.link import HELLO_BYTES_MAX
 from crowd.raft.wire import (
     MAGIC,
-    NUMBER_MAX,
     PROTOCOL,
-    AppendEntries,
+    SNAPSHOT_PIECE_BYTES_MAX,
     Hello,
-    NextIndex,
-    Offer,
     PeerMessage,
-    PreVote,
-    PreVoteAnswer,
-    RequestVote,
-    ResponseVote,
-    TimeoutNow,
+    SnapshotPiece,
     decode_hello,
     decode_peer_message,
     encode_hello,
     encode_peer_message,
     objection,
 )
-
-numbers = st.integers(0, NUMBER_MAX)
-
-
-@st.composite
-def append_entries(draw):
-    prev_index = draw(st.integers(0, NUMBER_MAX - 20))
-    terms = sorted(draw(st.lists(numbers, max_size=8)))
-    term = draw(st.integers(terms[-1] if terms else 0, NUMBER_MAX))
-    entries = tuple(
-        (draw(st.binary(max_size=40)), prev_index + place, entry_term)
-        for place, entry_term in enumerate(terms, 1)
-    )
-    return AppendEntries(term, draw(numbers), prev_index, draw(numbers), draw(numbers), entries)
+from tests.unit.peers.messages import EXAMPLES, HELLOS, PEER_MESSAGES, PLAIN, mutated
+from tests.unit.peers.network import hello_of
 
 
-peer_messages = st.one_of(
-    append_entries(),
-    st.builds(NextIndex, numbers, numbers, st.booleans(), st.booleans(), numbers),
-    st.builds(RequestVote, numbers, numbers, numbers),
-    st.builds(ResponseVote, numbers),
-    st.builds(TimeoutNow, numbers),
-    st.builds(PreVote, numbers, numbers, numbers),
-    st.builds(PreVoteAnswer, numbers, st.booleans()),
-    st.builds(Offer, st.binary(max_size=100)),
-)
-names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=63)
-hellos = st.builds(
-    Hello,
-    st.just(PROTOCOL),
-    numbers,
-    names,
-    names,
-    st.binary(min_size=16, max_size=16),
-    st.lists(names, min_size=1, max_size=32).map(tuple),
-    st.binary(max_size=200),
-    st.booleans(),
-)
-plain = st.recursive(
-    st.one_of(
-        st.integers(-1, 40),
-        st.integers(-(2**64), 2**64 - 1),
-        st.booleans(),
-        st.none(),
-        st.floats(allow_nan=False),
-        st.binary(max_size=20),
-        st.text(max_size=20),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=7), st.dictionaries(st.text(max_size=3), inner, max_size=2)
-    ),
-    max_leaves=20,
-)
-
-
-@given(peer_messages)
+@given(PEER_MESSAGES)
 def test_a_message_arrives_as_it_was_sent(message):
     """What one node says, the other hears: same kind, same values."""
     again = decode_peer_message(encode_peer_message(message))
@@ -95,7 +41,7 @@ def test_a_message_arrives_as_it_was_sent(message):
     assert type(again) is type(message)
 
 
-@given(hellos)
+@given(HELLOS)
 def test_a_hello_arrives_as_it_was_sent(hello):
     """A hello survives its encoding."""
     assert decode_hello(encode_hello(hello)) == hello
@@ -109,7 +55,7 @@ def test_i6_any_bytes_are_a_message_or_refused(data):
             decode(data)
 
 
-@given(plain)
+@given(PLAIN)
 def test_i6_any_value_is_a_message_or_refused(value):
     """I6: well-formed CBOR of any shape is one of the known messages, or refused."""
     try:
@@ -119,7 +65,7 @@ def test_i6_any_value_is_a_message_or_refused(value):
     assert encode_peer_message(message) == pack(value)
 
 
-@given(peer_messages, st.data())
+@given(PEER_MESSAGES, st.data())
 def test_a_changed_byte_is_a_message_or_refused(message, data):
     """A flipped bit gives another well-formed message or an error, never anything else."""
     encoded = bytearray(encode_peer_message(message))
@@ -132,12 +78,12 @@ def test_a_changed_byte_is_a_message_or_refused(message, data):
 @pytest.mark.parametrize(
     "value",
     [
-        [2, 1, 2, True, False],  # a field too few
-        [2, 1, 2, True, False, 9, 9],  # one too many
-        [2, 1, 2, 1, False, 9],  # a number where a boolean belongs
-        [2, True, 2, True, False, 9],  # and the reverse
-        [2, -1, 2, True, False, 9],
-        [2, 2**63, 2, True, False, 9],
+        [2, 1, 2, True, False, 9],  # a field too few
+        [2, 1, 2, True, False, 9, 9, 9],  # one too many
+        [2, 1, 2, 1, False, 9, 9],  # a number where a boolean belongs
+        [2, True, 2, True, False, 9, 9],  # and the reverse
+        [2, -1, 2, True, False, 9, 9],
+        [2, 2**63, 2, True, False, 9, 9],
         [True, 1, 1, 1, 1, []],  # true is not kind 1
         [8, "text"],
         [99],
@@ -209,3 +155,173 @@ def test_every_kind_stands_in_the_reference():
 def test_two_nodes_of_one_cluster_have_no_objection(make_hello):
     """Journal ids, formats and foundings differ in a healthy cluster."""
     assert objection(make_hello("a"), make_hello("b"), "b") is None
+
+
+# --- I6: anything at all ------------------------------------------------------------------------
+
+
+def test_the_fuzz_knows_every_kind():
+    """A kind that is added is fuzzed, or this fails."""
+    assert {type(message) for message in EXAMPLES} == set(get_args(PeerMessage))
+
+
+@given(mutated(PEER_MESSAGES.map(encode_peer_message)))
+def test_i6_a_message_with_changed_bytes_is_a_message_or_refused(data):
+    """I6: bytes changed, left out, doubled, put in: what is taken says again the same."""
+    try:
+        message = decode_peer_message(data)
+    except MalformedFrameError as error:
+        assert len(str(error)) < 250
+        assert str(error).isprintable()
+    else:
+        assert decode_peer_message(encode_peer_message(message)) == message
+
+
+@given(mutated(HELLOS.map(encode_hello)))
+def test_i6_a_hello_with_changed_bytes_is_a_hello_or_refused(data):
+    """I6: a value, or one of the two errors, in words that fit in a log line."""
+    try:
+        hello = decode_hello(data)
+    except (MalformedFrameError, PeerRejectedError) as error:
+        assert len(str(error)) < 250
+        assert str(error).isprintable()
+    else:
+        assert decode_hello(encode_hello(hello)) == hello
+
+
+@given(st.sampled_from(EXAMPLES), PLAIN, st.data())
+def test_i6_a_field_of_any_value_is_taken_or_its_kind_is_named(message, value, data):
+    """I6: whatever stands in one field of any kind, it is right, or the error says of which kind."""
+    fields = list(unpack(encode_peer_message(message)))
+    place = data.draw(st.integers(1, len(fields) - 1))
+    fields[place] = value
+    try:
+        taken = decode_peer_message(pack(fields))
+    except MalformedFrameError as error:
+        named = f"no {type(message).__name__}: " in str(error)
+        assert named or "entry" in str(error) or "piece of a snapshot" in str(error)
+    else:
+        assert type(taken) is type(message)
+        assert encode_peer_message(taken) == pack(fields)
+
+
+def test_i6_twenty_thousand_random_inputs_are_taken_or_refused():
+    """I6: random bytes, most of them behind the first bytes of a message or a hello."""
+    chance = random.Random(20_000)
+    heads = [encode_peer_message(message) for message in EXAMPLES]
+    heads.append(pack([MAGIC, PROTOCOL, 1, "leads", "a", bytes(16), ["a", "b"], 0, b"", True]))
+    for _ in range(20_000):
+        head = chance.choice(heads)
+        data = head[: chance.randrange(len(head) + 1)] + chance.randbytes(chance.randrange(24))
+        with suppress(MalformedFrameError):
+            decode_peer_message(data)
+        with suppress(MalformedFrameError, PeerRejectedError):
+            decode_hello(data)
+
+
+@pytest.mark.parametrize(
+    "item", [b"\x80", b"\xa0", b"\x81\x80", b"\x83\x40\x01\x01", b"\x00", b"\x60"]
+)
+def test_i7_what_a_hello_can_make_of_its_64_kib_is_bounded(item):
+    """I7: the worst that CBOR can say in so many bytes, empty maps, takes under 10 MiB."""
+    count = (HELLO_BYTES_MAX - 5) // len(item)
+    data = b"\x9a" + count.to_bytes(4, "big") + item * count
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedFrameError):
+            decode_hello(data)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def lines_run(function, *arguments):
+    """Return how many lines of Python ran in `function`: its work, whatever the machine does."""
+    ran = 0
+
+    def trace(frame, event, _):
+        nonlocal ran
+        ran += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with suppress(MalformedFrameError, PeerRejectedError):
+            function(*arguments)
+    finally:
+        sys.settrace(before)
+    return ran
+
+
+def test_i6_the_work_for_an_input_grows_with_its_length_at_most():
+    """I6: no input of a kilobyte makes a decoder run more than for a kilobyte of entries."""
+    chance = random.Random(7)
+    entries = pack([1, 9, 0, 0, 0, 0, [[b"", index, 9] for index in range(1, 200)]])
+    most = lines_run(decode_peer_message, entries) / len(entries)
+    assert most < 4, "lines a byte"
+    for _ in range(500):
+        data = bytearray(entries)
+        for _ in range(chance.randrange(1, 4)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        assert lines_run(decode_peer_message, bytes(data)) <= 60 + most * len(data)
+        assert lines_run(decode_hello, bytes(data)) <= 60
+
+
+# --- Whether two hellos fit -----------------------------------------------------------------------
+
+few = st.lists(st.sampled_from("abcd"), min_size=1, unique=True).map(sorted).map(tuple)
+
+
+@st.composite
+def met(draw):
+    """Two nodes of one cluster that met, with any members at any index."""
+    nodes = draw(st.permutations("abcd"))[:2]
+    rosters = {index: draw(few) for index in range(3)} if draw(st.booleans()) else None
+    hellos = []
+    for node in nodes:
+        index = draw(st.integers(0, 2))
+        roster = rosters[index] if rosters else draw(few)
+        hellos.append(hello_of(node, roster=roster, roster_index=index))
+    return tuple(hellos)
+
+
+@given(met())
+def test_both_sides_decide_alike(hellos):
+    """One is never linked to who has refused it, whatever each knows of the members."""
+    one, other = hellos
+    there, back = objection(one, other, other.node), objection(other, one, one.node)
+    assert (there is None) == (back is None)
+    if there is not None and "not among" in there:
+        assert there == back
+
+
+@given(met())
+def test_members_differ_only_while_a_member_has_not_heard_of_the_last_change(hellos):
+    """The rule, said the other way round: what is known by the one who knows more counts."""
+    one, other = sorted(hellos, key=lambda hello: hello.roster_index)
+    if one.roster_index == other.roster_index:
+        fits = one.roster == other.roster and {one.node, other.node} <= set(one.roster)
+    else:
+        fits = one.node in other.roster
+    assert (objection(one, other, other.node) is None) == fits
+
+
+def test_who_was_expelled_may_still_tell_the_last_member_so(make_hello):
+    """In a cluster of two nobody else can: the other one still counts by two votes."""
+    expelled = make_hello("a", roster="b", roster_index=9)
+    left = make_hello("b", roster="ab", roster_index=4)
+    assert objection(left, expelled, "a") is None
+    assert objection(expelled, left, "b") is None
+
+
+def test_a_piece_of_a_snapshot_ends_with_it():
+    """The last piece reaches to `total`, no piece beyond it."""
+    last = SnapshotPiece(1, 9, 1, bytes(32), 10, 7, b"abc")
+    assert decode_peer_message(encode_peer_message(last)) == last
+    beyond = SnapshotPiece(1, 9, 1, bytes(32), 10, 8, b"abc")
+    with pytest.raises(MalformedFrameError, match="up to 11 of its 10 bytes"):
+        decode_peer_message(encode_peer_message(beyond))
+    large = SnapshotPiece(1, 9, 1, bytes(32), 2**40, 0, bytes(SNAPSHOT_PIECE_BYTES_MAX + 1))
+    with pytest.raises(MalformedFrameError, match="no SnapshotPiece"):
+        decode_peer_message(encode_peer_message(large))

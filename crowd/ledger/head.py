@@ -1,0 +1,213 @@
+"""The head of a captured ledger: the shape of everything but sealed chunks of rows.
+
+Decides which fields there are, their bounds, and how they are read from bytes that may be
+anyone's. Leaves what must hold within a part to the module that it is restored in, which
+checks its own invariants with `expect`, and sealed chunks to ``chunk``.
+
+The head is one CBOR array, drawn in docs/reference/ledger.md. What stands before ``rows`` is
+the state of which the digest is taken. Its shape goes by the ledger's format: a newer crowd
+writes the older shape until an entry has raised the format.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from crowd.codec import unpack
+from crowd.command import (
+    FORMAT,
+    INTEGER_MAX,
+    MEMBERS_MAX,
+    ConsumerDefinition,
+    Index,
+    RouteDefinition,
+    SessionId,
+    Term,
+)
+from crowd.errors import MalformedError, NeedsNewerCrowdError
+from crowd.message import ConsumerId, Position, RouteId
+
+ROUTES_MAX: Final = 1_024
+"""Routes of a cluster, from all files. A chunk of rows keeps a bit for each."""
+
+CONSUMERS_MAX: Final = 256
+"""Consumers of a cluster. Every accepted batch costs a step for each."""
+
+DIGEST_EVERY: Final = 4_096
+"""Entries between two digests that are remembered; a digest costs a few milliseconds."""
+
+DIGESTS_KEPT: Final = 4
+"""Remembered digests. Nodes within 12 288 entries of one another have one in common."""
+
+_FROM_0: Final = Meta(ge=0, le=INTEGER_MAX)
+_FROM_1: Final = Meta(ge=1, le=INTEGER_MAX)
+_Amount = Annotated[int, _FROM_0]
+_Index = Annotated[Index, _FROM_0]
+_Position = Annotated[Position, _FROM_0]
+_Name = Annotated[str, Meta(min_length=1, max_length=255)]
+_Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
+_Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
+# A bit for each route, those from 0 to ROUTES_MAX, in hexadecimal; "-1" is every route.
+_Mask = Annotated[str, Meta(pattern="^(-1|[0-9a-f]+)$", max_length=ROUTES_MAX // 4 + 1)]
+
+
+def expect(*conditions: bool, what: str) -> None:
+    """Raise MalformedError, which says `what` is wrong, unless all `conditions` are true."""
+    if not all(conditions):
+        raise MalformedError(f"a captured ledger's {what} cannot be")
+
+
+class _Part(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """The shape of all below: in CBOR an array of the fields in their order."""
+
+
+class MemberPart(_Part, frozen=True):
+    """``journal_id`` is empty for a learner, else 16 bytes."""
+
+    name: _Name
+    address: Annotated[str, Meta(max_length=255)]
+    journal_id: Annotated[bytes, Meta(max_length=16)]
+
+
+class MembersPart(_Part, frozen=True):
+    """``index`` is that of the last change of members."""
+
+    index: _Index
+    members: Annotated[tuple[MemberPart, ...], Meta(max_length=MEMBERS_MAX)]
+
+
+class AppliedPart(_Part, frozen=True):
+    """The entry applied last."""
+
+    index: _Index
+    term: Annotated[Term, _FROM_0]
+    log_time_us: _Amount
+
+
+class AcceptedPart(_Part, frozen=True):
+    """What all accepted batches come to."""
+
+    tip: _Position
+    bytes_total: _Amount
+    history: _Bytes32
+    refused: _Amount
+
+
+class ReleasedPart(_Part, frozen=True):
+    """Which entries may leave the log, and the last position in them."""
+
+    index: _Index
+    beginning: _Position
+
+
+class SessionPart(_Part, frozen=True):
+    """``numbers`` alternate: a proposal's number, its batch's first position."""
+
+    id: Annotated[SessionId, _FROM_1]
+    node: _Name
+    nonce: _Bytes16
+    is_open: bool
+    low: Annotated[int, _FROM_1]
+    numbers: tuple[Annotated[int, _FROM_1], ...]
+
+
+class SessionsPart(_Part, frozen=True):
+    """Sessions by rising id, and each node's newest nonces in their order."""
+
+    sessions: Annotated[tuple[SessionPart, ...], Meta(max_length=2 * MEMBERS_MAX)]
+    nonces: Annotated[tuple[tuple[_Name, tuple[_Bytes16, ...]], ...], Meta(max_length=MEMBERS_MAX)]
+
+
+class RoutePart(_Part, frozen=True):
+    """``accepted`` counts the messages ever accepted on this route."""
+
+    id: Annotated[RouteId, _FROM_1]
+    definition: RouteDefinition
+    accepted: _Amount
+
+
+class ConsumerPart(_Part, frozen=True):
+    """``settled`` is `RangeSet.to_bytes`; ``epochs`` are pairs of `after` and a mask."""
+
+    id: Annotated[ConsumerId, _FROM_1]
+    definition: ConsumerDefinition
+    from_position: _Position
+    watermark: _Position
+    settled: bytes
+    paused: bool
+    own: _Amount
+    done: _Amount
+    epochs: Annotated[tuple[tuple[_Amount, _Mask], ...], Meta(min_length=1)]
+
+
+class RowsPart(_Part, frozen=True):
+    """``first`` is the lowest position that has a row; the columns are those still open."""
+
+    first: Annotated[Position, _FROM_1]
+    indexes: bytes
+    firsts: bytes
+    routes: bytes
+    sizes: bytes
+
+
+class Head(_Part, frozen=True):
+    """Everything but sealed chunks. Strings, lists and numbers lie within their bounds."""
+
+    format: _Amount
+    cluster: _Name | None
+    tag: Annotated[str, Meta(pattern="^[0-9a-f]{8}$", max_length=8)] | None
+    members: MembersPart
+    applied: AppliedPart
+    accepted: AcceptedPart
+    released: ReleasedPart
+    sessions: SessionsPart
+    routes: Annotated[tuple[RoutePart, ...], Meta(max_length=ROUTES_MAX)]
+    consumers: Annotated[tuple[ConsumerPart, ...], Meta(max_length=CONSUMERS_MAX)]
+    file_hashes: Annotated[tuple[tuple[_Name, _Bytes32], ...], Meta(max_length=MEMBERS_MAX)]
+    rows: RowsPart
+    digests: Annotated[tuple[tuple[_Index, _Bytes32], ...], Meta(max_length=DIGESTS_KEPT)]
+
+
+def read_head(section: bytes) -> Head:
+    """Return the head that `section` holds, whoever it is from.
+
+    Raises MalformedError if it holds none, and NeedsNewerCrowdError if the ledger that it is
+    of has a format that this version does not know.
+    """
+    fields = unpack(section)
+    version = fields[0] if type(fields) is tuple and fields else None
+    if type(version) is not int:
+        raise MalformedError("a captured ledger does not start with its format")
+    if version > FORMAT:
+        raise NeedsNewerCrowdError(
+            f"a captured ledger of format {version}; this version knows 1-{FORMAT}"
+        )
+    try:
+        head = msgspec.convert(fields, Head)
+    except msgspec.ValidationError as error:
+        raise MalformedError(f"a captured ledger: {error}") from error
+    _check(head)
+    return head
+
+
+def _check(head: Head) -> None:
+    """Raise MalformedError for what belongs to no one part."""
+    index, released = head.applied.index, head.released
+    born = head.tag is not None
+    expect(born == (head.cluster is not None) == (head.format > 0), what="birth")
+    expect(head.members.index <= index, what="members")
+    expect(
+        released.index <= index,
+        released.index > 0 or released.beginning == 0,
+        head.rows.first - 1 <= released.beginning <= head.accepted.tip,
+        what="release",
+    )
+    indexes = [at for at, _ in head.digests]
+    expect(
+        all(at % DIGEST_EVERY == 0 < at <= index for at in indexes),
+        indexes == sorted(indexes),
+        what="digests",
+    )

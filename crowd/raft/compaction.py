@@ -1,0 +1,142 @@
+"""Checkpoints and compaction: what keeps a restart short and the disk bounded (I3, I7).
+
+Decides when a checkpoint is taken, when the log's beginning may be released on every node, and
+when this node cuts its own. Leaves the files to ``checkpoints`` and ``journal``, and what a
+release means to the ledger (`crowd.command.Release`).
+
+- A checkpoint holds the ledger as of an applied entry and becomes one when that entry is durable.
+- The leader proposes a release up to a checkpoint below which every message is settled by every
+  consumer and old enough: then a node that begins from that checkpoint lacks nothing.
+- Each node's floor is its newest checkpoint at or below what was released; its log begins there.
+
+In the reactor only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from twisted.logger import Logger
+
+from crowd.command import Index, Release
+from crowd.errors import DamagedEntryError, NoSpaceError
+from crowd.raft.checkpoints import Head
+
+if TYPE_CHECKING:
+    from crowd.ledger import Ledger
+    from crowd.raft.checkpoints import Checkpoint, CheckpointStore
+    from crowd.raft.journal import Journal
+
+SIZE_FACTOR: Final = 2
+"""The log grows by twice a checkpoint's size before the next: its cost stays a third of all
+writing, however large a ledger with a long backlog becomes."""
+SEGMENTS_AT_ONCE: Final = 4
+"""Files removed in one job of the journal's writer: tens of milliseconds, between two batches."""
+
+
+class Pace(NamedTuple):
+    """How far the log may grow until the next checkpoint: what a restart has to apply again.
+
+    16 384 entries or 64 MiB are applied in about a second.
+    """
+
+    entries: int = 16_384
+    size_bytes: int = 64 << 20
+
+
+class Compaction:
+    """Takes this node's checkpoints and cuts its log."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        journal: Journal,
+        store: CheckpointStore,
+        *,
+        pace: Pace,
+        retention_us: int,
+    ) -> None:
+        self._ledger = ledger
+        self._journal = journal
+        self._store = store
+        self._pace = pace
+        self._retention_us = retention_us
+        self._grown_entries = 0
+        self._grown_bytes = 0
+        self._cut_to = 0
+
+    def restored(self) -> None:
+        """Begin to count anew: the ledger is as a checkpoint has it."""
+        self._grown_entries = self._grown_bytes = 0
+
+    def applied(self, size_bytes: int) -> None:
+        """Count an applied entry."""
+        self._grown_entries += 1
+        self._grown_bytes += size_bytes
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next checkpoint should be taken."""
+        newest = self._store.newest
+        if newest is not None and self._grown_bytes < SIZE_FACTOR * newest.size_bytes:
+            return False
+        return (
+            self._grown_entries >= self._pace.entries or self._grown_bytes >= self._pace.size_bytes
+        )
+
+    def look(self) -> None:
+        """Take a checkpoint if one is due; hand on those that wait for the journal."""
+        self._store.poke()
+        if self.is_due and not self._store.busy:
+            self._take()
+
+    def _take(self) -> None:
+        ledger, journal = self._ledger, self._journal
+        index = ledger.applied_index
+        try:
+            entry = journal.entry(index)
+        except DamagedEntryError:
+            return  # whoever reads it next has it mended; then it is taken
+        self._grown_entries = self._grown_bytes = 0
+        head = Head(index, entry[2], ledger.tip, ledger.log_time_us)
+        self._store.take(
+            head,
+            entry,
+            ledger.capture(),
+            durable=lambda: journal.durable_index >= index,
+            done=self._taken,
+        )
+
+    def _taken(self, result: Checkpoint | NoSpaceError) -> None:
+        if isinstance(result, NoSpaceError):
+            self._log.warn("no checkpoint was taken: {error}", error=result)
+        else:
+            self.follow()
+
+    # --- Releases ---------------------------------------------------------------------------------
+
+    def release(self) -> Release | None:
+        """Return what a leader should propose now, or None."""
+        ledger = self._ledger
+        lowest, until_us = ledger.lowest_watermark, ledger.log_time_us - self._retention_us
+        for checkpoint in reversed(self._store.checkpoints):
+            if checkpoint.index <= ledger.released_index:
+                return None
+            if checkpoint.tip <= lowest and checkpoint.log_time_us <= until_us:
+                return Release(floor=Index(checkpoint.index)) if ledger.consumers else None
+        return None
+
+    def follow(self) -> None:
+        """Move the floor to what was released, and cut the log behind it, a few files at a time."""
+        self._store.released(self._ledger.released_index)
+        floor = self._store.floor
+        if floor is None or floor.index <= self._journal.first_index:
+            return
+        self._journal.deleteEntriesTo(
+            floor.index - self._journal.first_index, segments_max=SEGMENTS_AT_ONCE
+        )
+        if floor.index > self._cut_to:
+            self._cut_to = floor.index
+            self._ledger.forget(Index(floor.index))

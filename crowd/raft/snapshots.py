@@ -1,0 +1,136 @@
+"""Snapshots on their way: those that this node sends as a leader, and the one that it receives.
+
+Decides which checkpoint a follower is sent, and when a transfer ends. Leaves the pieces to
+``transfer``, who needs one to ``replication``, and what is done with a received one to the
+engine. Section 7 of the Raft paper. Mends D10 and D11 (docs/explanation/engine-defects.md).
+
+In the reactor only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from twisted.logger import Logger
+
+from crowd.errors import PeerRejectedError
+from crowd.raft.transfer import Receiving, Sending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crowd.clock import Clock
+    from crowd.raft.checkpoints import Checkpoint, CheckpointStore
+    from crowd.raft.wire import PeerMessage, SnapshotPiece, SnapshotWanted
+
+INSTALL_S: Final = 10.0
+"""How long a follower that has all of a snapshot may take to answer as one that has it; then it
+is sent again."""
+COMPLAIN_EVERY_S: Final = 10.0
+
+
+class Snapshots:
+    """Transfers to and from this node. `received` is told of one that is whole and durable."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: Clock,
+        store: CheckpointStore,
+        send: Callable[[str, PeerMessage], bool],
+        writable: Callable[[str], bool],
+        received: Callable[[Checkpoint], None],
+    ) -> None:
+        self._clock = clock
+        self._store = store
+        self._send = send
+        self._writable = writable
+        self._sending: dict[str, Sending] = {}
+        self._complete_s: dict[str, float] = {}
+        self._source = ""
+        self._receiving = Receiving(store, send=self._answer, on_complete=received)
+        self._complained_s = float("-inf")
+        self.sent_bytes = 0
+
+    # --- As a leader ----------------------------------------------------------------------------
+
+    def wanted_by(self, name: str, term: int) -> None:
+        """Send a follower the floor, if that is not under way; it needs what the log lacks."""
+        now_s = self._clock.seconds()
+        sending = self._sending.get(name)
+        if sending is not None:
+            if not sending.complete or now_s - self._complete_s.setdefault(name, now_s) < INSTALL_S:
+                return
+            self.left(name)
+        floor = self._store.floor
+        if floor is None:
+            if now_s - self._complained_s >= COMPLAIN_EVERY_S:
+                self._complained_s = now_s
+                self._log.warn("{peer} needs a snapshot, and there is none yet", peer=name)
+            return
+        self._log.info("sends {peer} its ledger at {index}", peer=name, index=floor.index)
+        sending = self._sending[name] = Sending(self._store, floor, term)
+        sending.start()
+        self._pump(name, sending)
+
+    def wanted(self, name: str, message: SnapshotWanted) -> None:
+        """Go on as a follower asks. Raises PeerRejectedError for an offset that cannot be."""
+        sending = self._sending.get(name)
+        if sending is None:
+            return
+        size_bytes = sending.checkpoint.size_bytes
+        if message.digest == sending.checkpoint.digest and message.offset > size_bytes:
+            raise PeerRejectedError(f"it has {message.offset} bytes of a snapshot of {size_bytes}")
+        sending.wanted(message)
+        self._pump(name, sending)
+
+    def send_due(self) -> None:
+        """Send again what seems lost, and give up on who is silent. Ten times a second or so."""
+        for name, sending in list(self._sending.items()):
+            if sending.given_up(self._clock.seconds()):
+                self._log.warn("{peer} takes no snapshot", peer=name)
+                self._stop(name)
+            else:
+                self._pump(name, sending)
+
+    def caught_up(self, name: str) -> None:
+        """Let go of what was sent to a follower that has what it needs."""
+        if name in self._sending:
+            self._stop(name)
+
+    def _pump(self, name: str, sending: Sending) -> None:
+        if not self._writable(name):
+            return
+        for offset, size_bytes in sending.pieces_due(self._clock.seconds()):
+            self.sent_bytes += size_bytes
+            self._send(name, sending.piece(offset, size_bytes))
+
+    def _stop(self, name: str) -> None:
+        self._sending.pop(name).stop()
+        self._complete_s.pop(name, None)
+
+    # --- As a follower --------------------------------------------------------------------------
+
+    def piece(self, name: str, message: SnapshotPiece) -> None:
+        """Take a piece from the leader that this node follows."""
+        self._source = name
+        self._receiving.take(message)
+
+    def _answer(self, message: SnapshotWanted) -> None:
+        self._send(self._source, message)
+
+    # --- Both -----------------------------------------------------------------------------------
+
+    def left(self, name: str) -> None:
+        """Forget what was under way with a peer: its link is gone."""
+        if name in self._sending:
+            self._stop(name)
+        if name == self._source:
+            self._receiving.cancel()
+
+    def reset(self) -> None:
+        """Forget everything under way: term, role or leader changed."""
+        for name in list(self._sending):
+            self._stop(name)
+        self._receiving.cancel()

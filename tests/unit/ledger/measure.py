@@ -1,0 +1,77 @@
+"""Measures the ledger: ``python -m tests.unit.ledger.measure [ENTRIES]``, a million by default.
+
+Prints what an entry of one message costs to apply, what `capture` holds the reactor for once
+so many are in the ledger and nothing is settled, and again with every other message of the
+newest 100 000 settled; and what `restore`, a release and a new consumer of one route cost.
+"""
+
+from __future__ import annotations
+
+import sys
+import timeit
+from time import perf_counter
+
+from crowd.command import Accept, Define, Release, Settle
+from crowd.ledger import Ledger
+from tests.unit.ledger.history import History, consumer, route
+
+ROUTES = 10
+WINDOW = 100_000
+
+
+def filled(entries: int) -> tuple[Ledger, float]:
+    """Return a ledger of so many entries of one message, and the seconds for one of them."""
+    history = History(chunk_rows=4096)
+    history.define(*(route(f"/{n}") for n in range(ROUTES)))
+    history.define(*(consumer(f"c{n}", from_="beginning") for n in range(3)))
+    ledger, session = history.ledger, history.open()
+    commands = [
+        Accept(session, n, n, (1 + n % 7 % ROUTES,), (bytes(300 + n * 7919 % 97),))
+        for n in range(1, entries + 1)
+    ]
+    began_s = perf_counter()
+    for command in commands:
+        ledger.apply(ledger.applied_index + 1, 1, 1, command)
+    return ledger, (perf_counter() - began_s) / entries
+
+
+def held(ledger: Ledger) -> str:
+    """Return how long the reactor is held by a capture: the best and the worst of 20."""
+    times_s = timeit.repeat(ledger.capture, number=1, repeat=20)
+    return f"{min(times_s) * 1e3:.2f} to {max(times_s) * 1e3:.2f} ms"
+
+
+def took(ledger: Ledger, *commands: object) -> str:
+    """Return how long these commands took to apply."""
+    began_s = perf_counter()
+    for command in commands:
+        ledger.apply(ledger.applied_index + 1, 1, 1, command)
+    return f"{(perf_counter() - began_s) * 1e3:.2f} ms"
+
+
+def main() -> None:
+    entries = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    ledger, apply_s = filled(entries)
+    print(f"  apply {apply_s * 1e6:.2f} us an entry")
+    print(f"  capture, nothing settled: {held(ledger)}")
+    tip = ledger.tip
+    settled = tuple((n, n) for n in range(tip - WINDOW + 2, tip, 2))
+    for start in range(0, len(settled), 16_384):
+        ledger.apply(ledger.applied_index + 1, 1, 1, Settle(1, settled[start : start + 16_384]))
+    print(f"  capture, {len(settled)} ranges settled: {held(ledger)}")
+    sections = ledger.capture()
+    print(f"  {len(sections)} sections, {sum(map(len, sections)) / 2**20:.1f} MiB")
+    restored = Ledger()
+    began_s = perf_counter()
+    restored.restore(sections)
+    print(f"  restore {perf_counter() - began_s:.2f} s")
+    settle = (Settle(number, ((1, tip // 2),)) for number in (1, 2, 3))
+    print(f"  settle half, three times: {took(restored, *settle)}")
+    floor = restored.place(tip // 2).index
+    print(f"  release that half: {took(restored, Release(floor))}")
+    one = Define("b", bytes(32), (), (consumer("one", "/1", from_="beginning"),))
+    print(f"  a consumer of one route begins in the middle: {took(restored, one)}")
+
+
+if __name__ == "__main__":
+    main()

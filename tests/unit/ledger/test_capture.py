@@ -1,0 +1,254 @@
+"""A captured ledger restored is the same ledger; anything else is refused and changes nothing."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crowd.codec import pack, unpack
+from crowd.command import FORMAT
+from crowd.errors import MalformedError, NeedsNewerCrowdError
+from crowd.ledger import Ledger
+from crowd.ledger.head import DIGEST_EVERY
+from tests.unit.ledger.history import History, consumer, route
+from tests.unit.ledger.test_model import STEP, check, play, scripted
+
+
+def answers(ledger: Ledger) -> list[object]:
+    """Return the answer to every question, about every position, number and consumer."""
+    positions = range(ledger.beginning + 1, ledger.tip + 1)
+    return [
+        [ledger.place(position) for position in positions],
+        [
+            (
+                known.definition,
+                ledger.consumer_id(known.definition.name),
+                ledger.watermark(consumer_id),
+                ledger.backlog(consumer_id),
+                known.paused,
+                ledger.pending(consumer_id, 0, ledger.tip + 1),
+                [ledger.is_settled(consumer_id, position) for position in positions],
+            )
+            for consumer_id, known in ledger.consumers.items()
+        ],
+        [
+            (ledger.session_is_open(session), [ledger.acceptance(session, n) for n in range(60)])
+            for session in range(1, ledger.applied_index + 1)
+        ],
+        dict(ledger.members),
+        dict(ledger.routes),
+        dict(ledger.file_hashes),
+        dict(ledger.digests),
+        (ledger.members_index, ledger.released_index, ledger.beginning, ledger.live_rows),
+        (ledger.lowest_watermark, ledger.backlog_bytes, ledger.tip, ledger.refused),
+        (ledger.cluster, ledger.tag, ledger.format, ledger.log_time_us),
+        (ledger.applied_index, ledger.applied_term, ledger.state(), ledger.digest()),
+    ]
+
+
+# --- Restored -------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.lists(STEP, max_size=30), st.integers(0, 29), st.integers(0, 40))
+def test_i5_a_restored_ledger_answers_and_goes_on_like_the_captured_one(steps, cut, below):
+    whole = [history.ledger.digest() for history, _ in play(steps)]
+    digests = []
+    for step, (history, model) in enumerate(play(steps)):
+        if step == cut:
+            captured = history.ledger
+            captured.forget(min(below, captured.released_index + 1))
+            sections = captured.capture()
+            history.ledger = scripted()  # what it held before leaves no trace
+            history.ledger.restore(sections)
+            assert history.ledger.capture() == sections
+            assert answers(history.ledger) == answers(captured)
+        check(history.ledger, model)
+        digests.append(history.ledger.digest())
+    assert digests == whole
+
+
+def test_the_same_object_has_the_other_state():
+    """Who holds a ledger, or a method of it, goes on with what was restored."""
+    ledger, source = Ledger(), scripted()
+    route_id, place = ledger.route_id, ledger.place
+    ledger.restore(source.capture())
+    assert route_id("/r2") == 2
+    assert place(ledger.tip) == source.place(source.tip)
+
+
+def test_what_goes_on_behind_a_capture_does_not_show_in_it():
+    ledger = scripted()
+    sections, digest = ledger.capture(), ledger.digest()
+    for _ in range(20):
+        ledger.skip(ledger.applied_index + 1, ledger.applied_term)
+    restored = Ledger()
+    restored.restore(sections)
+    assert restored.digest() == digest
+
+
+def test_an_empty_ledger_and_one_of_a_cluster_just_born_are_captured_too():
+    for source in (Ledger(), History(born=False).ledger, History().ledger):
+        ledger = scripted()
+        ledger.restore(source.capture())
+        assert answers(ledger) == answers(source)
+
+
+def test_sealed_chunks_are_the_same_bytes_each_time():
+    """A checkpoint that follows another writes the older one's chunks again, as they are."""
+    history = History()
+    history.define(route("/x"), consumer("c"))
+    session = history.open()
+    for _ in range(10):
+        history.accept(session, 1)
+    earlier = history.ledger.capture()
+    for _ in range(10):
+        history.accept(session, 1)
+    assert history.ledger.capture()[1:3] == earlier[1:3]
+
+
+def test_remembered_digests_survive():
+    ledger, restored = Ledger(), Ledger()
+    for index in range(1, DIGEST_EVERY * 2 + 1):
+        ledger.skip(index, 0)
+    restored.restore(ledger.capture())
+    assert restored.digests == ledger.digests
+    assert len(restored.digests) == 2
+
+
+def test_rows_of_a_real_chunk_survive():
+    """Four thousand entries of several messages each, sealed as they are in a real ledger."""
+    history = History(chunk_rows=4096)
+    history.define(route("/x"), route("/y"), consumer("c", "/y"))
+    session = history.open()
+    for n in range(3000):
+        history.accept(session, *([1, 2] if n % 3 else [1, 1, 1]), size=n % 50)
+    restored = Ledger()
+    restored.restore(history.ledger.capture())
+    assert len(restored.capture()) == 2
+    positions = range(1, restored.tip + 1)
+    assert [restored.place(p) for p in positions] == [history.ledger.place(p) for p in positions]
+    assert restored.pending(1, 0, 9000) == history.ledger.pending(1, 0, 9000)
+
+
+# --- Refused --------------------------------------------------------------------------------------
+
+GOOD = scripted().capture()
+STATE = answers(scripted())
+
+
+def refused_or_whole(sections: list[bytes]) -> None:
+    """Restore: either nothing has changed, or the sections are what is captured from now on."""
+    ledger = scripted()
+    try:
+        ledger.restore(sections)
+    except (MalformedError, NeedsNewerCrowdError):
+        assert answers(ledger) == STATE
+        return
+    assert list(ledger.capture()) == sections
+    if ledger.tip < 1000 and ledger.applied_index < 1000:  # else a flipped bit made it vast
+        answers(ledger)
+
+
+@given(st.lists(st.binary(max_size=60), max_size=3))
+def test_arbitrary_bytes_are_no_ledger(sections):
+    ledger = scripted()
+    with pytest.raises((MalformedError, NeedsNewerCrowdError)):
+        ledger.restore(sections)
+    assert answers(ledger) == STATE
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_damaged_sections_are_refused_or_are_another_whole_ledger(data):
+    sections = list(GOOD)
+    which = data.draw(st.integers(0, len(sections) - 1) | st.just(0))
+    good = sections[which]
+    place = data.draw(st.integers(0, len(good) - 1))
+    flipped = good[:place] + bytes([good[place] ^ 1 << place % 8]) + good[place + 1 :]
+    sections[which] = data.draw(st.sampled_from([flipped, good[:place], good + good[:place], b""]))
+    refused_or_whole(sections)
+
+
+@given(st.data())
+def test_sections_missing_doubled_or_out_of_order_are_refused(data):
+    sections = list(GOOD)
+    which = data.draw(st.integers(0, len(sections) - 1))
+    other = data.draw(st.integers(0, len(sections) - 1).filter(lambda n: n != which))
+    ledger = scripted()
+    for wrong in (
+        sections[:which] + sections[which + 1 :],
+        [*sections, sections[which]],
+        [sections[other] if n == which else part for n, part in enumerate(sections)],
+        [],
+    ):
+        # A chunk in the head's place may look like a newer crowd's head.
+        with pytest.raises((MalformedError, NeedsNewerCrowdError)):
+            ledger.restore(wrong)
+    assert answers(ledger) == STATE
+
+
+VALUE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 20),
+    st.sampled_from([300, 2**31, 2**62, 2**63, 2**64 - 1]),
+    st.floats(),
+    st.text(max_size=3),
+    st.binary(max_size=16),
+    st.just([]),
+)
+
+
+def changed(value, data):
+    """Return `value` with one thing in it, at any depth, replaced by something else."""
+    if isinstance(value, tuple) and value and data.draw(st.integers(0, 9)):
+        place = data.draw(st.integers(0, len(value) - 1))
+        part = changed(value[place], data)
+        copies = data.draw(st.sampled_from([1, 1, 1, 1, 1, 1, 2, 0]))
+        return [*value[:place], *[part] * copies, *value[place + 1 :]]
+    if isinstance(value, int) and data.draw(st.booleans()):
+        return value + data.draw(st.sampled_from([-1, 1]))
+    return data.draw(VALUE)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data())
+def test_fields_of_other_values_are_refused_or_are_another_whole_ledger(data):
+    sections = list(GOOD)
+    which = data.draw(st.sampled_from([0, 0, 0, *range(1, len(sections))]))
+    sections[which] = pack(changed(unpack(sections[which]), data))
+    refused_or_whole(sections)
+
+
+def test_a_newer_format_says_so_whatever_follows():
+    ledger = scripted()
+    with pytest.raises(NeedsNewerCrowdError, match="format 2; this version knows 1-1"):
+        ledger.restore([pack([FORMAT + 1, "another shape"]), b"whatever"])
+    assert answers(ledger) == STATE
+
+
+def test_columns_inflate_to_no_more_than_their_rows():
+    """A few compressed bytes cannot make a ledger fill the memory."""
+    *fields, _ = unpack(GOOD[1])
+    bomb = pack([*fields, zlib.compress(bytes(50_000_000))])
+    with pytest.raises(MalformedError):
+        Ledger().restore([GOOD[0], bomb, *GOOD[2:]])
+
+
+def test_a_head_of_another_byte_form_is_refused():
+    """The same values with one integer written longer."""
+    assert GOOD[0][1:2] == b"\x01"
+    with pytest.raises(MalformedError, match="byte form"):
+        Ledger().restore([GOOD[0][:1] + b"\x18\x01" + GOOD[0][2:], *GOOD[1:]])
+
+
+def test_what_is_damaged_above_has_something_of_everything():
+    *parts, digests = unpack(GOOD[0])
+    assert all(parts)
+    assert digests == ()
+    assert len(GOOD) > 3
+    assert {member.votes for member in scripted().members.values()} == {True, False}

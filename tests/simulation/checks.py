@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from crowd.command import Accept, open_entry, read_command
 from crowd.delivery.plan import WINDOW
-from crowd.errors import DamagedError, DirectoryError, StorageFailedError
+from crowd.errors import DamagedEntryError, DamagedError, DirectoryError, StorageFailedError
 from crowd.message import decode_message, encode_message, message_id
 from crowd.raft.proposer import BATCH_MESSAGES_MAX, IN_FLIGHT_MAX
 from crowd.raft.wire import NextIndex, RequestVote, ResponseVote, TimeoutNow
@@ -72,7 +72,11 @@ class LogMatching(Check):
     def opened(self, process, journal):
         before = None
         for index in range(journal.first_index, journal.last_index + 1):
-            command, _, term = journal.entry(index)
+            try:
+                command, _, term = journal.entry(index)
+            except DamagedEntryError:
+                before = None
+                continue
             if before is not None:
                 self._see(process, index, term, command, before)
             before = term
@@ -151,16 +155,19 @@ class DurableThenAcknowledged(Check):
 
     def committed(self, process, before, index):
         journal, truth = process.journal, self.truth
-        if index < journal.first_index:
+        if not journal.first_index <= index <= journal.last_index:
+            if index > truth.committed:
+                self.fail(f"{process.name} commits {index}, which is not in its log")
             return
         term = journal.term_at(index)
         if not process.leads:
-            if index > truth.committed and process.engine.member.others:
+            if index > truth.committed and process.node.peers:
                 self.fail(f"{process.name} follows, and commits {index} before any leader did")
             return
         if index <= truth.committed:
             return
-        roster = process.engine.membership.roster
+        seats = process.engine.membership.roster.seats
+        roster = {seat.name: seat.journal_id for seat in seats if seat.journal_id}
         nodes = self.cluster.nodes
         holding = [
             name
@@ -224,6 +231,14 @@ class OneHistory(Check):
             digest = ledger.digest()
             if self._digests.setdefault(index, digest) != digest:
                 self.fail(f"{process.name}'s ledger has another digest at {index}")
+
+    def restored(self, process, checkpoint):
+        """A ledger that comes from a checkpoint is the one that came from the entries."""
+        ledger = process.engine.ledger
+        figures = (ledger.tip, ledger.refused, ledger.log_time_us, ledger._history)
+        known = self._seen.get(ledger.applied_index)
+        if known != figures:
+            self.fail(f"{process.name}'s checkpoint at {ledger.applied_index} holds another ledger")
 
     def ended_well(self, processes):
         digests = {process.engine.ledger.digest() for process in processes}
@@ -333,14 +348,14 @@ class FailedSyncIsTheEnd(Check):
     def recovered(self, node, journal):
         """A journal that is opened holds what was durable, and perhaps the write under way."""
         durable = node.durable
-        if durable.agrees(journal):
+        if any(held.agrees(journal) for held in durable.possible()):
             return
-        batch = durable.under_way
-        if batch is not None and durable.after(batch).agrees(journal):
+        if node.has_lost_tail and journal.last_index <= durable.last:
             return
+        under_way = "".join(f", and a write up to {_last(batch)}" for batch in durable.under_way)
         self.fail(
             f"{node.name}'s journal opens with entries up to {journal.last_index}; its disk had "
-            f"{durable.last}" + (f", and a write up to {_last(batch)}" if batch else "")
+            f"{durable.last}{under_way}"
         )
 
     def ended(self, process, error):
@@ -384,7 +399,7 @@ CHECKS = (
 
 EVENTS = (
     "appended", "opened", "recovered", "led", "sent", "committed", "acknowledged", "refused",
-    "accepted", "attempted", "looked", "disk_failed", "ended", "taken", "ended_well", "not_healed",
+    "accepted", "attempted", "looked", "disk_failed", "ended", "taken", "restored", "ended_well", "not_healed",
 )  # fmt: skip
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-import zlib
 
 import msgspec
-import pysyncobj.node
 from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
 from crowd.errors import DirectoryError
@@ -29,10 +27,14 @@ ROUTES = ("/orders", "/leads")
 HEAL_WITHIN_S = 15.0
 """Elections, links and retries take a few seconds each; nothing takes more, or it is a defect."""
 HEAL_LOOK_S = 0.25
+MACHINES = "abcdefgh"
+MACHINES_MAX = 7
 OPERATOR_S = 0.5
 
-pysyncobj.node.Node.__hash__ = lambda node: zlib.crc32(node.id.encode())
-"""pysyncobj keeps nodes in sets, whose order would follow the process's own hash seed."""
+
+def address_of(name):
+    """Return where a node is to be found."""
+    return f"{name}:1"
 
 
 class Figures(msgspec.Struct):
@@ -65,22 +67,26 @@ class Cluster:
         world = self.world = World(plan.seed, keep_trace=keep_trace)
         guard.install(world.seconds, world.guard_chance)
         chance = random.Random(f"{plan.seed} load")
-        self.names = faults.names_of(plan.size)
+        self.names = list(faults.names_of(plan.size))
         self.routes = route_definitions(ROUTES)
         self.nodes = {}
         self.checks = Checks(self)
         self.network = Network(world, self.nodes, self.checks, latency_s=plan.latency_s)
+        peers = {name: address_of(name) for name in self.names} if plan.size > 1 else {}
         for name in self.names:
-            self.nodes[name] = Node(self, name)
+            self.nodes[name] = Node(self, name, peers)
         self.consumers, self.consumer_definitions = {}, ()
         for place in range(plan.consumers):
             self._add_consumer(f"consumer-{place}", (), chance) if place != 1 else (
                 self._add_consumer(f"consumer-{place}", (ROUTES[0],), chance)
             )
         self.producers = Producers(
-            world, self.nodes, self.checks, chance, patience_s=plan.patience_s
+            world, self.nodes, lambda: self.names, self.checks, chance,
+            patience_s=plan.patience_s
         )
         self.injector = faults.Injector(self)
+        self.operation = None
+        """The change of members under way, as (what, name)."""
         self.heals = 0
         self.elections = 0
 
@@ -113,6 +119,57 @@ class Cluster:
     def is_born(self):
         leader = self.leader
         return leader is not None and leader.engine.ledger.tag is not None
+
+    def present(self):
+        """Return the machines that are there: not those that were removed."""
+        return [self.nodes[name] for name in self.names]
+
+    # --- Members ----------------------------------------------------------------------------------
+
+    def add_member(self):
+        """Set a new machine up, and have a member that runs propose it. False if that cannot be."""
+        ready = [process for process in self.processes() if process.engine.ledger.tag is not None]
+        if self.plan.size == 1 or not ready or len(self.nodes) >= MACHINES_MAX:
+            return False
+        name = MACHINES[len(self.nodes)]
+        peers = {other: address_of(other) for other in (*self.names, name)}
+        self.nodes[name] = Node(self, name, peers)
+        self.names.append(name)
+        self.nodes[name].start()
+        self.world.chance.choice(ready).engine.changes.enroll(name, address_of(name))
+        return True
+
+    def remove_member(self, node, *, dead=False):
+        """Have a member leave; its machine is switched off once the ledger says so."""
+        if self.operation is not None or not self.is_born or self.plan.size == 1:
+            return False
+        impaired = [other.name for other in self.present() if other.is_impaired]
+        voters = self.leader.engine.membership.voters
+        if node.name not in voters or len(voters) < 2 or impaired:
+            return False
+        self.operation = ("expel", node.name)
+        if dead:
+            node.kill(power=True)
+            node.is_gone = True
+        self.ask_again()
+        return True
+
+    def ask_again(self):
+        """See to the change of members that an operator wants: ask for it again, or end it."""
+        leader = self.leader
+        if self.operation is None or leader is None:
+            return
+        name = self.operation[1]
+        ledger = leader.engine.ledger
+        if ledger.tag is not None and name not in ledger.members and leader.engine.may_attempt():
+            self.operation = None
+            self.names.remove(name)
+            node = self.nodes[name]
+            node.is_gone = True
+            node.kill(power=True)
+            self.world.trace(f"{name} was removed")
+        elif name in ledger.members:
+            leader.engine.changes.expel(name)
 
     # --- The course -------------------------------------------------------------------------------
 
@@ -160,13 +217,14 @@ class Cluster:
 
     def _look(self):
         self.checks.look()
+        self.ask_again()
         self.see_to_nodes()
         self.world.after(LOOK_EVERY_S, self._look)
 
     def see_to_nodes(self):
         """Be the operator: set a damaged directory aside; know who is a whole member again."""
         leader = self.leader
-        for node in self.nodes.values():
+        for node in self.present():
             if node.refusal is not None:
                 assert not isinstance(node.refusal, DirectoryError), node.refusal
                 node.replace_disk()
@@ -175,6 +233,7 @@ class Cluster:
                 raft = leader.engine.raft
                 node.is_impaired = not (
                     node.process.accepting
+                    and node.is_mended
                     and leader.engine.may_attempt()
                     and leader.engine.membership.is_voter(node.name)
                     and (leader is node.process or raft.acked(node.name) >= raft.commit_index)
@@ -188,12 +247,14 @@ class Cluster:
         self.network.heal()
         for consumer in self.consumers.values():
             consumer.mood = "well"
-        for node in self.nodes.values():
+        for node in self.present():
             node.system.full = False
             node.system.trap = node.commit_trap = None
             node.system.faults.clear()
             node.disk_s = self.plan.disk_s
             process = node.process
+            if node.is_gone:
+                continue
             if process is not None:
                 wake_s = max(wake_s, process.stopped_until_s)
                 if not process.accepting:
@@ -215,6 +276,8 @@ class Cluster:
     def _missing(self):
         """Return what is not well yet, in words; empty when everything is."""
         processes = self.processes()
+        if self.operation is not None:
+            return f"{self.operation} is not done"
         if len(processes) < len(self.names):
             return f"of {self.names} only {[p.name for p in processes]} run"
         leaders = [p.name for p in processes if p.engine.may_attempt()]
@@ -230,9 +293,12 @@ class Cluster:
         indices = {p.name: p.engine.ledger.applied_index for p in processes}
         if len(set(indices.values())) > 1:
             return f"ledgers are at {indices}"
-        learners = [p.name for p in processes if p.engine.role in ("learner", "unborn")]
-        if learners:
-            return f"{learners} do not vote"
+        voters = leader.engine.membership.voters
+        if voters != set(self.names):
+            return f"{sorted(voters)} vote, and {self.names} should"
+        for process in processes:
+            if process.engine.membership.voters != voters:
+                return f"{process.name} counts by {sorted(process.engine.membership.voters)}"
         for process in processes:
             if not (process.engine._ticking.running and process.engine._housekeeping.running):
                 return f"{process.name} ticks no more"

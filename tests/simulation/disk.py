@@ -101,6 +101,9 @@ class SimulatedFileSystem(FaultyFileSystem):
         file = super().open(path, create=create)
         return SimulatedFile(self, file._inode)
 
+    def free_bytes(self, path):
+        return 0 if self.full else FREE_BYTES
+
     def kill(self):
         super().kill()
         self.trap = self.failed = None
@@ -139,8 +142,8 @@ class DurableLog:
     def __init__(self):
         self.terms = {}
         self.last = 0
-        self.under_way = None
-        """The batch whose write was cut short: the disk may hold it, or not."""
+        self.under_way = []
+        """Batches whose write was cut short: the disk may hold them, or not."""
 
     def append(self, batch):
         cut = batch.cut
@@ -156,12 +159,14 @@ class DurableLog:
             self.terms[index] = term
             self.last = index
 
-    def after(self, batch):
-        """Return what the log would be with this batch."""
-        other = DurableLog()
-        other.terms, other.last = dict(self.terms), self.last
-        other.append(batch)
-        return other
+    def possible(self):
+        """Yield what the disk may hold: this, or this and what was under way."""
+        yield self
+        for batch in self.under_way:
+            other = DurableLog()
+            other.terms, other.last = dict(self.terms), self.last
+            other.append(batch)
+            yield other
 
     def agrees(self, journal):
         """Tell whether a journal that was just opened holds exactly this."""
@@ -175,7 +180,7 @@ class DurableLog:
 
     def read(self, journal):
         """Take what a journal that was just opened holds."""
-        self.last, self.under_way = journal.last_index, None
+        self.last, self.under_way = journal.last_index, []
         self.terms = {
             index: journal.term_at(index)
             for index in range(journal.first_index, journal.last_index + 1)
@@ -199,6 +204,10 @@ class SimulatedWriter:
         self._jobs.append((job, done))
         if not self._busy:
             self._begin()
+
+    @property
+    def is_busy(self):
+        return self._busy
 
     def soon(self, call):
         self._process.clock.callLater(0, call)
@@ -234,13 +243,15 @@ class SimulatedWriter:
         try:
             result = job()
         except PowerCutError:
-            durable.under_way = batch
+            durable.under_way += [batch] if batch is not None else []
             process.node.trapped()
         except Exception as error:  # noqa: BLE001  a result like any other
             if system.failed is not None:
-                durable.under_way = batch
+                durable.under_way += [batch] if batch is not None else []
                 process.node.disk_failed(system.failed)
             return error
+        if system.failed is not None:  # nobody may live on with that, whoever hears of it
+            process.node.disk_failed(system.failed)
         if batch is not None and system.is_synced():
             durable.append(batch)
         return result
@@ -251,7 +262,8 @@ class SimulatedWriter:
             return
         job, _ = self._jobs[0]
         system, durable = self._process.node.system, self._process.node.durable
-        durable.under_way = _batch_of(job)
+        batch = _batch_of(job)
+        durable.under_way += [batch] if batch is not None else []
         system.trap, system.steps_left = None, steps
         try:
             job()

@@ -18,7 +18,7 @@ import random
 
 import msgspec
 
-from tests.simulation.disk import DIRECTORY, SUFFIX, Trap
+from tests.simulation.disk import DIRECTORY, Trap
 from tests.simulation.world import START_S
 
 FAULTS_S = 11.0
@@ -61,23 +61,34 @@ class Plan(msgspec.Struct, frozen=True):
     body_bytes: int = 200
     within_s: float = 2.0
     patience_s: float = 2.5
+    retention_us: int = 0
+    checkpoint_entries: int = 60
 
 
 NETWORK = (
     "partition", "one-way", "bridge", "cut-off", "slow-link", "half-open", "reset", "slow-network",
 )  # fmt: skip
-DISK = ("slow-disk", "failed-sync", "failed-write", "full-disk", "bit-rot", "memory-rot")
+DISK = (
+    "slow-disk", "failed-sync", "failed-write", "full-disk", "bit-rot", "memory-rot", "tail-rot",
+)  # fmt: skip
+MEMBERS = ("add-member", "remove-member", "replace-member", "replace-disk")
 NODES = (
     "kill", "power", "kill-all", "power-all", "trap-step", "trap-sync", "trap-write", "trap-send",
-    "trap-commit", "restart", "restart-all", "pause", "pause-in-turn", "clock-jump", "replace-disk",
+    "trap-commit", "restart", "restart-all", "pause", "pause-in-turn", "clock-jump",
 )  # fmt: skip
 CONSUMERS = ("consumer-slow", "consumer-failing", "consumer-mute", "consumer-gone")
-KINDS = (*NETWORK, *DISK, *NODES, *CONSUMERS)
-ALONE = frozenset((*DISK, *NODES, *CONSUMERS)) - {"bit-rot", "replace-disk"}
+KINDS = (*NETWORK, *DISK, *NODES, *MEMBERS, *CONSUMERS)
+FAMILIES = {
+    "network": NETWORK,
+    "disk": DISK,
+    "nodes": NODES,
+    "members": (*MEMBERS, "kill", "power", "cut-off", "partition", "slow-disk"),
+}
+ALONE = frozenset((*DISK, *NODES, *CONSUMERS)) - {"bit-rot", "tail-rot"}
 """What can happen to a cluster of one."""
 
-PROFILES = ("quiet", "single", "few", "mixed", "network", "disk", "nodes", "storm")
-WEIGHTS = (1, 4, 5, 8, 4, 5, 6, 4)
+PROFILES = ("quiet", "single", "few", "mixed", "network", "disk", "nodes", "members", "storm")
+WEIGHTS = (1, 4, 5, 8, 4, 5, 6, 4, 4)
 
 
 def make_plan(seed, *, profile=None, size=None):
@@ -96,9 +107,8 @@ def make_plan(seed, *, profile=None, size=None):
         kinds, count = chance.sample(kinds, 3), chance.randrange(4, 12)
     elif profile == "mixed":
         count = chance.randrange(4, 14)
-    elif profile in ("network", "disk", "nodes"):
-        family = {"network": NETWORK, "disk": DISK, "nodes": NODES}[profile]
-        kinds = [kind for kind in kinds if kind in family] or kinds
+    elif profile in FAMILIES:
+        kinds = [kind for kind in kinds if kind in FAMILIES[profile]] or kinds
         count = chance.randrange(4, 14)
     elif profile == "storm":
         count = chance.randrange(15, 35)
@@ -117,6 +127,8 @@ def make_plan(seed, *, profile=None, size=None):
         body_bytes=chance.choice((40, 200, 2000)),
         within_s=chance.choice((0.5, 2.0, 2.0, 4.0)),
         patience_s=chance.choice((0.7, 2.5, 5.0)),
+        retention_us=chance.choice((0, 0, 1_000_000)),
+        checkpoint_entries=chance.choice((20, 60, 60, 10_000)),
     )
 
 
@@ -160,13 +172,15 @@ class Injector:
     def _node(self, name):
         if name == "leader":
             leader = self._cluster.leader
-            return leader.node if leader is not None else self._cluster.nodes["a"]
-        return self._cluster.nodes[name]
+            return leader.node if leader is not None else self._node(self._cluster.names[0])
+        node = self._cluster.nodes[name]
+        if node.name not in self._cluster.names:  # it was removed: another one's turn
+            node = self._cluster.nodes[self._cluster.names[0]]
+        return node
 
     def _other(self, fault, node):
-        if fault.other and fault.other != node.name:
-            return fault.other
-        return next(name for name in self._cluster.names if name != node.name)
+        names = [name for name in self._cluster.names if name != node.name]
+        return fault.other if fault.other in names else (names or [node.name])[0]
 
     # --- Network ----------------------------------------------------------------------------------
 
@@ -269,26 +283,59 @@ class Injector:
     def _may_impair(self, node):
         """Keep the failure model: a minority's disks, and each whole again before the next."""
         cluster = self._cluster
-        impaired = {n.name for n in cluster.nodes.values() if n.is_impaired}
-        return cluster.is_born and len(impaired | {node.name}) * 2 < len(cluster.names)
+        if not cluster.is_born or cluster.operation is not None or node.journal_id is None:
+            return False
+        impaired = {n.name for n in cluster.present() if n.is_impaired} | {node.name}
+        voters = cluster.leader.engine.membership.voters
+        return len(impaired & voters) * 2 < len(voters)
 
     def _bit_rot(self, fault, node):
-        """Flip a bit of a segment of a node, which restarts; what lies behind is checked there.
+        """Flip a bit of a stored file; the node goes on, or restarts at once.
 
-        Not in the last batch, which a start cannot tell from a torn one (docs/).
+        Not in the log's last batch, which a start cannot tell from a torn one; see `tail-rot`.
         """
-        if not self._may_impair(node):
+        if not self._may_impair(node) or node.process is None:
             return False
-        paths = sorted(path for path in node.system.inodes if path.endswith(SUFFIX))
-        ends = _batch_ends(node, paths)
-        if not ends:
+        places = [
+            (path, end)
+            for path in sorted(node.system.inodes)
+            if not path.endswith(("/memory", ".new", ".part"))
+            and (end := self._certain_bytes(node, path))
+        ]
+        if not places:
             return False
-        path, end = ends[int(fault.chance * len(ends))]
-        bit = int(fault.chance * 7919 * 8 * end) % (8 * end)
-        node.is_impaired = True
+        chance = random.Random(fault.chance)
+        path, end = chance.choice(places)
+        if fault.power:
+            node.kill(power=False)
+            node.start_in(fault.for_s / 2)
+        node.flip(path, chance.randrange(end), chance.randrange(8))
+        return None
+
+    def _certain_bytes(self, node, path):
+        """Return how much of a file a start can tell good from bad."""
+        size = len(node.system.inodes[path].disk)
+        segments = node.process.journal._holdings._places.segments
+        if path.endswith(segments[-1].name):
+            return min(size, node.process.journal._upkeep.last_start)
+        return size
+
+    def _tail_rot(self, fault, node):
+        """Flip a bit of the last batch, of which all other nodes have what it says; restart."""
+        if not self._may_impair(node) or node.process is None:
+            return False
+        others = [other.durable.last for other in self._cluster.present() if other is not node]
+        journal = node.process.journal
+        if not others or min(others) < node.durable.last or node.process.writer.is_busy:
+            return False
+        segment = journal._holdings._places.segments[-1]
+        start, end = journal._upkeep.last_start, segment.used_bytes
+        if not 0 < start < end:
+            return False
+        chance = random.Random(fault.chance)
         node.kill(power=False)
-        node.system.flip(path, bit)
-        self._world.trace(f"{node.name} flipped bit {bit} of {path}")
+        node.has_lost_tail = True
+        node.flip(f"{DIRECTORY}/{segment.name}", chance.randrange(start, end), chance.randrange(8))
         node.start_in(fault.for_s / 2)
         return None
 
@@ -383,8 +430,23 @@ class Injector:
     def _clock_jump(self, fault, node):
         node.wall_offset_us = int((2 * fault.chance - 1) * CLOCK_JUMP_US)
 
+    # --- Members ----------------------------------------------------------------------------------
+
+    def _add_member(self, fault, node):
+        return self._cluster.add_member()
+
+    def _remove_member(self, fault, node):
+        return self._cluster.remove_member(node)
+
+    def _replace_member(self, fault, node):
+        """Put another machine in the place of one that is gone for good."""
+        if not self._may_impair(node) or not self._cluster.add_member():
+            return False
+        self._cluster.remove_member(node, dead=True)
+        return None
+
     def _replace_disk(self, fault, node):
-        if not self._may_impair(node) or node.journal_id is None:
+        if not self._may_impair(node):
             return False
         node.kill(power=False)
         node.replace_disk()
@@ -398,23 +460,6 @@ class Injector:
         consumer = consumers[int(fault.chance * len(consumers))]
         consumer.mood = mood
         self._world.after(fault.for_s, setattr, consumer, "mood", "well")
-
-
-def _batch_ends(node, paths):
-    """Return (path, bytes) of the segments: how far each is known to hold batches but the last."""
-    places = []
-    process = node.process
-    if process is None or process.journal is None:
-        return places
-    used = {
-        segment.name: segment.used_bytes
-        for segment in process.journal._holdings._places.segments
-    }
-    for path in paths[:-1]:  # not the last one, in which the last batch is
-        size = used.get(path.rpartition("/")[2])
-        if size:
-            places.append((path, size))
-    return places
 
 
 _ACTIONS = {
@@ -446,6 +491,10 @@ _ACTIONS = {
     "pause": Injector._pause,
     "pause-in-turn": Injector._pause_in_turn,
     "clock-jump": Injector._clock_jump,
+    "tail-rot": Injector._tail_rot,
+    "add-member": Injector._add_member,
+    "remove-member": Injector._remove_member,
+    "replace-member": Injector._replace_member,
     "replace-disk": Injector._replace_disk,
     **{
         kind: lambda self, fault, node, mood=kind.removeprefix("consumer-"): self._consumer(

@@ -77,14 +77,27 @@ class SimulatedLinks:
         self.process = process
         self.engine = engine
         self.hello = hello
-        self.peers = tuple(engine.member.others)
+        self.peers = {}
         self.ends = {}
+        self.dialling = set()
+        """Peers that are called until there is a connection."""
         self.running = False
 
     def startService(self):  # noqa: N802  Twisted's name
         self.running = True
+        self.follow(self.peers)
+
+    def follow(self, peers):
+        """Have links with exactly these, by name and address."""
+        name = self.process.name
+        before, self.peers = self.peers, {p: peers[p] for p in sorted(peers) if p != name}
+        for peer in before:
+            end = self.ends.get(peer)
+            if peer not in self.peers and end is not None:
+                self.network.close(end, "is no member any more", tell=True)
         for peer in self.peers:
-            if peer > self.process.name:
+            if self.running and peer > name and peer not in self.dialling:
+                self.dialling.add(peer)
                 self.network.dial(self.process, peer, 1)
 
     def stopService(self):  # noqa: N802  Twisted's name
@@ -215,7 +228,10 @@ class Network:
 
     def _call(self, process, peer, failures):
         links = process.links
-        if links is None or not links.running or peer in links.ends or peer not in links.peers:
+        if not links.running or peer not in links.peers:
+            links.dialling.discard(peer)
+            return
+        if peer in links.ends:
             return
         there = self._nodes.get(peer)
         answering = there.process if there is not None else None

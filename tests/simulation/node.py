@@ -14,8 +14,10 @@ from twisted.internet.defer import Deferred
 from crowd.command import ConsumerDefinition, Define, Retry, RouteDefinition
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import DamagedError, DirectoryError, FatalError
-from crowd.raft.engine import Bounds, Engine, Identity, Seams, Space
-from crowd.raft.journal import open_journal
+from crowd.raft.compaction import Pace
+from crowd.raft.engine import Engine
+from crowd.raft.seams import Bounds, Identity, Seams, Space
+from crowd.raft.storage import open_storage
 from crowd.view import EngineAcceptor
 from crowd.web.ingest import Ingest
 from crowd.web.router import Router
@@ -73,11 +75,12 @@ class Process:
         """Put the parts together and begin. This is the process's first turn."""
         node, cluster = self.node, self.node.cluster
         chance = random.Random(f"{cluster.plan.seed} {self.name} {self.number}")
+        plan = cluster.plan
         self.writer = SimulatedWriter(node.world, self, chance=chance)
-        others = tuple(name for name in cluster.names if name != self.name)
+        self.background = SimulatedWriter(node.world, self, chance=chance)
         seams = Seams(
-            open_journal=lambda: self._open_journal(chance),
-            make_links=self._make_links if others else None,
+            open_storage=lambda: self._open_storage(chance),
+            make_links=self._make_links if node.peers else None,
             space=lambda: Space(0 if node.system.full else FREE_BYTES, TOTAL_BYTES),
             on_fatal=self._end,
         )
@@ -85,9 +88,12 @@ class Process:
             self.clock,
             self._wall_us,
             chance,
-            Identity(self.name, CLUSTER, others),
+            Identity(self.name, CLUSTER, node.peers),
             seams,
-            Bounds(cluster.plan.within_s, BACKLOG_BYTES),
+            Bounds(
+                plan.within_s, BACKLOG_BYTES, plan.retention_us,
+                checkpoints=Pace(plan.checkpoint_entries, plan.checkpoint_entries * 200),
+            ),
         )
         define = Define(self.name, FILE_HASH, cluster.routes, cluster.consumer_definitions)
         engine.want(
@@ -116,14 +122,14 @@ class Process:
         node = self.node
         return WALL_AT_START_US + node.wall_offset_us + int(self.clock.look() * 1e6)
 
-    def _open_journal(self, chance):
+    def _open_storage(self, chance):
         node, plan = self.node, self.node.cluster.plan
-        journal = open_journal(
+        storage = open_storage(
             DIRECTORY, cluster=CLUSTER, node=self.name, filesystem=node.system, writer=self.writer,
-            segment_bytes=plan.segment_bytes, cache_bytes=plan.cache_bytes,
-            seconds=self.clock.look, draw=chance.randbytes,
+            background=self.background, segment_bytes=plan.segment_bytes,
+            cache_bytes=plan.cache_bytes, seconds=self.clock.look, draw=chance.randbytes,
         )  # fmt: skip
-        self.journal = journal
+        journal = self.journal = storage.journal
         node.opened(journal)
         add, commit = journal.add, journal.setRaftCommitIndex
         checks = node.cluster.checks
@@ -138,7 +144,7 @@ class Process:
 
         journal.add, journal.setRaftCommitIndex = checked_add, trapped_commit
         checks.opened(self, journal)
-        return journal
+        return storage
 
     def _make_links(self, engine, hello):
         self.links = SimulatedLinks(self.node.cluster.network, self, engine, hello)
@@ -151,13 +157,17 @@ class Process:
         )
 
     def _watch_applied(self, engine):
-        apply, checks = engine.apply, self.node.cluster.checks
+        apply, restore, checks = engine.apply, engine._restore, self.node.cluster.checks
 
         def checked_apply(index, term, command):
             apply(index, term, command)
             checks.applied(self, index, term, command)
 
-        engine.apply = checked_apply
+        def checked_restore(checkpoint, loaded):
+            restore(checkpoint, loaded)
+            checks.restored(self, checkpoint)
+
+        engine.apply, engine._restore = checked_apply, checked_restore
 
     # --- Turns ------------------------------------------------------------------------------------
 
@@ -215,6 +225,7 @@ class Process:
     async def _drain(self):
         await self.dispatcher.stopService()
         await self.engine.stopService()
+        self.background.close()
         self.node.died(self, "stopped", power=False)
 
     def _drain_failed(self, failure):
@@ -236,8 +247,10 @@ class Process:
 class Node:
     """A machine: its disk, its clocks, and the process on it, if one runs."""
 
-    def __init__(self, cluster, name):
+    def __init__(self, cluster, name, peers):
+        """`peers` are the members of the node's file, itself among them, with addresses."""
         self.cluster = cluster
+        self.peers = peers
         self.world = cluster.world
         self.name = name
         self.chance = random.Random(f"{cluster.plan.seed} {name} machine")
@@ -250,10 +263,16 @@ class Node:
         self.wall_offset_us = 0
         self.process = None
         self.is_off = False
+        self.is_gone = False
+        """Its machine was taken away for good."""
         self.refusal = None
         """Why its process does not start, until an operator has set its directory aside."""
         self.is_impaired = False
         """Its disk was replaced or damaged, and it is not a whole member again yet."""
+        self.flipped = None
+        """What bit rot changed and is not mended: (path, place, the byte that was there)."""
+        self.has_lost_tail = False
+        """Bit rot met the last batch, which a start cannot tell from a torn write."""
         self.starts = 0
         self._starting = None
         self.commit_trap = None
@@ -267,9 +286,9 @@ class Node:
         self._starting = self.world.after(delay_s, self.start)
 
     def start(self):
-        self.is_off = False
-        if self.process is not None or self.refusal is not None:
+        if self.process is not None or self.refusal is not None or self.is_gone:
             return
+        self.is_off = False
         self.starts += 1
         self.system.kill()
         self.world.trace(f"{self.name} starts")
@@ -279,15 +298,19 @@ class Node:
 
     def opened(self, journal):
         """Take note of what a journal that was just opened holds."""
-        self.cluster.checks.recovered(self, journal)
         self.journal_id = journal.journal_id
+        if journal.durable_index == 0:
+            return  # it begins anew behind a snapshot; that is the next write
+        self.cluster.checks.recovered(self, journal)
         self.durable.read(journal)
+        self.has_lost_tail = False
 
     def kill(self, *, power):
         """End the process at once: the job under way is cut short; perhaps the power goes."""
         process = self.process
         if process is not None:
-            process.writer.cut_short(self.chance.randrange(8))
+            for writer in (process.writer, process.background):
+                writer.cut_short(self.chance.randrange(8))
             self.died(process, "power" if power else "killed", power=power)
         elif power:
             self._lose_power()
@@ -365,8 +388,29 @@ class Node:
         self.system, self.durable = SimulatedFileSystem(), DurableLog()
         self.journal_id = None
         self.refusal = None
+        self.flipped, self.has_lost_tail = None, False
         self.is_impaired = True
         self.world.trace(f"{self.name} has an empty directory")
+
+    def flip(self, path, place, bit):
+        """Let a stored bit be another."""
+        content = self.system.inodes[path].disk
+        self.flipped = (path, place, content[place] if place < len(content) else None)
+        self.is_impaired = True
+        self.system.flip(path, 8 * place + bit)
+        self.world.trace(f"{self.name} flipped bit {bit} of byte {place} of {path}")
+
+    @property
+    def is_mended(self):
+        """Whether what bit rot changed is as it was, or gone."""
+        if self.flipped is None:
+            return True
+        path, place, byte = self.flipped
+        inode = self.system.inodes.get(path)
+        if inode is not None and place < len(inode.disk) and inode.disk[place] != byte:
+            return False
+        self.flipped = None
+        return True
 
     def holds(self, journal_id, index, term):
         """Tell whether a disk of this node, with this journal, holds (or held) an entry."""

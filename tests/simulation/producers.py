@@ -78,7 +78,7 @@ class Post:
         self.tries += 1
         one = Try(self, self.tries)
         producers.sent.add(one.token)
-        node = producers.nodes[producers.chance.choice(producers.names)]
+        node = producers.nodes[producers.chance.choice(producers.names())]
         world.after(LATENCY_S, producers.arrive, one, node)
         world.after(producers.patience_s, self.give_up, one)
 
@@ -120,10 +120,11 @@ class Post:
 class Producers:
     """All of them."""
 
-    def __init__(self, world, nodes, checks, chance, *, patience_s):
+    def __init__(self, world, nodes, names, checks, chance, *, patience_s):
         self.world = world
         self.nodes = nodes
-        self.names = sorted(nodes)
+        self.names = names
+        """Returns where they may post."""
         self.checks = checks
         self.chance = chance
         self.patience_s = patience_s

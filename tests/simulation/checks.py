@@ -67,7 +67,9 @@ class LogMatching(Check):
 
     def appended(self, process, index, term, command):
         journal = process.journal
-        self._see(process, index, term, command, journal.last_term)
+        # A log that was cleared begins behind a snapshot, and has no entry before this one.
+        before = journal.last_term if journal.last_index >= journal.first_index else None
+        self._see(process, index, term, command, before)
 
     def opened(self, process, journal):
         before = None
@@ -77,13 +79,14 @@ class LogMatching(Check):
             except DamagedEntryError:
                 before = None
                 continue
-            if before is not None:
-                self._see(process, index, term, command, before)
+            self._see(process, index, term, command, before)
             before = term
 
     def _see(self, process, index, term, command, before):
-        known = self._added.setdefault((index, term), (before, command))
-        if known[0] != before or known[1] != command:
+        known = self._added.get((index, term))
+        if known is None or (known[0] is None and known[1] == command):
+            self._added[index, term] = (before, command)
+        elif known[1] != command or before not in (None, known[0]):
             self.fail(f"{process.name} has another entry {index} of term {term} than was added")
 
 

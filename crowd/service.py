@@ -48,7 +48,7 @@ from crowd.web.router import Router
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from crowd.config import Cluster, Configuration
+    from crowd.config import Configuration
     from crowd.raft.wire import Hello
 
 DRAIN_S: Final = 10.0
@@ -231,7 +231,7 @@ class Node(Service):
                 writer=self._writer,
                 background=self._background,
             ),
-            make_links=self._links_of(cluster) if cluster is not None else None,
+            make_links=self._links_of() if cluster is not None else None,
             space=self._space,
             on_fatal=self._end,
         )
@@ -254,7 +254,7 @@ class Node(Service):
         )
         return engine
 
-    def _links_of(self, cluster: Cluster) -> Callable[[Engine, Callable[[], Hello]], PeerLinks]:
+    def _links_of(self) -> Callable[[Engine, Callable[[], Hello]], PeerLinks]:
         node, reactor, security = self._configuration.node, self._reactor, self._security
         assert security is not None
         assert node.peer is not None

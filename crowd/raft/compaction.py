@@ -118,10 +118,14 @@ class Compaction:
     # --- Releases ---------------------------------------------------------------------------------
 
     def release(self) -> Release | None:
-        """Return what a leader should propose now, or None."""
+        """Return what a leader should propose now, or None.
+
+        Never up to the newest checkpoint: should that one turn out to be damaged, the one
+        before it and the log bring the same ledger back.
+        """
         ledger = self._ledger
         lowest, until_us = ledger.lowest_watermark, ledger.log_time_us - self._retention_us
-        for checkpoint in reversed(self._store.checkpoints):
+        for checkpoint in reversed(self._store.checkpoints[:-1]):
             if checkpoint.index <= ledger.released_index:
                 return None
             if checkpoint.tip <= lowest and checkpoint.log_time_us <= until_us:

@@ -86,6 +86,12 @@ HAND_OVER_S: Final = 2.0
 """How long a stopping leader waits for a follower that can take over."""
 OFFERED_BY_PEERS: Final = (Accept, OpenSession, Define, Enroll, Expel)
 """What a follower may put into the log; the rest is the leader's own to propose."""
+BIRTH: Final = "birth"
+PENDING_BYTES_MAX: Final = 16 << 20
+"""Entries that wait for the leader's disk: above this no offer is taken, so that a disk that is
+stuck or full does not fill the memory (I7). What was not taken is offered again."""
+FULL_S: Final = 1.0
+"""How long a leader whose disk is full goes on leading: others may have room."""
 CHANGES: Final = (Enroll, Promote, Demote, Expel)
 """What changes the members: one at a time (D14)."""
 
@@ -128,6 +134,7 @@ class Engine(Service):
         self._handing_over = False
         self._dead = False
         self._scrubbing = False
+        self._full_s: float | None = None
         self._urgent = False
         self._offered: dict[str, int] = {}  # the index that each peer's last offer has
         self._queued = 0  # appended at the next tick
@@ -342,6 +349,9 @@ class Engine(Service):
             return
         if self.journal.full:
             self.journal.retry()
+            self._make_way()
+        else:
+            self._full_s = None
         self._bound()
         self._want_birth()
         if self._leading:
@@ -353,9 +363,19 @@ class Engine(Service):
         for name, (done, make) in list(self._wanted.items()):
             if done(self.ledger):
                 del self._wanted[name]
-            elif self.ledger.tag is not None or name == "birth":
+            elif name == BIRTH:
+                self.propose(make())  # a leader's own: one that was deposed must not offer it
+            elif self.ledger.tag is not None:
                 command = make()
                 self.offer(command, encode_command(command))
+
+    def _make_way(self) -> None:
+        """Lead no longer if the disk stays full: nothing commits here, and others may have room."""
+        now_s = self._clock.seconds()
+        if self._full_s is None:
+            self._full_s = now_s
+        elif now_s - self._full_s >= FULL_S:
+            self.raft.step_down()
 
     def _bound(self) -> None:
         """Open or close the door (I7)."""
@@ -401,6 +421,8 @@ class Engine(Service):
         if self._dead or self._handing_over:
             return False
         if self.raft.is_leader:
+            if not self._has_room:
+                return False
             self._append(command, encoded)
             return True
         leader = self.raft.leader
@@ -409,6 +431,11 @@ class Engine(Service):
             and self._links is not None
             and self._links.send(leader, Offer(command=encoded))
         )
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether the leader's disk keeps up with what is proposed."""
+        return not self.journal.full and self.journal.pending_bytes < PENDING_BYTES_MAX
 
     def propose(self, command: Command) -> bool:
         """Append one of the leader's own commands; False if this node does not lead."""
@@ -501,8 +528,8 @@ class Engine(Service):
         return self.membership.roster.index
 
     def may_stand(self) -> bool:
-        """Tell whether this node could lead: not with a hole in its log."""
-        return not self.repairs.holes
+        """Tell whether this node could lead: not with a hole in its log, nor with a full disk."""
+        return not self.repairs.holes and not self.journal.full
 
     def wants_snapshot(self, name: str) -> None:
         """Begin to send a follower what the log no longer has."""
@@ -573,7 +600,7 @@ class Engine(Service):
 
     def _want_birth(self) -> None:
         if self.ledger.tag is None and self.raft.is_leader:
-            self.want("birth", lambda ledger: ledger.tag is not None, self._birth)
+            self.want(BIRTH, lambda ledger: ledger.tag is not None, self._birth)
 
     def _birth(self) -> Birth:
         return self.changes.birth(self.member.cluster, self._chance.randbytes(4).hex())
@@ -690,7 +717,7 @@ class Engine(Service):
 
     def _on_offer(self, name: str, encoded: bytes) -> None:
         """Check a follower's proposal before it may enter the log (D13)."""
-        if not self.raft.is_leader or self._handing_over:
+        if not self.raft.is_leader or self._handing_over or not self._has_room:
             return  # it is offered again, to whoever leads then
         try:
             command = decode_command(encoded)

@@ -30,6 +30,7 @@ from pysyncobj.node import Node
 from pysyncobj.version import VERSION
 
 from crowd.errors import DamagedEntryError, FatalError, PeerRejectedError
+from crowd.raft.following import check_terms, take, where_to_join
 from crowd.raft.ports import HEARTBEAT_S, REGULAR, Role
 from crowd.raft.replication import BATCH_BYTES_MAX, Replication
 from crowd.raft.wire import (
@@ -44,7 +45,7 @@ from crowd.raft.wire import (
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from crowd.raft.ports import Host, Log, Outbox
     from crowd.raft.wire import PeerMessage
@@ -74,9 +75,6 @@ LEADER_FALLBACK_S: Final = 1.5
 """A leader that hears no majority for so long follows again (L5)."""
 APPLY_SLICE_S: Final = 0.005
 """Applying holds the reactor no longer than this at a time."""
-TERM_STEP_MAX: Final = 1 << 32
-"""A term further ahead than any number of elections can bring it is refused: it would leave
-no terms to elect leaders in."""
 
 
 class _Transport:
@@ -332,9 +330,8 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     def members_changed(self) -> None:
         """Count anew: the roster that is durable here changed, or who of it is there."""
         self._count_by_roster()
-        if self.is_leader and not self._votes_itself():
-            self._follow(self.term)  # it was demoted or expelled: another one leads
-            self._notice()
+        if not self._votes_itself():
+            self.step_down()  # it was demoted or expelled: another one leads
         if self._alone and self._votes_itself() and not self.is_leader:
             self._SyncObj__raftElectionDeadline = 0.0
 
@@ -354,6 +351,15 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._SyncObj__raftLastApplied = index
         self._raise_commit(index)
         self._acknowledge()
+
+    def step_down(self) -> None:
+        """Lead no more, if there is anybody else to lead."""
+        if self.is_leader and not self._alone:
+            self._rest_election()
+            self._SyncObj__setState(Role.FOLLOWER.value)  # term and vote stay: it voted for itself
+            self._SyncObj__raftLeader = None
+            self._matched = self._acked = 0
+            self._notice()
 
     def mended(self) -> None:
         """Try again to apply what could not be read."""
@@ -385,7 +391,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         Raises PeerRejectedError for what no peer that follows the rules can say; nothing has
         changed then. FatalError says that the two logs cannot both be right.
         """
-        self._check(message)
+        check_terms(message, self.term)
         due = True
         match message:
             case AppendEntries():
@@ -411,24 +417,6 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._notice()
         return due
 
-    def _check(self, message: PeerMessage) -> None:
-        """Raise PeerRejectedError for terms that contradict themselves or cannot be."""
-        term = getattr(message, "term", 0)
-        if term > self.term + TERM_STEP_MAX:
-            raise PeerRejectedError(f"it speaks of term {term}; this is term {self.term}")
-        earlier = 0
-        if isinstance(message, (RequestVote, PreVote)):
-            earlier = message.last_term
-        elif isinstance(message, AppendEntries):
-            earlier = message.prev_term
-            if message.entries and message.entries[0][2] < message.prev_term:
-                raise PeerRejectedError(
-                    f"its entry {message.entries[0][1]} of term {message.entries[0][2]} follows "
-                    f"one of term {message.prev_term}"
-                )
-        if earlier > term:
-            raise PeerRejectedError(f"its log has term {earlier}, which is after its own, {term}")
-
     def _on_append_entries(self, name: str, message: AppendEntries) -> None:
         if message.term < self.term:
             # L5: say so, or a leader of the past would not learn that it is one.
@@ -447,56 +435,19 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         if self.leader != name:
             self._lead_by(name)
             self._matched = self._acked = 0
-        mismatch = self._mismatch(message.prev_index, message.prev_term)
+        mismatch = where_to_join(
+            self._log, self.commit_index, message.prev_index, message.prev_term
+        )
         if mismatch:
             self._answer(name, success=False, next_index=mismatch, stamp=message.stamp)
             return
-        self._take(message.entries)
+        take(self._log, self.commit_index, message.entries)
         matched = message.prev_index + len(message.entries)
         self._matched = max(self._matched, matched)
         # D2: only what this message proved to match may commit here.
         self._raise_commit(min(message.commit_index, matched))
         self._SyncObj__leaderCommitIndex = message.commit_index
         self._acknowledge(message.stamp)
-
-    def _mismatch(self, prev_index: int, prev_term: int) -> int:
-        """Return 0 if the log has that entry, else the index from which to send (L2)."""
-        last = self._log.last_index
-        if prev_index > last:
-            return last + 1
-        if prev_index < self._log.first_index:
-            return 0  # compacted here, so committed, so the same everywhere
-        term = self._log.term_at(prev_index)
-        if term == prev_term:
-            return 0
-        if prev_index <= self.commit_index:
-            raise FatalError(
-                f"the leader's entry {prev_index} has term {prev_term}, the committed one here "
-                f"has {term}: one of the two logs is wrong"
-            )
-        index = prev_index
-        while index - 1 > self.commit_index and self._log.term_at(index - 1) == term:
-            index -= 1
-        return max(self.commit_index + 1, index)
-
-    def _take(self, entries: Sequence[tuple[bytes, int, int]]) -> None:
-        """Append what the log lacks; truncate only at the first real conflict (D1)."""
-        log = self._log
-        for place, (_, index, term) in enumerate(entries):
-            if index <= self.commit_index and index < log.first_index:
-                continue
-            if index <= log.last_index:
-                if log.term_at(index) == term:
-                    continue
-                if index <= self.commit_index:
-                    raise FatalError(
-                        f"the leader's entry {index} has term {term}, the committed one here "
-                        f"has {log.term_at(index)}: one of the two logs is wrong"
-                    )
-                log.deleteEntriesFrom(index - log.first_index)
-            for entry in entries[place:]:
-                log.add(*entry)
-            return
 
     def _on_next_index(self, name: str, message: NextIndex) -> None:
         if message.term > self.term:

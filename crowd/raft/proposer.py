@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
@@ -77,6 +78,17 @@ class _Batch:
         self.heard = 0
         self.offered = False
         self.offered_s = float("-inf")
+
+    def forget_heard(self) -> None:
+        """Take out the messages of those who heard that they are not stored: nobody has them."""
+        assert not self.offered
+        heard, command = self.heard, self.command
+        self.command = msgspec.structs.replace(
+            command, routes=command.routes[heard:], messages=command.messages[heard:]
+        )
+        self.encoded = encode_command(self.command)
+        self.waiters = self.waiters[heard:]
+        self.heard = 0
 
 
 class Proposer:
@@ -308,6 +320,8 @@ class Proposer:
                 accepted.errback(NoQuorumError(f"{words}; the message was not stored"))
         if batch.heard == len(batch.waiters):
             del self._in_flight[number]
+        elif batch.heard and not batch.offered:
+            batch.forget_heard()
 
     def _reopen(self) -> None:
         """Begin anew: another process of this name opened a session, and closed this one."""

@@ -63,6 +63,8 @@ def open_storage(
         background=background, checkpoint_index=covered, **sizes,  # type: ignore[arg-type]
     )  # fmt: skip
     ((store, restored),) = opened
+    if store.received is not None and (restored is None or restored[0] != store.received):
+        store.discard()  # overtaken: the log went on before it was installed
     try:
         _fit(directory, journal, store, restored)
     except DamagedError:

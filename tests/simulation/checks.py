@@ -253,12 +253,21 @@ class OneHistory(Check):
 class KeptUntilSettled(Check):
     """I3: a message leaves no log before every consumer has it."""
 
+    def __init__(self, checks):
+        super().__init__(checks)
+        self._settled = 0
+
     def looked(self, process):
-        ledger, journal = process.engine.ledger, process.journal
-        needed = ledger.lowest_watermark + 1
-        if needed <= ledger.tip and ledger.place(needed).index < journal.first_index:
+        """No log begins above the first message that is not settled by what was committed.
+
+        A ledger that has just come from a checkpoint may not know yet what was settled since.
+        """
+        self._settled = max(self._settled, process.engine.ledger.lowest_watermark)
+        needed = self.truth.positions.get(self._settled + 1)
+        if needed is not None and needed[0] < process.journal.first_index:
             self.fail(
-                f"{process.name}'s log begins at {journal.first_index}; position {needed} is needed"
+                f"{process.name}'s log begins at {process.journal.first_index}; position "
+                f"{self._settled + 1} in entry {needed[0]} is not settled"
             )
 
     def ended_well(self, processes):

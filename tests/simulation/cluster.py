@@ -86,7 +86,9 @@ class Cluster:
         )
         self.injector = faults.Injector(self)
         self.operation = None
-        """The change of members under way, as (what, name)."""
+        """The member that is to leave, as ("expel", name)."""
+        self.joining = []
+        """Machines that are there and no members yet."""
         self.heals = 0
         self.elections = 0
 
@@ -136,6 +138,7 @@ class Cluster:
         self.nodes[name] = Node(self, name, peers)
         self.names.append(name)
         self.nodes[name].start()
+        self.joining.append(name)
         self.world.chance.choice(ready).engine.changes.enroll(name, address_of(name))
         return True
 
@@ -157,18 +160,24 @@ class Cluster:
     def ask_again(self):
         """See to the change of members that an operator wants: ask for it again, or end it."""
         leader = self.leader
-        if self.operation is None or leader is None:
+        if leader is None or leader.engine.ledger.tag is None or not leader.engine.may_attempt():
+            return
+        ledger = leader.engine.ledger
+        # Who was asked before may have ended since, and forgot.
+        self.joining = [name for name in self.joining if name not in ledger.members]
+        for name in self.joining:
+            leader.engine.changes.enroll(name, address_of(name))
+        if self.operation is None:
             return
         name = self.operation[1]
-        ledger = leader.engine.ledger
-        if ledger.tag is not None and name not in ledger.members and leader.engine.may_attempt():
+        if name not in ledger.members:
             self.operation = None
             self.names.remove(name)
             node = self.nodes[name]
             node.is_gone = True
             node.kill(power=True)
             self.world.trace(f"{name} was removed")
-        elif name in ledger.members:
+        else:
             leader.engine.changes.expel(name)
 
     # --- The course -------------------------------------------------------------------------------

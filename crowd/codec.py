@@ -1,9 +1,10 @@
 """CBOR in and out: the one place that names cbor2.
 
 Decides which part of CBOR (RFC 8949) crowd speaks: integers, floats, byte and text strings,
-booleans, null, arrays and maps of definite length, nested at most `DEPTH_MAX` deep. No
-tag is ever decoded: a tag can make a decoder build dates, patterns, shared references or
-numbers of a million digits out of a few bytes from a stranger. Leaves the meaning of the
+booleans, null and arrays of definite length, nested at most `DEPTH_MAX` deep. No tag is
+ever decoded: a tag can make a decoder build dates, patterns, shared references or numbers of
+a million digits out of a few bytes from a stranger. Nor is a map, as nothing that crowd writes
+is one, and an empty one of a single byte takes a hundred in memory. Leaves the meaning of the
 decoded values to ``command``, ``message`` and ``raft/wire``.
 """
 
@@ -20,12 +21,12 @@ DEPTH_MAX: Final = 16
 """The deepest thing crowd writes is 6 deep; a bound keeps a decoder's stack small."""
 
 
-class _ForbiddenTagError(Exception):
+class _ForbiddenError(Exception):
     pass
 
 
 def _refuse(*_: object) -> Never:
-    raise _ForbiddenTagError
+    raise _ForbiddenError
 
 
 # Every tag that cbor2 itself would decode; any other tag reaches the tag hook.
@@ -41,8 +42,8 @@ pack = cbor2.dumps
 def unpack(data: bytes) -> Any:
     """Return the one value that `data` holds, arrays as tuples.
 
-    Raises MalformedError if `data` is anything else: cut short, too deep, tagged, or with
-    bytes left over. Time and memory stay proportional to ``len(data)``.
+    Raises MalformedError if `data` is anything else: cut short, too deep, tagged, a map,
+    or with bytes left over. Time and memory stay proportional to ``len(data)``.
     """
     try:
         stream = BytesIO(data)
@@ -50,16 +51,17 @@ def unpack(data: bytes) -> Any:
             stream,
             semantic_decoders=_TAGS,
             tag_hook=_refuse,
+            object_hook=_refuse,
             max_depth=DEPTH_MAX,
             allow_indefinite=False,
             allow_duplicate_keys=False,
             strict_hashable_types=True,
         ).decode(immutable=True)
-    except _ForbiddenTagError:
-        raise MalformedError("CBOR with a tag; expected none") from None
+    except _ForbiddenError:
+        raise MalformedError("CBOR with a tag or a map; expected neither") from None
     except (cbor2.CBORError, EOFError, ValueError, TypeError, MemoryError, OverflowError) as error:
-        if isinstance(error.__cause__, _ForbiddenTagError):
-            raise MalformedError("CBOR with a tag; expected none") from None
+        if isinstance(error.__cause__, _ForbiddenError):
+            raise MalformedError("CBOR with a tag or a map; expected neither") from None
         raise MalformedError(f"not CBOR: {error}") from error
     if stream.tell() != len(data):
         raise MalformedError(f"{len(data) - stream.tell()} bytes after the end of a CBOR value")

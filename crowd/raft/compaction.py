@@ -65,11 +65,11 @@ class Compaction:
         self._retention_us = retention_us
         self._grown_entries = 0
         self._grown_bytes = 0
-        self._cut_to = 0
+        self._forgotten = 0
 
     def restored(self) -> None:
         """Begin to count anew: the ledger is as a checkpoint has it."""
-        self._grown_entries = self._grown_bytes = 0
+        self._grown_entries = self._grown_bytes = self._forgotten = 0
 
     def applied(self, size_bytes: int) -> None:
         """Count an applied entry."""
@@ -136,11 +136,14 @@ class Compaction:
         """Move the floor to what was released, and cut the log behind it, a few files at a time."""
         self._store.released(self._ledger.released_index)
         floor = self._store.floor
-        if floor is None or floor.index <= self._journal.first_index:
+        if floor is None:
             return
-        self._journal.deleteEntriesTo(
-            floor.index - self._journal.first_index, segments_max=SEGMENTS_AT_ONCE
-        )
-        if floor.index > self._cut_to:
-            self._cut_to = floor.index
-            self._ledger.forget(Index(floor.index))
+        if floor.index > self._journal.first_index:
+            self._journal.deleteEntriesTo(
+                floor.index - self._journal.first_index, segments_max=SEGMENTS_AT_ONCE
+            )
+        # A snapshot's ledger may have to apply the release that let it become the floor.
+        forgotten = min(floor.index, self._ledger.released_index)
+        if forgotten > self._forgotten:
+            self._forgotten = forgotten
+            self._ledger.forget(Index(forgotten))

@@ -52,6 +52,7 @@ from crowd.ledger import Ledger
 from crowd.raft.changes import Changes
 from crowd.raft.compaction import Compaction
 from crowd.raft.guard import GuardedRaft
+from crowd.raft.journal import ScrubResult
 from crowd.raft.logclock import LogClock
 from crowd.raft.membership import Membership, Standing
 from crowd.raft.ports import REGULAR
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
     from crowd.clock import Clock, Timer
     from crowd.command import Command
     from crowd.raft.checkpoints import Checkpoint, Loaded
-    from crowd.raft.journal import ScrubResult
     from crowd.raft.seams import Bounds, Identity, Links, Seams
     from crowd.raft.storage import Storage
     from crowd.raft.wire import PeerMessage
@@ -90,6 +90,8 @@ BIRTH: Final = "birth"
 PENDING_BYTES_MAX: Final = 16 << 20
 """Entries that wait for the leader's disk: above this no offer is taken, so that a disk that is
 stuck or full does not fill the memory (I7). What was not taken is offered again."""
+CHECKPOINTS_EVERY: Final = 120
+"""Pieces of the log that are verified between two checkpoints: one of those in a minute."""
 FULL_S: Final = 1.0
 """How long a leader whose disk is full goes on leading: others may have room."""
 CHANGES: Final = (Enroll, Promote, Demote, Expel)
@@ -124,7 +126,7 @@ class Engine(Service):
         self._links: Links | None = None
         self._waking: Timer | None = None
         self._ticking = _loop(clock, self._tick)
-        self._housekeeping = _loop(clock, self._keep_house)
+        self._housekeeping = _loop(clock, lambda: self._or_die(self._keep_house))
         self._log_clock = LogClock()
         self._appended: set[tuple[int, int]] = set()
         self._installing: Checkpoint | None = None
@@ -134,6 +136,7 @@ class Engine(Service):
         self._handing_over = False
         self._dead = False
         self._scrubbing = False
+        self._scrubs = 0
         self._full_s: float | None = None
         self._urgent = False
         self._offered: dict[str, int] = {}  # the index that each peer's last offer has
@@ -293,17 +296,22 @@ class Engine(Service):
         self._tick()
 
     def _tick(self) -> None:
+        self._or_die(self._do_tick)
+
+    def _or_die(self, call: Callable[[], None]) -> None:
+        """Do a turn's work; whatever goes wrong in it, what follows is not to be trusted."""
         if self._dead:
             return
         try:
-            more = self.raft.tick()
+            call()
         except FatalError as error:
             self._die(error)
-            return
-        except Exception as error:  # noqa: BLE001  whatever it is, the state is not to be trusted
-            self._log.failure("a tick failed")
+        except Exception as error:  # noqa: BLE001  whatever it is
+            self._log.failure("the engine failed")
             self._die(FatalError(f"the engine failed: {error!r}"))
-            return
+
+    def _do_tick(self) -> None:
+        more = self.raft.tick()
         self._queued = 0
         self.journal.flush()  # after the followers have it: their disks work side by side
         if more:
@@ -334,8 +342,9 @@ class Engine(Service):
 
     def _durable(self) -> None:
         """Take what the journal's writer made durable."""
-        if self._dead:
-            return
+        self._or_die(self._use_durable)
+
+    def _use_durable(self) -> None:
         if self._installing is not None and self.journal.durable_index >= self._installing.index:
             installed, self._installing = self._installing, None
             self.store.installed(installed)
@@ -345,8 +354,6 @@ class Engine(Service):
 
     def _keep_house(self) -> None:
         """Look at the bounds, and propose what the log still lacks."""
-        if self._dead:
-            return
         if self.journal.full:
             self.journal.retry()
             self._make_way()
@@ -403,7 +410,11 @@ class Engine(Service):
         """Verify a piece of what nobody reads; what is damaged is mended."""
         if not self._scrubbing:
             self._scrubbing = True
-            self.journal.scrub(self._scrubbed)
+            self._scrubs += 1
+            if self._scrubs % CHECKPOINTS_EVERY:
+                self.journal.scrub(self._scrubbed)
+            else:
+                self.store.scrub(lambda _: self._scrubbed(ScrubResult(0, ())))
 
     def _scrubbed(self, result: ScrubResult) -> None:
         self._scrubbing = False
@@ -446,8 +457,9 @@ class Engine(Service):
 
     def want(self, name: str, done: Callable[[Ledger], bool], make: Callable[[], Command]) -> None:
         """Offer what `make` returns, again and again, until `done` is true of the ledger."""
+        if name not in self._wanted:
+            self._urgent = True
         self._wanted[name] = (done, make)
-        self._urgent = True
 
     def _append(self, command: Command, encoded: bytes) -> None:
         """Stamp and append a checked command; a proposal that is under way is not repeated."""
@@ -481,6 +493,7 @@ class Engine(Service):
         try:
             log_time_us, body = open_entry(command[1:])
             value = read_command(body)
+            unborn = self.ledger.tag is None
             self.ledger.apply(Index(index), Term(term), log_time_us, value)
         except NeedsNewerCrowdError as error:
             raise NeedsNewerCrowdError(f"entry {index} needs a newer crowd: {error}") from error
@@ -492,7 +505,7 @@ class Engine(Service):
             self._appended.discard((value.session, value.number))
         elif isinstance(value, CHANGES):
             self.changes.follow_ledger()
-        elif isinstance(value, Birth):
+        elif isinstance(value, Birth) and unborn:
             self.changes.follow_ledger()
             self._urgent = True
             self.proposer.leader_changed()  # what was offered before the birth is void
@@ -599,7 +612,7 @@ class Engine(Service):
             self._disconnect(name, "the cluster is founded, and says hello again")
 
     def _want_birth(self) -> None:
-        if self.ledger.tag is None and self.raft.is_leader:
+        if self.ledger.tag is None and self.raft.is_leader and BIRTH not in self._wanted:
             self.want(BIRTH, lambda ledger: ledger.tag is not None, self._birth)
 
     def _birth(self) -> Birth:
@@ -663,15 +676,13 @@ class Engine(Service):
 
     def peer_message(self, name: str, message: PeerMessage) -> None:
         """Take a peer's message; one that cannot be right ends the link, not the node."""
-        if self._dead:
-            return
+        self._or_die(lambda: self._use_message(name, message))
+
+    def _use_message(self, name: str, message: PeerMessage) -> None:
         try:
             due = self._take_message(name, message)
         except PeerRejectedError as error:
             self._disconnect(name, str(error))
-            return
-        except FatalError as error:
-            self._die(error)
             return
         self.journal.flush()
         if due:
@@ -699,15 +710,14 @@ class Engine(Service):
 
     def _received(self, checkpoint: Checkpoint) -> None:
         """Go on from a snapshot that is whole and durable here."""
-        if self._dead or checkpoint.index <= self.raft.applied_index:
+        self._or_die(lambda: self._install(checkpoint))
+
+    def _install(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.index <= self.raft.applied_index:
             self.store.discard()
             return
-        try:
-            loaded = self.store.load(checkpoint)
-            self._restore(checkpoint, loaded)
-        except FatalError as error:
-            self._die(error)
-            return
+        loaded = self.store.load(checkpoint)
+        self._restore(checkpoint, loaded)
         self._log.info("goes on from the leader's ledger at {index}", index=checkpoint.index)
         self._installing = checkpoint
         self.raft.install(loaded.entry)

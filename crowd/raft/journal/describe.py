@@ -12,13 +12,16 @@ from crowd.errors import DamagedError, StorageFailedError
 from crowd.raft.journal.filesystem import DiskFileSystem
 from crowd.raft.journal.memory import FILE_NAME, Memory, read_slots
 from crowd.raft.journal.recovery import batches, recover, segments_expected
+from crowd.raft.journal.scrub import Scrubbed, Scrubber, Target
 from crowd.raft.journal.shape import SEGMENT_HEADER_BYTES, Kind, decode_segment_header
+from crowd.raft.journal.sidecar import load_index, open_index, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from crowd.raft.journal.ports import FileSystem
     from crowd.raft.journal.recovery import FoundBatch
+    from crowd.raft.journal.shape import SegmentHeader
 
 
 def describe(directory: str, filesystem: FileSystem | None = None) -> Iterator[str]:
@@ -36,7 +39,7 @@ def describe(directory: str, filesystem: FileSystem | None = None) -> Iterator[s
         for name in stray:
             yield f"{name}: no part of the log; the next start removes it"
         for name in names:
-            yield from _segment(filesystem, directory, name)
+            yield from _segment(filesystem, directory, name, is_last=name == names[-1])
         yield from _state(filesystem, directory, memory)
     except DamagedError as error:
         yield f"damaged: {error}"
@@ -56,18 +59,66 @@ def _memory(filesystem: FileSystem, directory: str) -> Memory:
     return max(good, key=lambda slot: slot[0])[1]
 
 
-def _segment(filesystem: FileSystem, directory: str, name: str) -> Iterator[str]:
+def _segment(filesystem: FileSystem, directory: str, name: str, *, is_last: bool) -> Iterator[str]:
     file = filesystem.open(f"{directory}/{name}")
     try:
         header = decode_segment_header(file.read(SEGMENT_HEADER_BYTES, 0))
         if isinstance(header, str):
             yield f"{name}: {header}"
-            return
-        yield f"{name}: {file.size()} bytes, from batch {header.first_batch}"
+            file_header = _known_header(filesystem, directory, int(name[:16]))
+            if is_last or file_header is None:
+                return
+            yield f"{name}: its index file has it, the next start writes it anew"
+            header = file_header
+        said = _index(filesystem, directory, header, is_last=is_last)
+        yield f"{name}: {file.size()} bytes, from batch {header.first_batch}; {said}"
         for batch in batches(file, header.salt, header.first_batch):
             yield f"  {_batch(batch)}"
     finally:
         file.close()
+    if not is_last:
+        yield from _flaws(filesystem, directory, name, header)
+
+
+def _known_header(filesystem: FileSystem, directory: str, number: int) -> SegmentHeader | None:
+    file = open_index(filesystem, directory, number)
+    if file is None:
+        return None
+    try:
+        head = read_head(file)
+    finally:
+        file.close()
+    return head.header if head is not None else None
+
+
+def _index(filesystem: FileSystem, directory: str, header: SegmentHeader, *, is_last: bool) -> str:
+    if is_last:
+        return "still written to"
+    if load_index(filesystem, directory, header) is not None:
+        return "its index file is good"
+    return "its index file is missing or bad, the next start makes it"
+
+
+def _flaws(
+    filesystem: FileSystem, directory: str, name: str, header: SegmentHeader
+) -> Iterator[str]:
+    """Tell all that is bad in a segment, where its index file says what belongs there."""
+    summary = load_index(filesystem, directory, header)
+    if summary is None:
+        return  # what is said of the whole log names the first flaw
+    scrubber = Scrubber(filesystem, directory)
+    result = Scrubbed()
+    try:
+        while not result.finished:
+            result = scrubber.step(Target(name, header, summary))
+            for flaw in result.flaws:
+                entries = range(flaw.first_index, flaw.last_index + 1)
+                what = f"entry {entries[0]}" if entries else "what is no entry of the log"
+                yield f"  bad: {what} at {flaw.place}; a running node mends it from its peers"
+            for rewrite in result.rewrites:
+                yield f"  bad: a header at offset {rewrite.start}; a running node mends it"
+    finally:
+        scrubber.close()
 
 
 def _batch(batch: FoundBatch) -> str:

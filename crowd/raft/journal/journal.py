@@ -501,6 +501,7 @@ class Journal:
         if self._failed:
             return
         self._failed = True
+        self._upkeep.stop()
         if not isinstance(error, FatalError):
             fatal = StorageFailedError(f"the journal's writer failed: {error!r}")
             fatal.__cause__ = error

@@ -76,7 +76,7 @@ class FileSystem(Protocol):
         """Give a file another name, in place of any that has it; not durable at return."""
 
     def remove(self, path: str) -> None:
-        """Remove a file; not durable at return."""
+        """Remove a file; not durable at return. Raises FileNotFoundError if there is none."""
 
     def sync_directory(self, path: str) -> None:
         """Make the names in this directory durable."""

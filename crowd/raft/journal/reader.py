@@ -71,14 +71,16 @@ class Reader:
             )
         return found
 
-    def place(self, index: int) -> tuple[Segment, int, int | None]:
-        """Return an entry's segment, where it starts, and where the next one does, if one does.
+    def place(self, index: int) -> tuple[Segment, int, int]:
+        """Return an entry's segment, where its record starts, and where the next one does.
+
+        Where the segment's batches end, if there is no next one.
 
         Raises as `entries` does.
         """
         segment, place = self._places.find(index)
         offsets = self._offsets.of(segment, index)
-        following = offsets[place + 1] if place + 1 < len(offsets) else None
+        following = offsets[place + 1] if place + 1 < len(offsets) else segment.used_bytes
         return segment, offsets[place], following
 
     def forget(self, segments: list[Segment]) -> None:

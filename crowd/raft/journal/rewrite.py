@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from crowd.raft.journal.shape import BATCH_HEADER_BYTES, decode_batch_header
+from crowd.raft.journal.shape import (
+    BATCH_HEADER_BYTES,
+    RECORD_HEADER_BYTES,
+    check_record,
+    decode_batch_header,
+    record_bytes,
+)
 from crowd.raft.journal.spare import NO_SPACE
 
 if TYPE_CHECKING:
@@ -28,17 +34,17 @@ if TYPE_CHECKING:
 class Rewrite(msgspec.Struct, frozen=True):
     """Bytes and their place in a segment's file.
 
-    ``next_start`` is where the next known record starts, None if there is none: an end at
-    neither that nor `used_bytes` must be the start of a batch, known by ``salt``. A header,
-    whose length is fixed, has ``next_start`` at its end.
+    ``next_start`` is where the next known record starts, `used_bytes` if there is none. The
+    bytes fit if they end there, or if what begins at their end is whole (a batch, or an entry
+    that was cut off), or if just a batch's header has room between: one that is bad as well,
+    as both lay in one sector.
     """
 
     name: str
     salt: int
     start: int
     data: bytes
-    next_start: int | None
-    used_bytes: int
+    next_start: int
 
     def do(self, filesystem: FileSystem, directory: str) -> bool:
         """Write the bytes durably if they fit; tell whether the disk has them. Raises OSError."""
@@ -53,11 +59,16 @@ class Rewrite(msgspec.Struct, frozen=True):
 
     def _fits(self, file: File) -> bool:
         end = self.start + len(self.data)
-        if end in (self.next_start, self.used_bytes):
+        gap_bytes = self.next_start - end
+        if gap_bytes in (0, BATCH_HEADER_BYTES, BATCH_HEADER_BYTES + RECORD_HEADER_BYTES):
             return True
-        if end > (self.used_bytes if self.next_start is None else self.next_start):
+        if gap_bytes < RECORD_HEADER_BYTES:
             return False
-        return decode_batch_header(file.read(BATCH_HEADER_BYTES, end), self.salt) is not None
+        head = file.read(BATCH_HEADER_BYTES, end)
+        if decode_batch_header(head, self.salt) is not None:
+            return True
+        size_bytes = min(record_bytes(head[:RECORD_HEADER_BYTES]), gap_bytes)
+        return check_record(file.read(size_bytes, end), self.salt, 0) is not None
 
     def _write(self, file: File) -> bool:
         file.uncache()  # the flaw may be the disk's, while memory still shows the right bytes

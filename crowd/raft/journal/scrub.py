@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from crowd.raft.journal.summary import Summary
 
 PIECE_BYTES: Final = 512 << 10
-"""One read. 2 ms of a thread that shares the interpreter with the reactor."""
+"""One read. About 4 ms of a thread that shares the interpreter with the reactor."""
 
 
 class Flaw(msgspec.Struct, frozen=True):
@@ -163,9 +163,11 @@ class _Walk:
         self._at = SEGMENT_HEADER_BYTES
         self._batch = summary.header.first_batch
         self._body_end: int | None = SEGMENT_HEADER_BYTES
-        # Of a batch whose header is bad: where it starts, its records, and whether all are good.
+        # Of a batch whose header is bad: where it starts, and its records so far. Of all such
+        # batches in a row: what their headers said, and whether their records are good.
         self._bad_start = 0
         self._records = 0
+        self._guessed: list[Rewrite] = []
         self._clean = True
         self._checked_header = False
 
@@ -186,7 +188,7 @@ class _Walk:
                 data = self._read(start, len(data) + missing_bytes)
         result.read_bytes += len(data)
         if self._at >= used_bytes:
-            self._end_bad_batch(used_bytes, result)
+            self._end_bad_batches(used_bytes, self._summary.end_batch, result)
             result.finished = True
 
     def _read(self, start: int, size_bytes: int) -> bytes:
@@ -197,7 +199,7 @@ class _Walk:
         self._checked_header = True
         data = encode_segment_header(self.header)
         if self.file.read(len(data), 0) != data:
-            self._rewrite(0, data, result)
+            result.rewrites.append(self._rewrite(0, data))
 
     def _look(self, data: bytes, base: int, result: Scrubbed) -> int:
         """Verify what is next. Returns how many more bytes that takes than `data` has, if it does."""
@@ -210,23 +212,21 @@ class _Walk:
                 return missing
             header = decode_batch_header(data, self._salt, here)
             if header is not None and self._is_next(header, at):
-                self._end_bad_batch(at, result)
+                self._end_bad_batches(at, header.number, result)
                 self._at += BATCH_HEADER_BYTES
                 self._batch = header.number + 1
                 self._body_end = self._at + header.body_bytes
                 return 0
             if self._body_end is not None:
-                self._bad_start, self._records, self._clean = at, 0, True
-                self._batch += 1
-                self._body_end = None
-                self._at += BATCH_HEADER_BYTES
+                self._clean = True  # whatever was bad in batches with good headers
+                self._begin_bad_batch(at)
                 return 0
         return self._look_at_record(data, base, result)
 
     def _is_next(self, header: BatchHeader, at: int) -> bool:
         if at + BATCH_HEADER_BYTES + header.body_bytes > self._summary.used_bytes:
             return False
-        if self._body_end is None and not self._clean:
+        if self._body_end is None:
             return header.number >= self._batch  # more than one flaw: go on where it can
         return header.number == self._batch
 
@@ -250,12 +250,24 @@ class _Walk:
                 self._at = base + end
                 self._records += 1
                 return 0
+        if not known and self._clean and self._body_end is None and self._is_gap(limit - at):
+            # As long as headers without a record between are: another bad header.
+            self._end_bad_batch(at)
+            self._begin_bad_batch(at)
+            return 0
         self._clean = False
         index = self._summary.base + place
         last = index if known else index - 1
         result.flaws.append(Flaw(self._place(at), index, last))
         self._at = self._after_flaw(data, base, limit)
         return 0
+
+    def _is_gap(self, gap_bytes: int) -> bool:
+        """Tell whether headers, the last one perhaps with a cut, make up a gap."""
+        return gap_bytes >= BATCH_HEADER_BYTES and gap_bytes % BATCH_HEADER_BYTES in (
+            0,
+            RECORD_HEADER_BYTES,
+        )
 
     def _after_flaw(self, data: bytes, base: int, limit: int) -> int:
         """Return where to go on: the next known record, or the end of the batch.
@@ -271,27 +283,36 @@ class _Walk:
                 return base + at
         return limit
 
-    def _end_bad_batch(self, end: int, result: Scrubbed) -> None:
-        """Have a bad header written again, now that all is known of its batch."""
+    def _begin_bad_batch(self, at: int) -> None:
+        self._bad_start, self._records = at, 0
+        self._batch += 1
+        self._body_end = None
+        self._at = at + BATCH_HEADER_BYTES
+
+    def _end_bad_batch(self, end: int) -> None:
+        """Note what a bad header said, now that all is known of its batch."""
+        body_bytes = end - self._bad_start - BATCH_HEADER_BYTES
+        if body_bytes < 0:  # something else stood there
+            self._clean = False
+            return
+        header = BatchHeader(self._batch - 1, 0, body_bytes, self._records)
+        data = encode_batch_header(self._salt, header)
+        self._guessed.append(self._rewrite(self._bad_start, data))
+
+    def _end_bad_batches(self, end: int, next_batch: int, result: Scrubbed) -> None:
+        """Have bad headers written again, if their numbers lead to that of the next batch."""
         if self._body_end is not None:
             return
-        if not self._clean or (
-            end == self._summary.used_bytes and self._batch != self._summary.end_batch
-        ):
+        self._end_bad_batch(end)
+        if self._clean and self._batch == next_batch:
+            result.rewrites += self._guessed
+        else:
             first = self._summary.base
             result.flaws.append(Flaw(self._place(self._bad_start), first, first - 1))
-            return
-        header = BatchHeader(
-            self._batch - 1, 0, end - self._bad_start - BATCH_HEADER_BYTES, self._records
-        )
-        self._rewrite(self._bad_start, encode_batch_header(self._salt, header), result)
+        self._guessed = []
 
-    def _rewrite(self, start: int, data: bytes, result: Scrubbed) -> None:
-        result.rewrites.append(
-            Rewrite(
-                self._name, self._salt, start, data, start + len(data), self._summary.used_bytes
-            )
-        )
+    def _rewrite(self, start: int, data: bytes) -> Rewrite:
+        return Rewrite(self._name, self._salt, start, data, start + len(data))
 
     def _place(self, offset: int) -> str:
         return f"{self._path}, offset {offset}"

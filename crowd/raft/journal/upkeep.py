@@ -212,9 +212,7 @@ class Upkeep:
             self._writer.soon(partial(done, False))
             return
         data = encode_record(segment.salt, entry)
-        self._rewrite(
-            Rewrite(segment.name, segment.salt, start, data, next_start, segment.used_bytes), done
-        )
+        self._rewrite(Rewrite(segment.name, segment.salt, start, data, next_start), done)
 
     def _rewrite(self, rewrite: Rewrite, done: Callable[[bool], object]) -> None:
         def written(result: bool | BaseException) -> None:  # noqa: FBT001  a writer's report
@@ -232,8 +230,12 @@ class Upkeep:
 
         self._writer.submit(partial(self._appender.rewrite, rewrite), written)
 
+    def stop(self) -> None:
+        """Begin nothing more, and report nothing: the journal failed (I8)."""
+        self._closed = True
+
     def close(self) -> None:
         """Wait for the background's thread. Nothing is reported after this."""
-        self._closed = True
+        self.stop()
         self._background.close()
         self._scrubber.close()

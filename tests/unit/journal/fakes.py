@@ -155,19 +155,17 @@ class FaultyFileSystem:
             self.step("create")
             inode = self.inodes[path] = Inode()
             self._name_changes.append(("create", path, "", inode))
-        elif path not in self.inodes:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return FaultyFile(self, self.inodes[path])
+        return FaultyFile(self, self._find(path))
 
     def rename(self, old: str, new: str) -> None:
         self.step("rename")
+        self._find(old)
         inode = self.inodes[new] = self.inodes.pop(old)
         self._name_changes.append(("rename", old, new, inode))
 
     def remove(self, path: str) -> None:
         self.step("remove")
-        if path not in self.inodes:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self._find(path)
         del self.inodes[path]
         self._name_changes.append(("remove", path, "", None))
 
@@ -184,6 +182,11 @@ class FaultyFileSystem:
     def free_bytes(self, path: str) -> int:
         return 1 << 40
 
+    def _find(self, path: str) -> Inode:
+        if path not in self.inodes:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return self.inodes[path]
+
     # --- What tests do with it ----------------------------------------------------------------
 
     def kill(self) -> None:
@@ -191,6 +194,19 @@ class FaultyFileSystem:
         self._held.clear()
         self.steps_left = None
         self.faults.clear()
+
+    def damage(self, path: str, offset: int, data: bytes) -> None:
+        """Let the disk hold other bytes than were written; what was not synced is on it then."""
+        inode = self.inodes[path]
+        inode.disk[:] = inode.seen
+        inode.disk[offset : offset + len(data)] = data
+        inode.seen[:] = inode.disk
+        inode.changes.clear()
+
+    def flip(self, path: str, bit: int) -> None:
+        """Let one bit on the disk be another."""
+        before = self.inodes[path].seen[bit // 8]
+        self.damage(path, bit // 8, bytes([before ^ 1 << bit % 8]))
 
     def crash(self, chance: random.Random) -> None:
         """End in one of the states that a power cut may leave."""

@@ -41,7 +41,7 @@ class Rig:
             filesystem=self.system,
             writer=self.writer,
             background=self.background,
-            checkpoint_index=checkpoint_index,
+            checkpoint_index=lambda: checkpoint_index,
             segment_bytes=self.segment_bytes,
             cache_bytes=self.cache_bytes,
             seconds=lambda: 0.0,
@@ -88,15 +88,11 @@ class Rig:
 
     def damage(self, name: str, offset: int, data: bytes) -> None:
         """Let the disk hold other bytes than were written."""
-        inode = self.inode(name)
-        inode.disk[:] = inode.seen
-        inode.disk[offset : offset + len(data)] = data
-        inode.seen[:] = inode.disk
-        inode.changes.clear()
+        self.system.damage(f"{DIRECTORY}/{name}", offset, data)
 
     def flip(self, name: str, bit: int) -> None:
         """Let one bit on the disk be another."""
-        self.damage(name, bit // 8, bytes([self.inode(name).seen[bit // 8] ^ 1 << bit % 8]))
+        self.system.flip(f"{DIRECTORY}/{name}", bit)
 
     def cut_off(self) -> None:
         """Lose the power between the write of what gathered and its sync."""

@@ -33,10 +33,10 @@ def test_a_good_journal_is_told_batch_by_batch():
     assert lines[0] == f"journal {rig.journal.journal_id.hex()} of node a of cluster leads"
     assert lines[1] == "term 3, vote b"
     assert lines.pop(2) == "spare.new: no part of the log; the next start removes it"
-    assert lines[2] == "0000000000000001.segment: 400 bytes, from batch 1"
+    assert lines[2] == "0000000000000001.segment: 400 bytes, from batch 1; its index file is good"
     assert lines[3] == "  batch 1 at 60, 58 bytes: entries 1 to 1, term 0; committed 1"
     assert lines[4] == "  batch 2 at 118, 282 bytes: entries 2 to 3, term 2; committed 1"
-    assert lines[5] == "0000000000000002.segment: 400 bytes, from batch 3"
+    assert lines[5] == "0000000000000002.segment: 400 bytes, from batch 3; still written to"
     assert "entries above 2 cut, entries 3 to 3, term 3; committed 1" in lines[6]
     assert lines[7].endswith("confirmation; committed 2")
     assert lines[-1] == "good: entries 1 to 3, committed at least to 2"
@@ -48,15 +48,36 @@ def test_a_damaged_journal_is_told_up_to_the_damage():
     rig.flip(rig.segments()[0], 8 * 150)
     lines = list(describe(DIRECTORY, rig.system))
     assert "batch 1" in lines[3]
+    assert "  bad: entry 2 at /node/0000000000000001.segment, offset 150" in lines[5]
     assert lines[-1].startswith("damaged: ")
     assert "0000000000000001.segment, offset 118, where index 2 belongs" in lines[-1]
+    rig.flip(rig.segments()[0], 8 * 150)
+    rig.flip(rig.segments()[0], 8 * 120)
+    assert "a header at offset 118" in "".join(describe(DIRECTORY, rig.system))
+    rig.flip(rig.segments()[0], 8 * 120)
+    rig.flip(rig.indexes()[0], 8 * 120)
     rig.flip(rig.segments()[0], 0)
-    assert "damaged" in list(describe(DIRECTORY, rig.system))[-1]
+    lines = list(describe(DIRECTORY, rig.system))
+    assert "damaged" in lines[-1]
     for offset in (0, 8192):
         rig.flip("memory", 8 * offset)
     assert list(describe(DIRECTORY, rig.system)) == [
         f"damaged: neither copy of term and vote is whole at {DIRECTORY}/memory, offset 0"
     ]
+
+
+def test_a_bad_index_file_and_a_bad_header_are_told():
+    """Neither keeps the log from being good: the next start mends both."""
+    rig = stopped()
+    rig.flip(rig.segments()[0], 0)
+    lines = list(describe(DIRECTORY, rig.system))
+    assert "the next start writes it anew" in "".join(lines)
+    assert lines[-1].startswith("good: entries 1 to 3")
+    rig.flip(rig.segments()[0], 0)
+    rig.flip(rig.indexes()[0], 8 * 30)
+    lines = list(describe(DIRECTORY, rig.system))
+    assert "its index file is missing or bad" in lines[3]
+    assert lines[-1].startswith("good: entries 1 to 3")
 
 
 def test_a_torn_write_is_told():

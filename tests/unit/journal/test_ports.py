@@ -74,6 +74,14 @@ def test_names(system):
     assert filesystem.names(directory) == ["b"]
     with pytest.raises(FileNotFoundError):
         filesystem.open(f"{directory}/a")
+    with pytest.raises(FileNotFoundError):
+        filesystem.remove(f"{directory}/a")
+    with pytest.raises(FileNotFoundError):
+        filesystem.rename(f"{directory}/a", f"{directory}/b")
+    filesystem.make_directory(f"{directory}/below")
+    filesystem.open(f"{directory}/below/d", create=True).close()
+    assert "d" not in filesystem.names(directory)
+    assert filesystem.names(f"{directory}/below") == ["d"]
     assert filesystem.free_bytes(directory) > 0
 
 

@@ -72,7 +72,7 @@ class Cluster:
         self.nodes = {}
         self.checks = Checks(self)
         self.network = Network(world, self.nodes, self.checks, latency_s=plan.latency_s)
-        peers = {name: address_of(name) for name in self.names} if plan.size > 1 else {}
+        peers = self.addresses() if plan.size > 1 else {}
         for name in self.names:
             self.nodes[name] = Node(self, name, peers)
         self.consumers, self.consumer_definitions = {}, ()
@@ -126,6 +126,10 @@ class Cluster:
         """Return the machines that are there: not those that were removed."""
         return [self.nodes[name] for name in self.names]
 
+    def addresses(self):
+        """Return where the members of today are to be found."""
+        return {name: address_of(name) for name in self.names}
+
     # --- Members ----------------------------------------------------------------------------------
 
     def add_member(self):
@@ -134,9 +138,8 @@ class Cluster:
         if self.plan.size == 1 or not ready or len(self.nodes) >= MACHINES_MAX:
             return False
         name = MACHINES[len(self.nodes)]
-        peers = {other: address_of(other) for other in (*self.names, name)}
-        self.nodes[name] = Node(self, name, peers)
         self.names.append(name)
+        self.nodes[name] = Node(self, name, self.addresses())
         self.nodes[name].start()
         self.joining.append(name)
         self.world.chance.choice(ready).engine.changes.enroll(name, address_of(name))

@@ -389,6 +389,8 @@ class Node:
         self.journal_id = None
         self.refusal = None
         self.flipped, self.has_lost_tail = None, False
+        if self.peers:  # who sets a machine up anew gives it the members of today
+            self.peers = self.cluster.addresses()
         self.is_impaired = True
         self.world.trace(f"{self.name} has an empty directory")
 

@@ -171,12 +171,7 @@ class _Reading:
         """Read what must be read of it. Raises DamagedError."""
         head = None if self.is_last else self._head()
         header = self._header(file, head)
-        if (
-            head is not None
-            and head.header == header
-            and head.last_index <= checkpoint_index
-            and file.size() >= head.used_bytes
-        ):
+        if head is not None and head.header == header and head.last_index <= checkpoint_index:
             self._found.unread += 1
             self._found.confirmed = False
             self._apply(head, None)

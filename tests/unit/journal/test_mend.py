@@ -139,6 +139,28 @@ def test_every_flaw_of_a_finished_segment_is_found_and_mended():
     assert rig.journal.upkeep_counters.flaws == 0
 
 
+def test_a_bad_header_is_mended_beside_a_bad_entry():
+    """Flaws in different batches do not stand in each other's way."""
+    rig, model = old_log()
+    name = rig.segments()[1]
+    whole = bytes(rig.inode(name).seen)
+    first, second, third = layout(rig, name)[:3]
+    entry_start, index = first.records[0][3], first.records[0][1]
+    rig.flip(name, 8 * (entry_start + 30))
+    rig.flip(name, 8 * (third.start + 20))
+    (flaw,) = scrub(rig)
+    assert (flaw.first_index, flaw.last_index) == (index, index)
+    assert mend(rig, model[flaw.first_index - 1])
+    there = bytes(rig.inode(name).seen)
+    assert there[: third.start] == whole[: third.start]
+    assert there[third.start + 32 :] == whole[third.start + 32 :]
+    rig.flip(name, 8 * (second.start + 20))
+    rig.flip(name, 8 * (third.start + 20))
+    assert scrub(rig) == scrub(rig) == []
+    rig.kill_and_open()
+    assert rig.log == model
+
+
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(60, 760), st.binary(max_size=90)), max_size=4)
@@ -245,6 +267,24 @@ def test_only_a_durable_entry_of_the_log_is_written_again():
     rig.kill_and_open()
     assert not mend(rig, rig.log[-1])
     assert mend(rig, rig.log[-2])
+
+
+def test_an_entry_is_not_written_over_the_one_that_it_replaces():
+    """What is cut off in memory may stand on the disk still, where its cut comes later."""
+    rig, _ = old_log()
+    rig.add(b"first", term=50)
+    rig.write()
+    rig.journal.onOneSecondTimer()
+    rig.write()
+    before = rig.log
+    rig.journal.deleteEntriesFrom(len(before) - 1)
+    rig.add(b"again", term=51)
+    done = []
+    rig.journal.repair((b"again", len(before), 51), done.append)
+    if rig.writer.waiting:
+        rig.writer.work()
+    assert rig.kill_and_open().last_term == 50
+    assert rig.log == before
 
 
 def test_segments_that_go_meanwhile_are_no_error():

@@ -158,6 +158,43 @@ def test_a_bad_index_file_is_noticed_when_it_is_used():
     assert rig.segments()[1] in reported[-1].flaws[0].place
 
 
+def test_anothers_index_file_is_not_used():
+    """A whole one of another segment, put there while the node runs, is told by its header."""
+    rig = long_log(segments=5)
+    model = rig.log
+    rig.kill_and_open(checkpoint_index=model[-1][1])
+    name, other = rig.indexes()[1:3]
+    whole = bytes(rig.inode(name).seen)
+    rig.system.remove(f"{DIRECTORY}/{name}")
+    rig.system.open(f"{DIRECTORY}/{name}", create=True).write(bytes(rig.inode(other).seen), 0)
+    assert rig.log == model
+    rig.settle()
+    assert bytes(rig.inode(name).disk) == whole
+
+
+def test_a_segment_that_lost_its_end_below_the_checkpoint_can_be_mended():
+    """It is damage like any other there: found when it is read, and the node starts."""
+    rig = long_log(segments=4)
+    model = rig.log
+    name, segment = rig.segments()[1], rig.journal._holdings._places.segments[1]
+    inode = rig.inode(name)
+    del inode.seen[200:], inode.disk[200:]
+    rig.kill_and_open(checkpoint_index=model[-1][1])
+    bad = []
+    for entry in model:
+        with contextlib.suppress(DamagedEntryError):
+            assert rig.journal.entry(entry[1]) == entry
+            continue
+        bad.append(entry)
+    assert bad[-1][1] == segment.last_index
+    done = []
+    for entry in bad:
+        rig.journal.repair(entry, done.append)
+    rig.settle()
+    assert all(done)
+    assert rig.log == model
+
+
 def test_a_bad_segment_header_is_mended_from_the_index_file():
     """A segment's first bytes stand in its index file as well."""
     rig = long_log(segments=4)

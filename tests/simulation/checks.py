@@ -36,7 +36,8 @@ class Truth:
         """By index: (term, command) of each applied entry."""
         self.committed = 1
         """The highest index that any leader committed."""
-        self.committed_term = 0
+        self.commits = {}
+        """By a leader's term: (index, term) of the last entry that it committed."""
         self.positions = {}
         """By position: (index, stored message, token)."""
         self.tokens = {}
@@ -126,17 +127,21 @@ class LeaderCompleteness(Check):
     """Who leads has every entry that was committed before."""
 
     def led(self, process):
-        truth, journal = self.truth, process.journal
-        index = truth.committed
+        # One that was stopped while it was elected may wake to lead a term that is over.
+        earlier = [term for term in self.truth.commits if term < process.term]
+        if not earlier:
+            return
+        index, term = self.truth.commits[max(earlier)]
+        journal = process.journal
         if index > journal.last_index:
             self.fail(
                 f"{process.name} leads term {process.term} with a log up to "
-                f"{journal.last_index}, and {index} was committed"
+                f"{journal.last_index}, and {index} was committed before"
             )
-        elif index >= journal.first_index and journal.term_at(index) != truth.committed_term:
+        elif index >= journal.first_index and journal.term_at(index) != term:
             self.fail(
                 f"{process.name} leads term {process.term} with entry {index} of term "
-                f"{journal.term_at(index)}; that of term {truth.committed_term} was committed"
+                f"{journal.term_at(index)}; that of term {term} was committed before"
             )
 
 
@@ -182,7 +187,8 @@ class DurableThenAcknowledged(Check):
                 f"{process.name} commits {index} of term {term}; on the disks of "
                 f"{holding} of {sorted(roster)}"
             )
-        truth.committed, truth.committed_term = index, term
+        truth.committed = index
+        truth.commits[process.term] = (index, term)
 
     def acknowledged(self, one, position):
         known = self.truth.positions.get(position)

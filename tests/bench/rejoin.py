@@ -2,9 +2,10 @@
 
     .venv/bin/python -m tests.bench.rejoin [--gib 5] [--size 65536] [--rate 500]
 
-Fills three nodes with a backlog of so many GiB (the consumer is down), kills one follower,
-deletes its directory, and starts it again under an open-loop load of 327-byte messages over all
-living nodes. Waits until it votes and its ledger is the others'. Prints one JSON object: how long
+First 512 MiB are delivered, so that the log no longer begins at its beginning; then the consumer
+goes, and three nodes are filled with a backlog of so many GiB. One follower is killed, its
+directory deleted, and it is started again under an open-loop load of 327-byte messages over the
+two living nodes. Waits until it votes and its ledger is the others'. Prints one JSON object: how long
 it took, the load's figures meanwhile, and each node's resident memory: before, at its highest
 meanwhile, and after. Exit status 0 only if it came back, no request failed on a living node,
 and no node's memory grew by more than `--bound` MiB.
@@ -22,12 +23,13 @@ from pathlib import Path
 
 from crowd.config import load_file
 from tests.bench.backlog_memory import BODY, resident_mib
-from tests.integration.cluster import Nodes, free_ports
+from tests.integration.cluster import Nodes, eventually, free_ports
 
 
 def run(options, directory):
     """Play it once; return the figures."""
-    nodes = Nodes(directory, upstream=f"http://127.0.0.1:{free_ports(1) + 5}")
+    port = free_ports(1) + 5
+    nodes = Nodes(directory, upstream=f"http://127.0.0.1:{port}")
     body = Path(directory) / "body"
     body.write_bytes(BODY % (b"x" * (options.size - len(BODY) + 2)))
     small = Path(directory) / "small"
@@ -35,15 +37,8 @@ def run(options, directory):
     count = int(options.gib * (1 << 30) / options.size)
     figures = {"gib": options.gib, "messages": count}
 
-    def memory():
-        return {name: round(resident_mib(node.pid), 1) for name, node in nodes.nodes.items()}
-
-    try:
-        nodes.finish(nodes.load("--body", str(small), rate=0, seconds=2))
-        time.sleep(2)
-        figures["idle_mib"] = memory()
-        begun_s = time.monotonic()
-        report = nodes.finish(
+    def fill(count):
+        return nodes.finish(
             nodes.spawn(
                 "load", "--url", *(node.http + "/leads" for node in nodes.nodes.values()),
                 "--rate", "0", "--seconds", "1500", "--requests", str(count),
@@ -51,6 +46,22 @@ def run(options, directory):
             ),
             within_s=1600,
         )  # fmt: skip
+
+    def released():
+        return all(node.get("first_index", 1) > 1 for node in nodes.status()["nodes"])
+
+    def memory():
+        return {name: round(resident_mib(node.pid), 1) for name, node in nodes.nodes.items()}
+
+    try:
+        sink = nodes.sink(port)
+        fill((512 << 20) // options.size)
+        eventually("a log that was cut", released)
+        sink.terminate()
+        sink.wait(20)
+        figures["idle_mib"] = memory()
+        begun_s = time.monotonic()
+        report = fill(count)
         figures["filled"] = report["succeeded"]
         figures["filled_s"] = round(time.monotonic() - begun_s, 1)
         time.sleep(3)
@@ -60,7 +71,9 @@ def run(options, directory):
         living = [name for name in nodes.nodes if name != wiped]
         nodes.kill(wiped)
         shutil.rmtree(load_file(nodes.nodes[wiped].config).node.directory)
-        load = nodes.load("--body", str(small), names=living, rate=options.rate, seconds=options.seconds)
+        load = nodes.load(
+            "--body", str(small), names=living, rate=options.rate, seconds=options.seconds
+        )
         nodes.start()
         begun_s = time.monotonic()
         highest = dict(figures["filled_mib"])
@@ -73,6 +86,11 @@ def run(options, directory):
             states = {node["name"]: node for node in status["nodes"] if "role" in node}
             if states.get(wiped, {}).get("role") == "follower":
                 break
+        figures["log"] = {
+            name: [node["first_index"], node["last_index"], node["checkpoints"]]
+            for name, node in states.items()
+        }
+        figures["snapshot"] = "goes on from the leader's ledger" in nodes.log(wiped)
         figures["rejoined_s"] = round(time.monotonic() - begun_s, 1)
         figures["rejoined"] = states.get(wiped, {}).get("role") == "follower"
         figures["load"] = nodes.finish(load, within_s=options.seconds + 60)

@@ -70,6 +70,7 @@ class MemberPart(_Part, frozen=True):
     name: _Name
     address: Annotated[str, Meta(max_length=255)]
     journal_id: Annotated[bytes, Meta(max_length=16)]
+    since: _Index
 
 
 class MembersPart(_Part, frozen=True):

@@ -28,10 +28,15 @@ if TYPE_CHECKING:
 
 
 class MemberState(msgspec.Struct, frozen=True, gc=False):
-    """A member as the ledger knows it. ``journal_id`` is empty for a learner, else 16 bytes."""
+    """A member as the ledger knows it. ``journal_id`` is empty for a learner, else 16 bytes.
+
+    ``since`` is the index of the entry that it joined by: those that came later call those
+    that were there before, as they alone surely know each other's address.
+    """
 
     address: str
     journal_id: bytes
+    since: Index
 
     @property
     def votes(self) -> bool:
@@ -49,7 +54,7 @@ class Members:
     def be_born(self, members: Iterable[Member], index: Index) -> None:
         """Begin with these voters."""
         self.states = {
-            member.name: MemberState(member.address, member.journal_id) for member in members
+            member.name: MemberState(member.address, member.journal_id, index) for member in members
         }
         self.index = index
 
@@ -63,7 +68,7 @@ class Members:
                 return False
             del self.states[command.name]
         else:
-            changed = self._changed(command, known)
+            changed = self._changed(command, known, index)
             if changed is None or changed == known:
                 return False
             self.states[command.name] = changed
@@ -71,18 +76,22 @@ class Members:
         return True
 
     def _changed(
-        self, command: Enroll | Promote | Demote, known: MemberState | None
+        self, command: Enroll | Promote | Demote, known: MemberState | None, index: Index
     ) -> MemberState | None:
         """Return what the member is after `command`, or None where that cannot be."""
         if isinstance(command, Enroll):
             if known is not None:
-                return MemberState(command.address, known.journal_id)
-            return MemberState(command.address, b"") if len(self.states) < MEMBERS_MAX else None
+                return msgspec.structs.replace(known, address=command.address)
+            if len(self.states) == MEMBERS_MAX:
+                return None
+            return MemberState(command.address, b"", index)
         if known is None:
             return None
         if isinstance(command, Promote):
-            return MemberState(known.address, command.journal_id)
-        return None if self._is_last_voter(command.name) else MemberState(known.address, b"")
+            return msgspec.structs.replace(known, journal_id=command.journal_id)
+        if self._is_last_voter(command.name):
+            return None
+        return msgspec.structs.replace(known, journal_id=b"")
 
     def _is_last_voter(self, name: str) -> bool:
         return [n for n, state in self.states.items() if state.votes] == [name]
@@ -90,7 +99,10 @@ class Members:
     def state(self) -> list[Any]:
         """Return the members as values that CBOR can say, the same on every node."""
         members = sorted(self.states.items())
-        return [self.index, [[name, state.address, state.journal_id] for name, state in members]]
+        return [
+            self.index,
+            [[name, one.address, one.journal_id, one.since] for name, one in members],
+        ]
 
     def restore(self, part: MembersPart, *, born: bool) -> None:
         """Become the members whose state `part` is.
@@ -98,10 +110,11 @@ class Members:
         Raises MalformedError if they cannot be: this object is of no use then.
         """
         self.index = part.index
-        self.states = {m.name: MemberState(m.address, m.journal_id) for m in part.members}
+        self.states = {m.name: MemberState(m.address, m.journal_id, m.since) for m in part.members}
         voters = [state for state in self.states.values() if state.votes]
         expect(
             all(len(voter.journal_id) == 16 for voter in voters),
+            all(0 < member.since <= part.index for member in self.states.values()),
             bool(voters) == bool(self.states) == (part.index > 0) == born,
             what="members",
         )

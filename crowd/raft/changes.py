@@ -66,7 +66,7 @@ class Changes:
     def follow_ledger(self) -> None:
         """Take over who the members are from the ledger, if it has news."""
         members = self._ledger.members
-        seats = (Seat(n, m.address, m.journal_id) for n, m in sorted(members.items()))
+        seats = (Seat(n, m.address, m.journal_id, m.since) for n, m in sorted(members.items()))
         if self._membership.follow(Roster(self._ledger.members_index, tuple(seats))):
             self._log.info("members are {members}", members=", ".join(sorted(members)))
             self.remember()

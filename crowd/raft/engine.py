@@ -187,7 +187,7 @@ class Engine(Service):
         self._begin(storage)
         if self._seams.make_links is not None:
             self._links = self._seams.make_links(self, self._hello)
-            self._links.follow(self.membership.addresses)
+            self._links.follow(self.membership.addresses, self.membership.dialled)
             self._links.startService()
         self.proposer.start(self.ledger)
         self._ticking.start(TICK_S, now=False)
@@ -603,7 +603,7 @@ class Engine(Service):
             return
         self.raft.members_changed()
         if self._links is not None:
-            self._links.follow(self.membership.addresses)
+            self._links.follow(self.membership.addresses, self.membership.dialled)
         self.wake()
 
     def _founded(self) -> None:

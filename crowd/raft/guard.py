@@ -463,7 +463,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             self._count(name)
 
     def _on_request_vote(self, name: str, message: RequestVote) -> None:
-        if not self._host.is_voter(name):
+        if not self._may_stand(name, message):
             return
         if message.term > self.term:
             self._follow(message.term)
@@ -494,7 +494,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             not leads
             and not (led and self.leader != name)
             and message.term > self.term
-            and self._host.is_voter(name)
+            and self._may_stand(name, message)
             and self._may_vote_for(message)
         )
         if granted and (self._pre_vote_term == 0 or name < self.selfNode.id):
@@ -566,6 +566,10 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
 
     def _rest_election(self) -> None:
         self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
+
+    def _may_stand(self, name: str, message: RequestVote | PreVote) -> bool:
+        """Tell whether a peer is a voter, or may be by a roster that is not applied here yet."""
+        return self._host.is_voter(name) or message.roster > self._host.roster_index()
 
     def _may_vote_for(self, message: RequestVote | PreVote) -> bool:
         """Tell whether the candidate's log and roster are as new as this member's (D14)."""

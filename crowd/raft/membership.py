@@ -46,11 +46,15 @@ class Standing(enum.Enum):
 
 
 class Seat(msgspec.Struct, frozen=True, array_like=True):
-    """One member of the roster. ``journal_id`` is empty for a learner."""
+    """One member of the roster. ``journal_id`` is empty for a learner.
+
+    ``since`` is the index of the change that it joined by, 0 for a founder until the birth.
+    """
 
     name: str
     address: str
     journal_id: bytes
+    since: int
 
 
 class Roster(msgspec.Struct, frozen=True):
@@ -72,7 +76,7 @@ class Roster(msgspec.Struct, frozen=True):
 
 def encode_roster(cluster: str, roster: Roster) -> bytes:
     """Return the roster's durable form, as it also stands in the hello."""
-    seats = [[seat.name, seat.address, seat.journal_id] for seat in roster.seats]
+    seats = map(msgspec.structs.astuple, roster.seats)
     return pack([_FORMAT, cluster, roster.index, *seats])
 
 
@@ -88,10 +92,10 @@ def decode_roster(cluster: str, memory: bytes) -> Roster:
     taken = []
     for seat in seats:
         match seat:
-            case (str(name), str(address), bytes(journal_id)):
-                taken.append(Seat(name, address, journal_id))
+            case (str(name), str(address), bytes(journal_id), int(since)):
+                taken.append(Seat(name, address, journal_id, since))
             case _:
-                raise MalformedError("a roster's member is [name, address, journal id]")
+                raise MalformedError("a roster's member is [name, address, journal id, since]")
     return Roster(index, tuple(sorted(taken, key=lambda seat: seat.name)))
 
 
@@ -163,6 +167,29 @@ class Membership:
         found.pop(self._name, None)
         return {name: address for name, address in sorted(found.items()) if address}
 
+    @property
+    def dialled(self) -> frozenset[str]:
+        """Whom this node calls: members that joined before it, and of one change the names above.
+
+        One that joined later surely knows those that were there before. They need not know it
+        yet: a member that was cut off meanwhile could not be brought to know it otherwise. A
+        learner is called by all the same, as it does not know that it was enrolled.
+        """
+        seats = {seat.name: seat for seat in self.roster.seats}
+        mine = seats.get(self._name)
+        if mine is None:  # nobody joined yet, or it is no member: then whoever may tell it so
+            return frozenset(n for n in self.addresses if self.roster.seats or n > self._name)
+        return frozenset(
+            seat.name
+            for seat in seats.values()
+            if seat.name in self.addresses
+            and (
+                seat.since < mine.since
+                or (seat.since == mine.since and seat.name > mine.name)
+                or not seat.journal_id
+            )
+        )
+
     def arrived(self, name: str, hello: Hello) -> bool:
         """Note a peer's hello. Return True if its roster was taken: make `memory` durable.
 
@@ -190,7 +217,7 @@ class Membership:
         if self._newest.seats or self._empty != others or self._name > min({*others, self._name}):
             return False
         journals = {**self._present, self._name: self._journal_id}
-        seats = [Seat(n, self._configured.get(n, ""), journals[n]) for n in sorted(journals)]
+        seats = [Seat(n, self._configured.get(n, ""), journals[n], 0) for n in sorted(journals)]
         self._newest = Roster(0, tuple(seats))
         return True
 

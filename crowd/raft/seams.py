@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from crowd.raft.compaction import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from twisted.internet.defer import Deferred
 
@@ -32,8 +32,8 @@ class Links(Protocol):
     def disconnect(self, name: str, why: str) -> None:
         """End the link; it is dialled again."""
 
-    def follow(self, peers: Mapping[str, str]) -> None:
-        """Keep a link with each of these, by name and address, and with nobody else."""
+    def follow(self, peers: Mapping[str, str], dialled: Collection[str]) -> None:
+        """Keep a link with each of these, by name and address; call the ones in `dialled`."""
 
     def startService(self) -> None:  # noqa: N802  Twisted's name
         """Listen and dial."""

@@ -1,8 +1,8 @@
 """The network between nodes, simulated: connections that delay, stall, break and go silent.
 
 Decides when a message arrives, or whether. One connection joins two processes, as in
-``crowd/raft/links.py``: the node whose name sorts lower dials; a newer connection replaces an
-older one; entries and offers are refused while too much waits (back-pressure); an end that
+``crowd/raft/links.py``: one of the two calls, as the engine says; a newer connection replaces
+an older one; entries and offers are refused while too much waits (back-pressure); an end that
 hears nothing for three seconds hangs up. Every message passes through ``crowd.raft.wire``.
 
 What is one direction of a pair blocked (a partition) is held, as TCP holds what it must send
@@ -78,26 +78,28 @@ class SimulatedLinks:
         self.engine = engine
         self.hello = hello
         self.peers = {}
+        self.dialled = frozenset()
         self.ends = {}
-        self.dialling = set()
+        self.calling = set()
         """Peers that are called until there is a connection."""
         self.running = False
 
     def startService(self):  # noqa: N802  Twisted's name
         self.running = True
-        self.follow(self.peers)
+        self.follow(self.peers, self.dialled)
 
-    def follow(self, peers):
-        """Have links with exactly these, by name and address."""
+    def follow(self, peers, dialled):
+        """Have links with these, by name and address, and with nobody else; call some of them."""
         name = self.process.name
         before, self.peers = self.peers, {p: peers[p] for p in sorted(peers) if p != name}
+        self.dialled = frozenset(dialled) & self.peers.keys()
         for peer in before:
             end = self.ends.get(peer)
             if peer not in self.peers and end is not None:
                 self.network.close(end, "is no member any more", tell=True)
-        for peer in self.peers:
-            if self.running and peer > name and peer not in self.dialling:
-                self.dialling.add(peer)
+        for peer in sorted(self.dialled):
+            if self.running and peer not in self.calling:
+                self.calling.add(peer)
                 self.network.dial(self.process, peer, 1)
 
     def stopService(self):  # noqa: N802  Twisted's name
@@ -228,8 +230,8 @@ class Network:
 
     def _call(self, process, peer, failures):
         links = process.links
-        if not links.running or peer not in links.peers:
-            links.dialling.discard(peer)
+        if not links.running or peer not in links.dialled:
+            links.calling.discard(peer)
             return
         if peer in links.ends:
             return
@@ -240,7 +242,6 @@ class Network:
             and answering.alive
             and answering.links is not None
             and answering.links.running
-            and process.name in answering.links.peers
             and (process.name, peer) not in self.blocked
             and (peer, process.name) not in self.blocked
             and answering.stopped_until_s <= self._world.now
@@ -307,7 +308,7 @@ class Network:
         at_s = process.clock.look()
         if was_open and tell:
             self._world.at(at_s, self._gone, process, end.peer, why, owner=process)
-        if end.peer > end.name and process.links.running:
+        if end.peer in process.links.calling and process.links.running:
             self.dial(process, end.peer, 1)
 
     def _gone(self, process, peer, why):

@@ -169,6 +169,18 @@ def test_two_that_dial_each_other_come_to_one_link(network, make_node):
         network.pass_s(3)
 
 
+def test_a_peer_that_calls_meanwhile_is_not_called_when_that_was_due(network, make_node):
+    """It was away, and calls first when it is back: its link serves, and is not replaced."""
+    a = make_node("a", roster=("a", "b"))
+    network.pass_s(10)
+    b = make_node("b", roster=("a", "b"))
+    b.follow({"a": "a"}, dialled="a")
+    network.settle()
+    assert set(a.links.connected) == {"b"}
+    network.pass_s(10)
+    assert a.heard.heard == [("connected", "b")]
+
+
 def test_two_whose_calls_cross_come_to_one_link(network, make_node):
     """Each may drop the other's connection for its own; chance lets one of them be first."""
     a, b = make_node("a"), make_node("b")

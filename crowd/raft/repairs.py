@@ -75,6 +75,11 @@ class Repairs:
         """How many entries are known to be damaged."""
         return len(self._asked_s)
 
+    @property
+    def highest(self) -> int:
+        """The last of them, 0 if there is none."""
+        return max(self._asked_s, default=0)
+
     def damaged(self, error: DamagedEntryError) -> None:
         """Note a damaged entry, and ask for it."""
         if error.index in self._asked_s or len(self._asked_s) >= HOLES_MAX:

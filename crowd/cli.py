@@ -23,6 +23,8 @@ from crowd.raft.journal import describe
 from crowd.tools.init import ClusterPlan, add_node, write_cluster
 from crowd.tools.load import BODY_DEFAULT, Load, LoadPlan, Target, parse_target
 from crowd.tools.loop import Loop
+from crowd.tools.member import Change, Door, change_members, doors_of, member_lines, members
+from crowd.tools.repair import Place, Repair, place_of
 from crowd.tools.sink import SinkPlan, run_sink
 from crowd.tools.status import admin_addresses, gather, status_lines
 from crowd.tools.tally import report_lines
@@ -60,7 +62,10 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"crowd {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_init, _add_check, _add_status, _add_journal, _add_sink, _add_load):
+    for add in (
+        _add_init, _add_check, _add_status, _add_member, _add_journal, _add_repair, _add_sink,
+        _add_load,
+    ):  # fmt: skip
         add(commands)
     return top
 
@@ -148,6 +153,92 @@ def _status(options: argparse.Namespace) -> int:
     else:
         print("\n".join(status_lines(status)))
     return 0 if status["leader"] is not None else 1
+
+
+def _add_member(commands: _Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("member", help="show or change who belongs to a cluster")
+    verbs = command.add_subparsers(title="what to do", required=True, metavar="WHAT")
+    listing = verbs.add_parser("list", help="show the members")
+    listing.add_argument("--json", action="store_true", help="one JSON array")
+    listing.set_defaults(run=_member_list)
+    adding = verbs.add_parser("add", help="have a member join, or move to another address")
+    adding.add_argument("name", metavar="NAME")
+    adding.add_argument("address", metavar="HOST:PORT", help="where its peers find it")
+    removing = verbs.add_parser("remove", help="have a member leave for good")
+    removing.add_argument("name", metavar="NAME")
+    removing.set_defaults(address=None)
+    for verb in (adding, removing):
+        verb.add_argument("--token-file", metavar="FILE", help="of the node that is asked")
+        verb.add_argument("--wait", type=_seconds, default=60.0, help="at most (default 60s)")
+        verb.set_defaults(run=_member_change)
+    for verb in (listing, adding, removing):
+        where = verb.add_mutually_exclusive_group()
+        where.add_argument("--directory", metavar="DIR", help="with the nodes' *.toml")
+        where.add_argument("--admin", metavar="URL", help="a node's admin address")
+
+
+def _doors(options: argparse.Namespace) -> list[Door]:
+    """Return the nodes that may be asked."""
+    token_file = getattr(options, "token_file", None)
+    own = Path(token_file) if token_file is not None else None
+    if options.admin is not None:
+        return [Door(options.admin, own)]
+    directory = Path(options.directory or CLUSTER_DIRECTORY)
+    if options.directory is None and not directory.is_dir():
+        return [Door("http://127.0.0.1:2106", own)]
+    return [Door(door.admin, own or door.token_file) for door in doors_of(directory)]
+
+
+def _member_list(options: argparse.Namespace) -> int:
+    found = members(gather([door.admin for door in _doors(options)]))
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        print("\n".join(member_lines(found)))
+    return 0
+
+
+def _member_change(options: argparse.Namespace) -> int:
+    change = Change(options.name, options.address)
+    change_members(_doors(options), change, wait_s=options.wait, say=_say)
+    return 0
+
+
+def _add_repair(commands: _Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("repair", help="set a stopped node's damaged data aside")
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("directory", metavar="DIR", nargs="?", help="the node's directory")
+    where.add_argument("--config", metavar="FILE", help="the node's configuration")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.add_argument("--force", action="store_true", help="also where nothing is damaged")
+    command.set_defaults(run=_repair)
+
+
+def _repair(options: argparse.Namespace) -> int:
+    place = place_of(options.config) if options.config is not None else Place(options.directory)
+    with Repair(place) as repair:
+        for line in repair.found():
+            print(line)
+        repair.check(force=options.force)
+        for line in repair.warning():
+            print(line)
+        if not options.yes and not _confirmed("Set it aside? Type yes: "):
+            _complain("nothing was changed")
+            return 1
+        for line in repair.set_aside():
+            print(line)
+    return 0
+
+
+def _confirmed(question: str) -> bool:
+    """Ask at a terminal; without one the answer is no, and how to say yes is told."""
+    if not sys.stdin.isatty():
+        _complain("found no terminal to ask at; expected --yes")
+        return False
+    try:
+        return input(question).strip() == "yes"
+    except EOFError:
+        return False
 
 
 def _add_journal(commands: _Commands[argparse.ArgumentParser]) -> None:

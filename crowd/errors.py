@@ -80,6 +80,17 @@ class AttemptFailedError(CrowdError):
         self.words = words
 
 
+# --- A change of members: an operator asked for what cannot be ------------------------------------
+
+
+class ChangeRefusedError(CrowdError):
+    """The members cannot be changed so, as things are; nothing was asked of the log."""
+
+
+class UnknownMemberError(ChangeRefusedError):
+    """There is no such member."""
+
+
 # --- The node itself: an operator must act ----------------------------------------------------
 
 

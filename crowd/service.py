@@ -38,12 +38,13 @@ from crowd.raft.links import PeerLinks
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
 from crowd.raft.tls import MutualTLS
-from crowd.view import EngineAcceptor, EngineView
+from crowd.view import EngineAcceptor, EngineChanges, EngineView
 from crowd.web.admin import admin_site
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
 from crowd.web.router import Router
+from crowd.web.token import open_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,10 +162,11 @@ class Node(Service):
         try:
             guard.install(time.monotonic, self._chance)
             self.engine.startService()
+            token = open_token(node.directory)
         except FatalError as error:
             self._end(error)
         self.dispatcher.startService()  # type: ignore[no-untyped-call]  # Twisted's
-        self._listen(node.admin)
+        self._listen(node.admin, token)
         listener = ProducerListener(
             self._reactor,
             [self._endpoint(text) for text in node.http],
@@ -197,8 +199,9 @@ class Node(Service):
         self._background.close()
         self._log.info("stopped")
 
-    def _listen(self, admin: str) -> None:
-        site = admin_site(EngineView(self.engine, self.dispatcher, self.producers, self._within_s))
+    def _listen(self, admin: str, token: str) -> None:
+        view = EngineView(self.engine, self.dispatcher, self.producers, self._within_s)
+        site = admin_site(view, EngineChanges(self.engine), token)
         opening = self._endpoint(admin).listen(site)
         opening.addCallbacks(
             lambda port: self._doors.insert(0, port), self._cannot_listen, errbackArgs=(admin,)

@@ -1,15 +1,19 @@
 """What the doors see of the engine: adapters between ``crowd/web``'s ports and the rooms below.
 
-Decides nothing but names: readiness in an operator's words, counters under their metrics'
-names. Reads only.
+Decides names: readiness in an operator's words, counters under their metrics' names; and which
+changes of members are refused before the log is asked. `EngineView` reads only.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from crowd.command import MEMBERS_MAX
+from crowd.errors import ChangeRefusedError, UnknownMemberError
+from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes
 from crowd.raft.membership import Standing
 from crowd.raft.status import describe
 
@@ -17,8 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from crowd.delivery.dispatcher import Dispatcher
+    from crowd.ledger.members import MemberState
     from crowd.raft.engine import Engine
     from crowd.web.listener import Producers
+
+_STANDING: Final = {
+    Standing.VOTER: "voter",
+    Standing.LEARNER: "learner: it gets everything from the others, and votes then",
+    Standing.OUTSIDER: "outsider: no member of the cluster; see `crowd member add`",
+    Standing.UNBORN: "unborn: it knows no cluster yet, and waits for the members of its file",
+}
 
 
 class EngineAcceptor:
@@ -80,12 +92,15 @@ class EngineView:
         if leader is not None:
             quorum = f"{leader} leads term {engine.raft.term}"
         else:
-            quorum = f"no leader for {without_s:.1f} s"
+            since = "since the start" if math.isinf(without_s) else f"for {without_s:.1f} s"
+            quorum = f"no leader {since}"
         return [
             ("quorum", without_s < self._within_s, quorum),
-            ("member", standing is Standing.VOTER, standing.value),
+            ("member", standing is Standing.VOTER, _STANDING[standing]),
+            ("members", True, self._members()),
             ("session", engine.proposer.has_session, "opened by the log, or not yet"),
-            ("journal", not engine.journal.full, f"durable to {engine.journal.durable_index}"),
+            ("journal", not engine.journal.full, self._journal()),
+            ("damage", True, self._damage()),
             ("draining", not self._producers.draining, "yes" if self._producers.draining else "no"),
             ("accepting", True, "yes" if refusal is None else refusal.reason),
             (
@@ -95,9 +110,31 @@ class EngineView:
             ),
         ]
 
+    def _members(self) -> str:
+        """Return who votes and who learns, in words."""
+        members = self._engine.ledger.members
+        voters = sorted(name for name, member in members.items() if member.votes)
+        learners = sorted(members.keys() - set(voters))
+        words = f"{len(voters)} vote ({', '.join(voters)})" if voters else "none yet"
+        return words + (f", {len(learners)} learn ({', '.join(learners)})" if learners else "")
+
+    def _journal(self) -> str:
+        journal = self._engine.journal
+        words = f"entries {journal.first_index} to {journal.last_index}"
+        full = "; no space: nothing more becomes durable" if journal.full else ""
+        return f"{words}, durable to {journal.durable_index}{full}"
+
+    def _damage(self) -> str:
+        """Return what of this node's disk is damaged, in words: it goes on, and is not unready."""
+        holes, places = self._engine.repairs.holes, self._engine.store.damaged
+        entries = [f"{holes} damaged entries, asked of the others"] if holes else []
+        return "; ".join([*entries, *places]) or "none known"
+
     def counters(self) -> Mapping[str, float]:
         """Return the metrics' values by name, labels in braces as in the exposition format."""
         engine, ledger, journal = self._engine, self._engine.ledger, self._engine.journal
+        store, scrub = engine.store, journal.upkeep_counters
+        votes = [member.votes for member in ledger.members.values()]
         values: dict[str, float] = {
             "crowd_raft_term": engine.raft.term,
             "crowd_raft_leader": engine.raft.is_leader,
@@ -107,6 +144,20 @@ class EngineView:
             "crowd_journal_batches_total": journal.counters.batches,
             "crowd_journal_written_bytes_total": journal.counters.written_bytes,
             "crowd_journal_write_seconds_total": journal.counters.write_s,
+            "crowd_journal_first_index": journal.first_index,
+            "crowd_journal_stored_bytes": journal.stored_bytes,
+            "crowd_journal_damaged_entries": engine.repairs.holes,
+            "crowd_journal_mended_entries_total": engine.repairs.mended_entries,
+            "crowd_journal_mended_total": scrub.mended,
+            "crowd_scrub_read_bytes_total": scrub.scrubbed_bytes,
+            "crowd_scrub_passes_total": scrub.passes,
+            "crowd_scrub_flaws_total": scrub.flaws,
+            "crowd_checkpoints": len(store.checkpoints),
+            "crowd_checkpoints_damaged": len(store.damaged),
+            "crowd_snapshot_sent_bytes_total": engine.snapshots.sent_bytes,
+            "crowd_released_index": ledger.released_index,
+            'crowd_members{role="voter"}': votes.count(True),
+            'crowd_members{role="learner"}': votes.count(False),
             "crowd_accepted_messages_total": ledger.tip,
             "crowd_backlog_bytes": ledger.backlog_bytes,
             "crowd_producers_waiting": engine.proposer.waiting_count,
@@ -115,6 +166,9 @@ class EngineView:
             "crowd_http_connections_refused_total": self._producers.connections_refused,
             "crowd_http_in_flight_bytes": self._producers.budget.used,
         }
+        if store.newest is not None:
+            values["crowd_checkpoint_index"] = store.newest.index
+            values["crowd_checkpoint_bytes"] = store.newest.size_bytes
         for consumer in ledger.consumers.values():
             label = f'{{consumer="{consumer.definition.name}"}}'
             values["crowd_consumer_backlog_messages" + label] = ledger.backlog(consumer.id)
@@ -125,6 +179,62 @@ class EngineView:
             values["crowd_consumer_attempts_total" + label] = lane.attempts
             values["crowd_consumer_delivered_total" + label] = lane.delivered
         return values
+
+
+class EngineChanges:
+    """The engine as `crowd.web.members.Changes` asks for it.
+
+    What is refused here is what could never have an effect, or would leave the voters without
+    a majority; the ledger decides again when the change stands in the log.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def enroll(self, name: str, address: str) -> None:
+        """Ask for a member to join or to move. Raises ChangeRefusedError."""
+        members = self._members()
+        if name not in members and len(members) >= MEMBERS_MAX:
+            raise ChangeRefusedError(f"found {len(members)} members; expected fewer, to add one")
+        for other, member in members.items():
+            if other != name and member.address == address:
+                raise ChangeRefusedError(
+                    f"found member {other} at {address}; expected nobody there"
+                )
+        addresses = {other: member.address for other, member in members.items()} | {name: address}
+        size_bytes = roster_bytes(addresses)
+        if size_bytes > ROSTER_BYTES_MAX:
+            raise ChangeRefusedError(
+                f"found names and addresses of {size_bytes} bytes in all; expected shorter ones, "
+                f"as a node keeps {ROSTER_BYTES_MAX} bytes of them"
+            )
+        self._engine.changes.enroll(name, address)
+
+    def expel(self, name: str) -> None:
+        """Ask for a member to leave. Raises UnknownMemberError and ChangeRefusedError."""
+        members = self._members()
+        if name not in members:
+            names = ", ".join(sorted(members))
+            raise UnknownMemberError(f"found no member {name}; expected one of {names}")
+        left = {other for other, member in members.items() if member.votes} - {name}
+        if not left:
+            raise ChangeRefusedError(f"found {name} to be the last voter; expected another one")
+        there = {other for other in left if self._engine.membership.is_voter(other)}
+        if members[name].votes and len(there) <= len(left) // 2:
+            raise ChangeRefusedError(
+                f"found {len(there)} of the {len(left)} voters that would be left connected; "
+                "expected a majority of them, or nothing could be accepted any more"
+            )
+        self._engine.changes.expel(name)
+
+    def _members(self) -> Mapping[str, MemberState]:
+        if not self._engine.member.peers:
+            raise ChangeRefusedError(
+                "found a node on its own; expected one with [cluster] in its configuration"
+            )
+        if self._engine.ledger.tag is None:
+            raise ChangeRefusedError("the cluster is not born yet; expected a leader, and its log")
+        return self._engine.ledger.members
 
 
 def _progress(progress: Any) -> dict[str, Any] | None:

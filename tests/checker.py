@@ -3,8 +3,11 @@
     python -m tests.checker --load LOAD.jsonl ... --sink SINK.jsonl [--directory DIR]
 
 `--load` are logs of ``crowd load``, `--sink` those of ``crowd sink``; with `--directory` the
-ledgers of the cluster there are compared too. Exit status 0 only if nothing is missing,
-nothing arrived that was never accepted, and the ledgers agree.
+ledgers of the cluster there are compared too. Exit status 0 only if nothing is missing, no id
+stands for two messages, and the ledgers agree.
+
+A line of `--load` may also say what was posted, as ``sha256``: then that is what has to arrive
+under its id.
 """
 
 from __future__ import annotations
@@ -13,14 +16,60 @@ import argparse
 import json
 import sys
 from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crowd.message import parse_message_id
 from crowd.tools.status import admin_addresses, gather
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
-def lines(paths: list[str]) -> Any:
+CLOCKS_S = 0.1
+"""How far the times of two logs may be apart: they are of one clock, taken in two processes."""
+
+
+@dataclass(frozen=True)
+class Outage:
+    """When a node could not answer, and which answers that excuses.
+
+    ``url`` is what the node's URLs begin with; every node is meant if it is empty. Times are
+    in seconds since 1970. Without ``statuses`` any failure is excused, otherwise those alone.
+    """
+
+    url: str
+    since: float
+    until: float
+    statuses: frozenset[int] | None = None
+
+    def excuses(self, answer: dict[str, Any]) -> bool:
+        """Say whether a failed request met this outage between when it was due and its end."""
+        return (
+            answer["url"].startswith(self.url)
+            and answer["time"] - answer["latency"] <= self.until + CLOCKS_S
+            and answer["time"] >= self.since - CLOCKS_S
+            and (self.statuses is None or answer["status"] in self.statuses)
+        )
+
+
+def failures_on_the_living(load: Iterable[str], outages: Sequence[Outage]) -> list[dict[str, Any]]:
+    """Return the failed requests that no outage explains."""
+    return [
+        answer
+        for answer in lines(load)
+        if not 200 <= answer["status"] < 300 and not any(one.excuses(answer) for one in outages)
+    ]
+
+
+def longest_pause_s(load: Iterable[str]) -> float:
+    """Return the longest time between two acknowledgements that follow each other."""
+    times = sorted(answer["time"] for answer in lines(load) if 200 <= answer["status"] < 300)
+    return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
+
+
+def lines(paths: Iterable[str]) -> Any:
     """Yield each line's object; the last line of a killed process may be cut short."""
     for path in paths:
         with Path(path).open("rb") as file:
@@ -32,15 +81,17 @@ def lines(paths: list[str]) -> Any:
 def check_deliveries(load: list[str], sink: list[str]) -> dict[str, int]:
     """Compare acknowledged ids with those that the consumer answered 2xx."""
     acknowledged: set[str] = set()
+    bodies: dict[str, str] = {}
     doubled = unanswered = 0
     for answer in lines(load):
         if 200 <= answer["status"] < 300:
             doubled += answer["id"] in acknowledged
             acknowledged.add(answer["id"])
+            if "sha256" in answer:
+                bodies[answer["id"]] = answer["sha256"]
         else:
             unanswered += 1
     arrived: Counter[str] = Counter()
-    bodies: dict[str, str] = {}
     changed = 0
     for request in lines(sink):
         if 200 <= request["status"] < 300:

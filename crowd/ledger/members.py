@@ -13,7 +13,7 @@ Invariant: once born, a cluster has at least one voter, and at most `MEMBERS_MAX
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -21,10 +21,23 @@ from crowd.command import MEMBERS_MAX, Demote, Enroll, Expel, Index, Promote
 from crowd.ledger.head import expect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from crowd.command import Member
     from crowd.ledger.head import MembersPart
+
+
+ROSTER_BYTES_MAX: Final = 6 << 10
+"""All members, as each node keeps them beside its vote (crowd/raft/journal/memory.py)."""
+
+MEMBER_BYTES: Final = 40
+"""What a member takes besides its name and address: a journal's id, an index, CBOR's heads."""
+
+
+def roster_bytes(addresses: Mapping[str, str]) -> int:
+    """Return about how many bytes a node keeps of these members, names with addresses."""
+    texts = (len(text.encode()) for pair in addresses.items() for text in pair)
+    return sum(texts) + MEMBER_BYTES * len(addresses)
 
 
 class MemberState(msgspec.Struct, frozen=True, gc=False):
@@ -79,19 +92,24 @@ class Members:
         self, command: Enroll | Promote | Demote, known: MemberState | None, index: Index
     ) -> MemberState | None:
         """Return what the member is after `command`, or None where that cannot be."""
-        if isinstance(command, Enroll):
-            if known is not None:
-                return msgspec.structs.replace(known, address=command.address)
-            if len(self.states) == MEMBERS_MAX:
-                return None
-            return MemberState(command.address, b"", index)
+        replace = msgspec.structs.replace
+        if isinstance(command, Enroll) and not self._has_room_for(command):
+            return None
         if known is None:
-            return None
+            return MemberState(command.address, b"", index) if isinstance(command, Enroll) else None
+        if isinstance(command, Enroll):
+            return replace(known, address=command.address)
         if isinstance(command, Promote):
-            return msgspec.structs.replace(known, journal_id=command.journal_id)
-        if self._is_last_voter(command.name):
-            return None
-        return msgspec.structs.replace(known, journal_id=b"")
+            if known.votes:
+                return None  # with another journal that would be two changes in one
+            return replace(known, journal_id=command.journal_id)
+        return None if self._is_last_voter(command.name) else replace(known, journal_id=b"")
+
+    def _has_room_for(self, enroll: Enroll) -> bool:
+        """Tell whether there may be one more, and a node can keep all names and addresses."""
+        addresses = {name: state.address for name, state in self.states.items()}
+        addresses[enroll.name] = enroll.address
+        return len(addresses) <= MEMBERS_MAX and roster_bytes(addresses) <= ROSTER_BYTES_MAX
 
     def _is_last_voter(self, name: str) -> bool:
         return [n for n, state in self.states.items() if state.votes] == [name]

@@ -80,6 +80,8 @@ class Compaction:
     def is_due(self) -> bool:
         """Whether the next checkpoint should be taken."""
         newest = self._store.newest
+        if self._store.floor is None and self._ledger.released_index and self._grown_entries:
+            return True  # the floor was damaged: the next one is to come soon
         if newest is not None and self._grown_bytes < SIZE_FACTOR * newest.size_bytes:
             return False
         return (

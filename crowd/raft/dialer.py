@@ -57,8 +57,9 @@ def delay_s(failures: int, chance: float) -> float:
 class Dialer:
     """Calls `endpoint` from `start` until `stop`, one connection at a time.
 
-    Whoever owns the connection that came about says `ended` when it is over. `failed` is
-    told in words why a call came to nothing; `chance` returns a random number in [0, 1).
+    Whoever owns the connection that came about says `ended` when it is over, and `rest` when
+    one came about otherwise. `failed` is told in words why a call came to nothing; `chance`
+    returns a random number in [0, 1).
     """
 
     def __init__(
@@ -80,19 +81,25 @@ class Dialer:
         self._connecting: Deferred[Any] | None = None
         self._due: Any = None
 
-    def start(self) -> None:
-        """Call now."""
+    def start(self, *, linked: bool = False) -> None:
+        """Call now; or, if `linked` says that a connection is there already, when it `ended`."""
         self._running = True
-        self._call()
+        if not linked:
+            self._call()
 
     def stop(self) -> None:
         """Call no more, and give up a call under way. A connection stays as it is."""
         self._running = False
+        self.rest()
+
+    def rest(self) -> None:
+        """Give up a call under way or due: there is a connection, and `ended` will be said."""
         if self._due is not None:
             self._due.cancel()
             self._due = None
-        if self._connecting is not None:
-            self._connecting.cancel()
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
 
     def ended(self, *, served: bool) -> None:
         """Note that a connection is over; `served` says that it had been of use, so call again soon."""
@@ -110,8 +117,8 @@ class Dialer:
         self._connecting = None
 
     def _unanswered(self, failure: Failure) -> None:
-        self._connecting = None
-        if self._running:  # else the failure is that of `stop` itself
+        if self._connecting is not None:  # else the failure is that of giving up
+            self._connecting = None
             self._failed(failure.getErrorMessage() or type(failure.value).__name__)
             self._again()
 

@@ -418,7 +418,7 @@ class Engine(Service):
         if not self._scrubbing:
             self._scrubbing = True
             self._scrubs += 1
-            if self._scrubs % CHECKPOINTS_EVERY:
+            if self._scrubs % CHECKPOINTS_EVERY and not self.snapshots.doubtful:
                 self.journal.scrub(self._scrubbed)
             else:
                 self.store.scrub(lambda _: self._scrubbed(ScrubResult(0, ())))
@@ -553,8 +553,9 @@ class Engine(Service):
         return not self.repairs.holes and not self.journal.full
 
     def wants_snapshot(self, name: str) -> None:
-        """Begin to send a follower what the log no longer has."""
-        self.snapshots.wanted_by(name, self.raft.term)
+        """Begin to send a follower what the log no longer has, or let another one do so."""
+        if not self.snapshots.wanted_by(name, self.raft.term):
+            self._step_down()
 
     def damaged(self, error: DamagedEntryError) -> None:
         """Have a damaged entry mended."""

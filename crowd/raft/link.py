@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
-    from crowd.raft.dialer import Dialer
-
 TICK_S: Final = 0.5
 
 HELLO_TICKS_MAX: Final = 10
@@ -85,15 +83,11 @@ class LinkKeeper(Protocol):
 
 @implementer(IHandshakeListener, IPushProducer)
 class Link(TwistedProtocol):
-    """A connection to a peer: the one `called` by `dialer`, or whoever called this node."""
+    """A connection to a peer: the one `called`, or whoever called this node."""
 
-    def __init__(
-        self, keeper: LinkKeeper, *, called: str | None = None, dialer: Dialer | None = None
-    ) -> None:
+    def __init__(self, keeper: LinkKeeper, *, called: str | None = None) -> None:
         self.called = called
         """The peer that this node called; None on the accepting side."""
-        self.dialer = dialer
-        """Who is to call again when this is over; None on the accepting side."""
         self.address: IAddress | None = None
         """Where the other end is, for a log line."""
         self.name: str | None = None

@@ -1,12 +1,17 @@
 """The links of one node to all its peers.
 
-Decides who dials whom, which connection to a peer counts, whose hello is refused, and how
+Decides when a peer is dialled, which connection to it counts, whose hello is refused, and how
 much may wait for a slow peer. Leaves one connection's course to ``link``, calling again to
-``dialer``, proof of identity to a `Security` (``tls``), and all meaning to the engine.
+``dialer``, proof of identity to a `Security` (``tls``), and who dials whom and all meaning to
+the engine.
 
-There is one connection to each peer: the node whose name sorts lower dials. A newer
-connection of the same peer replaces the older one, which that peer has given up already.
-Who the peers are may change at any time (`follow`): members come and go in the log.
+There is one connection to each peer. Both may be told to dial, as neither may know what the
+other one knows: so nobody dials while a link is open, whoever made it. A newer connection of
+the same peer replaces the older one, which that peer has given up already.
+
+Who the peers are may change at any time (`follow`): members come and go in the log. A node
+that is no peer yet may call too, as its members may know more than this node: its certificate
+proves that it is of this cluster, and the hellos then tell which of the two is behind.
 
 Order: one link carries messages in the order of their `send`. Between two links of one
 peer the listener always hears `peer_disconnected` first. It hears nothing from inside
@@ -23,7 +28,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from crowd.errors import FatalError
+from crowd.errors import FatalError, PeerRejectedError
 from crowd.raft.dialer import Dialer, Nowhere
 from crowd.raft.frames import encode_frame
 from crowd.raft.link import TICK_S, Link, LinkState
@@ -39,7 +44,7 @@ from crowd.raft.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from twisted.internet.interfaces import IAddress
 
@@ -53,14 +58,18 @@ BULK_BYTES_MAX: Final = 4 * 1024 * 1024
 QUEUED_BYTES_MAX: Final = 32 * 1024 * 1024
 """Nothing waits above this: one frame over BULK_BYTES_MAX, and 8 MiB of votes and heartbeats."""
 
-UNPROVED_MAX: Final = 64
-"""Connections accepted of which nobody knows yet whose they are; more are closed at once."""
+UNOPENED_MAX: Final = 64
+"""Connections accepted that did not come to a good hello; more are closed at once. Two for each
+of the 31 peers that a cluster can have."""
 
 SERVED_S: Final = 1.0
 """A link that was open for less did not serve: calls of a peer that refuses us grow rarer."""
 
 REPEAT_S: Final = 60.0
 """The same complaint about the same peer is a warning once a minute, else a debug line."""
+
+COMPLAINTS_MAX: Final = 64
+"""Whose complaints are remembered, the newest: every peer's, and as many nodes' that are none."""
 
 
 class LinkListener(Protocol):
@@ -99,6 +108,13 @@ class Security(Protocol):
         by IHandshakeListener, before any data.
         """
 
+    def identify_member(self, transport: Any) -> str:
+        """Return which node of this cluster is at the other end, whether it is known or not.
+
+        Raises PeerRejectedError if it is none, or proves to be more than one. Asked when
+        `identify` is.
+        """
+
 
 class PeerLinks(Service):
     """Connects this node to its peers while it runs.
@@ -133,7 +149,7 @@ class PeerLinks(Service):
         self._port: Any = None
         self.hello = hello
         self._peers: dict[str, str] = {}  # addresses by name
-        self._dialers: dict[str, Dialer] = {}  # of the peers above this node's name
+        self._dialers: dict[str, Dialer] = {}  # of the peers that this node is to dial
         self._links: dict[Link, None] = {}  # all whose connection is not lost, oldest first
         self._open: dict[str, Link] = {}  # the one that counts, by the peer's name
         self._opened_at_s: dict[Link, float] = {}
@@ -147,14 +163,13 @@ class PeerLinks(Service):
             endpoint = self._dial(address)
         except ValueError as error:
             endpoint = Nowhere(ValueError(f"{address!r} is no address: {error}"))
-        dialer = Dialer(
+        return Dialer(
             self._clock,
             self._security.dialling(endpoint),
-            _PeerConnections(lambda: Link(self, called=peer, dialer=dialer)),
+            _PeerConnections(lambda: Link(self, called=peer)),
             failed=lambda words: self._complain(peer, f"cannot connect: {words}"),
             chance=self._chance,
         )
-        return dialer
 
     # --- Service ------------------------------------------------------------------------
 
@@ -218,36 +233,47 @@ class PeerLinks(Service):
             if link.state is LinkState.OPEN and link.greeting is not None
         }
 
-    def follow(self, peers: Mapping[str, str]) -> None:
-        """Have links with exactly `peers` from now on: their ``host:port`` by name.
+    def follow(self, peers: Mapping[str, str], dialled: Collection[str]) -> None:
+        """Have links with `peers` from now on: their ``host:port`` by name.
 
-        Those that sort above this node's name are dialled, at once if this service runs; a
-        peer that moved is dialled anew. Links with nodes that are not among them end, after
-        what the transport holds was sent; `peer_disconnected` follows in a later turn. This
-        node's own name among them means nothing. To be called in the reactor, at any time,
-        also by the listener while it hears something.
+        Those of them that are in `dialled` are dialled, at once if this service runs and no
+        link with them is open; a dialled peer that moved is dialled anew. For the others this
+        node waits; a link that it made itself while it dialled them stays.
+
+        Links with those that were peers and are none any more end, after what the transport
+        holds was sent; `peer_disconnected` follows in a later turn. A link with a node that
+        was no peer, opened because its hello was good, stays. This node's own name means
+        nothing in either. To be called in the reactor, at any time, also by the listener while
+        it hears something.
         """
         before = self._peers
         self._peers = {name: peers[name] for name in sorted(peers) if name != self._name}
+        calls = {name: address for name, address in self._peers.items() if name in dialled}
         ends = {name: "is no member any more" for name in before if name not in self._peers}
         for name in self._dialers:
-            address = self._peers.get(name)
-            if address is not None and address != before[name]:
-                ends[name] = f"its address is {address} now"
+            if name in calls and calls[name] != before[name]:
+                ends[name] = f"its address is {calls[name]} now"
         for name in ends:
             self._said.pop(name, None)
-            dialer = self._dialers.pop(name, None)
-            if dialer is not None:
-                dialer.stop()
+        for name in [name for name in self._dialers if name in ends or name not in calls]:
+            self._dialers.pop(name).stop()
         for link in list(self._links):
             name = link.name or link.called or ""
             if name in ends:
                 link.close(ends[name])
-        for name, address in self._peers.items():
-            if name > self._name and name not in self._dialers:
+        for name, address in calls.items():
+            if name not in self._dialers:
                 dialer = self._dialers[name] = self._dialer(name, address)
                 if self.running:
-                    dialer.start()
+                    dialer.start(linked=self._linked(name))
+
+    def _linked(self, peer: str) -> bool:
+        """Return whether a link with `peer` is open, or one that this node made is to be."""
+        return any(
+            link.called == peer or self._open.get(peer) is link
+            for link in self._links
+            if link.state is not LinkState.CLOSED
+        )
 
     def queued_bytes(self, name: str) -> int:
         """Return how much waits here for `name` to read; 0 if it is not connected."""
@@ -289,21 +315,25 @@ class PeerLinks(Service):
     # --- What links tell (link.LinkKeeper) -----------------------------------------------
 
     def identify(self, link: Link) -> str:
-        """Return whose end the other is: the peer that was called, or one of those that call."""
+        """Return whose end the other is: the peer that was called, or a node of this cluster."""
         if link.called is not None:
             return self._security.identify(link.transport, (link.called,))
-        calling = tuple(name for name in self._peers if name < self._name)
-        return self._security.identify(link.transport, calling)
+        name = self._security.identify_member(link.transport)
+        if name == self._name:
+            raise PeerRejectedError(f"found this node's own name {name}; expected another one's")
+        return name
 
     def link_made(self, link: Link) -> None:
-        """Take a new connection; close it if too many are of nobody known, or the node stops."""
+        """Take a new connection; close it if too many came to nothing yet, or the node stops."""
         self._links[link] = None
         if not self.running:
             link.abort("this node stops")
         elif link.called is None:
-            unproved = sum(one.called is None and one.name is None for one in self._links)
-            if unproved > UNPROVED_MAX:
-                link.abort(f"{unproved} connections that proved nothing yet")
+            unopened = sum(
+                one.called is None and one not in self._opened_at_s for one in self._links
+            )
+            if unopened > UNOPENED_MAX:
+                link.abort(f"{unopened} connections without a good hello yet")
 
     def link_greeted(self, link: Link, hello: Hello) -> None:
         """Open the link, or refuse its peer; an older link of that peer is replaced."""
@@ -323,6 +353,9 @@ class PeerLinks(Service):
         self._opened_at_s[link] = self._clock.seconds()
         self._said.pop(name, None)
         link.open()
+        dialer = self._dialers.get(name)
+        if dialer is not None:
+            dialer.rest()  # if the peer made the link
         self.log.info("connected to peer {peer}", peer=name, dialled=link.called is not None)
         self._listener.peer_connected(name, hello)
 
@@ -336,7 +369,7 @@ class PeerLinks(Service):
         self._clock.callLater(0, self._forget, link)
 
     def link_lost(self, link: Link) -> None:
-        """Forget the link, and call its peer again if it was this node that called."""
+        """Forget the link, and call its peer if that is this node's to do and no other is there."""
         self._forget(link)
         opened_at_s = self._opened_at_s.pop(link, None)
         served = opened_at_s is not None and self._clock.seconds() - opened_at_s >= SERVED_S
@@ -344,8 +377,11 @@ class PeerLinks(Service):
         if opened_at_s is None:
             who = link.name or link.called or "a stranger"
             self._complain(who, link.why, _at(link.address))
-        if link.dialer is not None:
-            link.dialer.ended(served=served)  # which calls no more if its peer is gone
+        # The dialer of now: the one that made the link may have been stopped, or none made it.
+        peer = link.called or link.name or ""
+        dialer = self._dialers.get(peer)
+        if dialer is not None and not self._linked(peer):
+            dialer.ended(served=served)
         self._stop_if_empty()
 
     def _forget(self, link: Link) -> None:
@@ -362,8 +398,10 @@ class PeerLinks(Service):
         said, at_s = self._said.get(who, ("", 0.0))
         news = said != words or now_s - at_s >= REPEAT_S
         if news:
-            # Bounded: by the peers, those that left since `follow` last, and "a stranger".
+            self._said.pop(who, None)
             self._said[who] = (words, now_s)
+            if len(self._said) > COMPLAINTS_MAX:
+                del self._said[next(iter(self._said))]
         log = self.log.warn if news else self.log.debug
         log("no link with {peer}{at}: {why}", peer=who, at=at, why=words)
 

@@ -55,24 +55,34 @@ class Snapshots:
 
     # --- As a leader ----------------------------------------------------------------------------
 
-    def wanted_by(self, name: str, term: int) -> None:
-        """Send a follower the floor, if that is not under way; it needs what the log lacks."""
+    @property
+    def doubtful(self) -> bool:
+        """Whether a follower found that what it was sent is not whole: this copy may be bad."""
+        return any(sending.refusals for sending in self._sending.values())
+
+    def wanted_by(self, name: str, term: int) -> bool:
+        """Send a follower the floor, if that is not under way; it needs what the log lacks.
+
+        False if there is no floor: then somebody else has to lead who has one.
+        """
         now_s = self._clock.seconds()
         sending = self._sending.get(name)
         if sending is not None:
             if not sending.complete or now_s - self._complete_s.setdefault(name, now_s) < INSTALL_S:
-                return
+                return True
             self.left(name)
         floor = self._store.floor
         if floor is None:
-            if now_s - self._complained_s >= COMPLAIN_EVERY_S:
-                self._complained_s = now_s
-                self._log.warn("{peer} needs a snapshot, and there is none yet", peer=name)
-            return
+            if now_s - self._complained_s < COMPLAIN_EVERY_S:
+                return True
+            self._complained_s = now_s
+            self._log.warn("{peer} needs a snapshot, and there is none here", peer=name)
+            return False
         self._log.info("sends {peer} its ledger at {index}", peer=name, index=floor.index)
         sending = self._sending[name] = Sending(self._store, floor, term)
         sending.start()
         self._pump(name, sending)
+        return True
 
     def wanted(self, name: str, message: SnapshotWanted) -> None:
         """Go on as a follower asks. Raises PeerRejectedError for an offset that cannot be."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from crowd.command import Index
 
 if TYPE_CHECKING:
@@ -35,10 +37,16 @@ def describe(engine: Engine) -> dict[str, Any]:
             name: {"address": member.address, "votes": member.votes}
             for name, member in sorted(ledger.members.items())
         },
+        "standing": engine.membership.standing.value,
         "released_index": ledger.released_index,
         "first_index": journal.first_index,
         "checkpoints": [checkpoint.index for checkpoint in engine.store.checkpoints],
         "damaged_entries": engine.repairs.holes,
+        "mended_entries": engine.repairs.mended_entries,
+        "damaged_checkpoints": list(engine.store.damaged),
+        "scrub": msgspec.to_builtins(journal.upkeep_counters),
+        "snapshots_sent_bytes": engine.snapshots.sent_bytes,
+        "stored_bytes": journal.stored_bytes,
         "digests": {str(index): digest.hex() for index, digest in ledger.digests.items()},
         "digest": {"index": latest, "sha256": ledger.digests.get(latest, b"").hex()},
         "now": {"index": ledger.applied_index, "sha256": ledger.digest().hex()},

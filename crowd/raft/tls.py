@@ -4,9 +4,9 @@ The one place of OpenSSL and service-identity. Decides whom to believe; leaves c
 to ``links`` and making certificates to ``certificates``.
 
 Twisted checks a certificate's identity on the connecting side only, so neither side relies
-on it: OpenSSL verifies the chain during the handshake, in both directions, and `identify`
-then matches the name (RFC 6125, by service-identity) on both sides with the same code,
-before a byte of the peer's data is handed on (I6).
+on it: OpenSSL verifies the chain during the handshake, in both directions. Then `identify`
+matches the name that was called, and `identify_member` finds the caller's (RFC 6125, by
+service-identity), with the same code, before a byte of the peer's data is handed on (I6).
 """
 
 from __future__ import annotations
@@ -111,6 +111,30 @@ class MutualTLS:
             raise PeerRejectedError(f"found a certificate for {_names(found)}; {wanted}")
         return proved[0]
 
+    def identify_member(self, transport: Any) -> str:
+        """Return which node of this cluster is at the other end of `transport`, known or not.
+
+        To be called when the handshake is complete. Raises PeerRejectedError, which says
+        what was found and expected, unless the certificate proves exactly one node name of
+        this cluster: wildcards, names of other clusters and of hosts prove nobody.
+        """
+        wanted = f"expected one for one node of cluster {self._cluster}"
+        certificate = transport.getPeerCertificate()
+        if certificate is None:
+            raise PeerRejectedError(f"found no certificate; {wanted}")
+        found = certificate.to_cryptography()
+        proved = {name for name in _first_labels(found) if self._is_proved(found, name)}
+        if len(proved) != 1:
+            raise PeerRejectedError(f"found a certificate for {_names(found)}; {wanted}")
+        return proved.pop()
+
+    def _is_proved(self, certificate: x509.Certificate, name: str) -> bool:
+        try:
+            identity = identity_of(self._cluster, name)
+        except ValueError:  # no node may have that name
+            return False
+        return _proves(certificate, identity)
+
 
 class _EagerSocket:
     """A TCP transport that sends at once what the socket takes; in all else the transport.
@@ -180,17 +204,29 @@ def _trusted(authorities: list[x509.Certificate]) -> Any:
 def _proves(certificate: x509.Certificate, identity: str) -> bool:
     """Return whether `identity` stands in the certificate's alternative names, literally."""
     try:
-        patterns = [
-            pattern
-            for pattern in extract_patterns(certificate)
-            if isinstance(pattern, DNSPattern) and b"*" not in pattern.pattern
-        ]
         verify_service_identity(
-            cert_patterns=patterns, obligatory_ids=[DNS_ID(identity)], optional_ids=[]
+            cert_patterns=_literals(certificate),
+            obligatory_ids=[DNS_ID(identity)],
+            optional_ids=[],
         )
-    except (VerificationError, CertificateError):
+    except (VerificationError, CertificateError):  # the latter: it has no names
         return False
     return True
+
+
+def _literals(certificate: x509.Certificate) -> list[DNSPattern]:
+    """Return the certificate's DNS names, in lower case; none if its names make no sense."""
+    try:
+        patterns = extract_patterns(certificate)
+    except (CertificateError, ValueError, x509.DuplicateExtension):
+        return []
+    return [p for p in patterns if isinstance(p, DNSPattern) and b"*" not in p.pattern]
+
+
+def _first_labels(certificate: x509.Certificate) -> set[str]:
+    """Return what might be names of nodes in the certificate."""
+    labels = (pattern.pattern.partition(b".")[0] for pattern in _literals(certificate))
+    return {label.decode("ascii", "replace") for label in labels}
 
 
 def _names(certificate: x509.Certificate) -> str:
@@ -198,7 +234,7 @@ def _names(certificate: x509.Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         texts = names.value.get_values_for_type(x509.DNSName)
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         texts = []
     return " ".join(texts)[:200] or "no name"
 

@@ -100,7 +100,9 @@ def status_lines(status: dict[str, Any]) -> list[str]:
             f"{node['name']}: {node['role']}, {ready}, commit {node['commit']}, "
             f"applied {node['applied']}, digest {shown}"
         )
+        lines += _damage_lines(node)
         if node["name"] == status["leader"]:
+            lines += _member_lines(node)
             for consumer in node.get("consumers", []):
                 told = [
                     f"{key.replace('_', ' ')} {consumer[key]}"
@@ -109,6 +111,22 @@ def status_lines(status: dict[str, Any]) -> list[str]:
                 ]
                 lines.append(f"  consumer {consumer.get('name')}: {', '.join(told)}")
     return lines
+
+
+def _member_lines(node: dict[str, Any]) -> list[str]:
+    """Return who the members are, by the leader's word; nothing before the cluster is born."""
+    told = [
+        f"{name} {'votes' if member['votes'] else 'learns'}"
+        for name, member in node.get("members", {}).items()
+    ]
+    return [f"  members: {', '.join(told)}"] if told else []
+
+
+def _damage_lines(node: dict[str, Any]) -> list[str]:
+    lines = list(node.get("damaged_checkpoints", []))
+    if entries := node.get("damaged_entries"):
+        lines.insert(0, f"{entries} damaged entries, not yet mended by the others' copies")
+    return [f"  damaged: {line}" for line in lines]
 
 
 def _shaped(node: dict[str, Any], at: int | None) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """The admin side, on its own port: health, metrics, state, dashboard.
 
 Decides how a node's state is shown over HTTP. Leaves what the state is to `NodeView`, and
-serves few requests, so it stands on Twisted's own HTTP server. Nothing here changes anything
-yet: any method but GET and HEAD is refused, whatever its Origin. Pages of others cannot read
-the answers: no CORS header is ever sent. And a name of theirs that resolves to loopback (DNS
-rebinding) does not help them: there, Host must be an address, or a name of this machine.
+serves few requests, so it stands on Twisted's own HTTP server. Only ``/api/members`` changes
+anything; who may is decided in ``members``. Pages of others cannot read the answers: no CORS
+header is ever sent. And a name of theirs that resolves to loopback (DNS rebinding) does not
+help them: there, Host must be an address, or a name of this machine.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from twisted.logger import Logger
-from twisted.web.server import Site
+from twisted.web.server import Request, Site
 
 from crowd.metrics import METRICS, MetricType, parse_sample
 from crowd.web.dashboard import PAGE, POLICY
 from crowd.web.ingest import answer
+from crowd.web.members import MemberPages
 from crowd.web.problems import (
+    BODY_TOO_LARGE,
     FOREIGN_HOST,
     NOT_ALLOWED,
     failure_value,
@@ -40,8 +42,10 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
     from twisted.python.failure import Failure
 
+    from crowd.web.members import Changes
+
 REQUEST_BYTES_MAX: Final = 16 * 1024
-"""No admin request has a body that matters; Twisted's server is told to refuse larger ones."""
+"""Of a body: the only one that matters holds a name and an address."""
 
 _NEVER_CACHE: Final = (b"Cache-Control", b"no-store")
 _TEXT: Final = (b"Content-Type", b"text/plain;charset=UTF-8")
@@ -89,8 +93,9 @@ class Admin:
 
     log = Logger()
 
-    def __init__(self, view: NodeView) -> None:
+    def __init__(self, view: NodeView, changes: Changes, token: str) -> None:
         self.app = Klein()
+        self._members = MemberPages(changes, token)
         self._view = view
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Values(view))
@@ -106,16 +111,20 @@ class Admin:
             ("/api/status", self._status),
         ):
             self._add(path, page)
+        self._add("/api/members", self._add_member, "POST")
+        self._add("/api/members/<name>", self._remove_member, "DELETE")
 
-    def _add(self, path: str, page: Any) -> None:
-        def show(request: Any) -> Any:
-            if request.method not in (b"GET", b"HEAD"):
-                return answer(request, problem_reply(NOT_ALLOWED, allow=("GET", "HEAD")))
+    def _add(self, path: str, page: Any, *methods: str) -> None:
+        allowed = methods or ("GET", "HEAD")
+
+        def show(request: Any, **values: str) -> Any:
+            if request.method.decode("ascii", "replace") not in allowed:
+                return answer(request, problem_reply(NOT_ALLOWED, allow=allowed))
             if _is_loopback(request.getHost()) and not self._is_own_name(
                 request.getRequestHostname()
             ):
                 return answer(request, problem_reply(FOREIGN_HOST))
-            return page(request)
+            return page(request, **values)
 
         self.app.route(path, endpoint=path)(show)
 
@@ -145,6 +154,12 @@ class Admin:
         text = json.dumps(self._view.status(), indent=2).encode("utf-8")
         return answer(request, make_reply(200, (_JSON, _NEVER_CACHE), text + b"\n"))
 
+    def _add_member(self, request: Any) -> Any:
+        return answer(request, self._members.add(request))
+
+    def _remove_member(self, request: Any, name: str) -> Any:
+        return answer(request, self._members.remove(request, name))
+
     def _dashboard(self, request: Any) -> Any:
         return answer(request, make_reply(200, (_HTML, *POLICY), PAGE))
 
@@ -162,15 +177,52 @@ def _is_loopback(address: Any) -> bool:
         return False
 
 
+class _BoundedRequest(Request):
+    """A request whose body has a bound; Twisted's own would take any, onto the disk."""
+
+    _refused = False
+
+    def gotLength(self, length: int | None) -> None:  # noqa: N802  Twisted's name
+        """Refuse a body that says that it is too large."""
+        super().gotLength(length)  # type: ignore[no-untyped-call]  # Twisted's
+        if length is not None and length > REQUEST_BYTES_MAX:
+            self._refuse()
+
+    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802  Twisted's name
+        """Take a piece of a body; refuse one that became too large."""
+        assert self.content is not None
+        if self._refused:
+            return
+        if self.content.tell() + len(data) > REQUEST_BYTES_MAX:
+            self._refuse()
+        else:
+            super().handleContentChunk(data)  # type: ignore[no-untyped-call]  # Twisted's
+
+    def process(self) -> None:
+        """Answer, unless that was done before the body was all there."""
+        if not self._refused:
+            super().process()  # type: ignore[no-untyped-call]  # Twisted's
+
+    def _refuse(self) -> None:
+        self._refused = True
+        reply = problem_reply(BODY_TOO_LARGE, f"expected at most {REQUEST_BYTES_MAX} bytes")
+        channel: Any = self.channel  # Twisted's, without types
+        channel.write(reply.head + b"Connection: close\r\n\r\n" + reply.body)
+        channel.loseConnection()
+
+
 class _QuietSite(Site):
     """Without an access log: probes ask every second, and say nothing new."""
+
+    requestFactory = _BoundedRequest  # noqa: N815  Twisted's name
 
     def log(self, request: Any) -> None:
         """Log nothing."""
 
 
-def admin_site(view: NodeView) -> Site:
-    """Return what listens on the admin port."""
-    site = _QuietSite(Admin(view).app.resource())  # type: ignore[no-untyped-call]  # Twisted's
+def admin_site(view: NodeView, changes: Changes, token: str) -> Site:
+    """Return what listens on the admin port; who changes something must show the `token`."""
+    app = Admin(view, changes, token).app
+    site = _QuietSite(app.resource())  # type: ignore[no-untyped-call]  # Twisted's
     site.displayTracebacks = False
     return site

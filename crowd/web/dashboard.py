@@ -27,8 +27,9 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 _SCRIPT: Final = """
 const byId = (id) => document.getElementById(id);
 const NODE = ["role", "term", "leader", "commit_index", "applied_index", "durable_index",
-              "position", "backlog_bytes", "producers_waiting", "connections"];
-const PEER = ["connected", "votes", "match_index"];
+              "first_index", "released_index", "position", "backlog_bytes", "stored_bytes",
+              "producers_waiting", "connections", "damaged_entries", "mended_entries"];
+const PEER = ["connected", "match_index"];
 const CONSUMER = ["backlog", "watermark", "paused", "url"];
 function text(value) {
   if (value === null || value === undefined) return "-";
@@ -50,8 +51,15 @@ function show(status) {
   byId("state").textContent = status.ready ? "ready" : "not ready";
   byId("state").className = status.ready ? "good" : "bad";
   byId("node").replaceChildren(...NODE.map((key) => row([key.replaceAll("_", " "), status[key]])));
-  byId("peers").replaceChildren(...Object.entries(status.peers || {}).map(
-    ([name, peer]) => row([name, ...PEER.map((key) => peer[key])])));
+  const peers = status.peers || {};
+  const own = {connected: true, match_index: status.durable_index};
+  byId("members").replaceChildren(...Object.entries(status.members || {}).map(
+    ([name, member]) => row([name, member.votes ? "voter" : "learner", member.address,
+      ...PEER.map((key) => (name === status.name ? own : peers[name] || {})[key])])));
+  const bad = [...(status.damaged_checkpoints || [])];
+  if (status.damaged_entries) bad.unshift(text(status.damaged_entries) +
+    " damaged entries, asked of the other members");
+  byId("damage").textContent = bad.join("; ");
   byId("consumers").replaceChildren(...(status.consumers || []).map(
     (consumer) => row([consumer.name, ...CONSUMER.map((key) => consumer[key])])));
 }
@@ -78,9 +86,10 @@ _PAGE: Final = f"""<!doctype html>
 <h1>crowd: node <span id="name">?</span> is <span id="state" role="status">asked</span></h1>
 <h2>This node</h2>
 <table><tbody id="node"></tbody></table>
-<h2>Peers</h2>
-<table><thead><tr><th>name<th>connected<th>votes<th>match index</thead>
-<tbody id="peers"></tbody></table>
+<p id="damage" class="bad" role="alert"></p>
+<h2>Members</h2>
+<table><thead><tr><th>name<th>role<th>address<th>connected<th>match index</thead>
+<tbody id="members"></tbody></table>
 <h2>Consumers</h2>
 <table><thead><tr><th>name<th>backlog<th>watermark<th>paused<th>url</thead>
 <tbody id="consumers"></tbody></table>

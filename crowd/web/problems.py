@@ -1,4 +1,4 @@
-"""Every error that a producer can meet, as an answer: RFC 9457 problem details. Pure.
+"""Every error that a producer or an operator can meet, as an answer: RFC 9457 problem details. Pure.
 
 One table maps errors to answers; ``docs/reference/http-api.md`` has a heading for each
 `type`. The types are relative references, and names to hold on to: scripts branch on them.
@@ -39,12 +39,18 @@ class Problem(msgspec.Struct, frozen=True):
 
 BAD_REQUEST: Final = Problem(400, "bad-request", "This is not a valid HTTP/1.1 request")
 BAD_TARGET: Final = Problem(400, "bad-target", "This request target cannot be delivered")
+BAD_CHANGE: Final = Problem(400, "bad-change", "This is no change of members")
+NO_TOKEN: Final = Problem(401, "no-token", "Changes need the node's token")
+FOREIGN_ORIGIN: Final = Problem(403, "foreign-origin", "A page from elsewhere changes nothing here")
 FOREIGN_HOST: Final = Problem(421, "foreign-host", "Ask for the admin pages by address")
 NOT_FOUND: Final = Problem(404, "unknown-route", "No route takes this path")
+UNKNOWN_MEMBER: Final = Problem(404, "unknown-member", "There is no such member")
 NOT_ALLOWED: Final = Problem(405, "method-not-allowed", "The route does not take this method")
 TOO_SLOW: Final = Problem(408, "too-slow", "The request did not arrive in time")
+CHANGE_REFUSED: Final = Problem(409, "change-refused", "The members cannot be changed so now")
 BODY_TOO_LARGE: Final = Problem(413, "body-too-large", "The body is over the limit")
 TARGET_TOO_LONG: Final = Problem(414, "target-too-long", "The request target is over the limit")
+NOT_JSON: Final = Problem(415, "not-json", "The body must be application/json")
 EXPECTATION: Final = Problem(417, "expectation-failed", "Only 100-continue can be expected")
 HEAD_TOO_LARGE: Final = Problem(431, "head-too-large", "The header fields are over the limit")
 INTERNAL: Final = Problem(500, "internal-error", "crowd failed; its log says how")
@@ -59,7 +65,8 @@ OUTCOME_UNKNOWN: Final = Problem(503, "outcome-unknown", "The message may be sto
 PROBLEMS: Final = (
     BAD_REQUEST, BAD_TARGET, FOREIGN_HOST, NOT_FOUND, NOT_ALLOWED, TOO_SLOW, BODY_TOO_LARGE, TARGET_TOO_LONG,
     EXPECTATION, HEAD_TOO_LARGE, INTERNAL, CODING, VERSION, NOT_STORED, NO_QUORUM, BACKLOG_FULL,
-    DRAINING, OUTCOME_UNKNOWN,
+    DRAINING, OUTCOME_UNKNOWN, BAD_CHANGE, NO_TOKEN, FOREIGN_ORIGIN, UNKNOWN_MEMBER, CHANGE_REFUSED,
+    NOT_JSON,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.
@@ -89,6 +96,8 @@ def problem_reply(
     if detail:
         document["detail"] = detail
     headers: list[tuple[bytes, bytes]] = [CONTENT_TYPE]
+    if problem.status == 401:
+        headers.append((b"WWW-Authenticate", b'Bearer realm="crowd"'))
     if retry_after_s is not None:
         headers.append((b"Retry-After", b"%d" % retry_after_s))
     if allow is not None:

@@ -17,30 +17,11 @@ import sys
 import tempfile
 import time
 
-from tests.checker import check_deliveries, lines, verdict
+from tests.checker import Outage, check_deliveries, failures_on_the_living, verdict
 from tests.integration.cluster import Nodes, eventually, free_ports
 
 DOWN_S = 2.0
 """How long a killed node stays away."""
-
-
-def failures_on_the_living(logs, outages):
-    """Count failed requests that no outage of their own node explains.
-
-    A request fails with its node's process: one that was on its way when the node was killed,
-    or that came before it listened again.
-    """
-    count = 0
-    for answer in lines(logs):
-        if 200 <= answer["status"] < 300:
-            continue
-        begun, ended = answer["time"] - answer["latency"], answer["time"]
-        explained = any(
-            url in answer["url"] and begun <= until + 0.1 and ended >= since - 0.1
-            for url, since, until in outages
-        )
-        count += not explained
-    return count
 
 
 def run(options, directory):
@@ -60,7 +41,7 @@ def run(options, directory):
             nodes.kill(leader)
             time.sleep(DOWN_S)
             nodes.up()
-            outages.append((url, since, time.time()))
+            outages.append(Outage(url, since, time.time()))
         report = nodes.finish(load, within_s=options.seconds + 60)
 
         def all_arrived():
@@ -72,7 +53,7 @@ def run(options, directory):
         except AssertionError:
             figures = check_deliveries(nodes.loads, nodes.sinks)
         index, digest = nodes.same_ledgers()
-        failed = failures_on_the_living(nodes.loads, outages)
+        failed = len(failures_on_the_living(nodes.loads, outages))
     finally:
         nodes.close()
     wrong = verdict(figures, None)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 FILE_NAME: Final = "memory"
 SLOT_BYTES: Final = 8192
 """Two pages, so that no write to one slot shares a page with the other."""
-FOUNDING_BYTES_MAX: Final = 4096
-"""What others may keep here: a roster of nine members with the longest names is 800 bytes."""
+FOUNDING_BYTES_MAX: Final = 7 << 10
+"""What others may keep here: the roster, which the ledger keeps below 6 KiB. A slot has room."""
 
 _MAGIC: Final = b"\x89crowdM\n"
 _FORMAT: Final = 1

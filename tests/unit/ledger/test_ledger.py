@@ -79,7 +79,8 @@ def test_a_cluster_is_born_once():
     history = History()
     assert (history.ledger.cluster, history.ledger.tag) == ("leads", "0123abcd")
     assert history.ledger.members == {
-        name: MemberState(f"{name}:2104", name.encode() * 16) for name in "abc"
+        name: MemberState(f"{name}:2104", name.encode() * 16, history.ledger.members_index)
+        for name in "abc"
     }
     assert history.ledger.members_index == history.ledger.applied_index
     other = type(BIRTH)("other", "ffffffff", BIRTH.members[:1], 1)

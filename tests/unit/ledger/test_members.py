@@ -24,21 +24,23 @@ def test_a_newcomer_learns_then_votes_then_learns_and_leaves():
     history = History()
     members = history.ledger.members
     assert change(history, Enroll, "d", "d:2104")
-    assert members["d"] == MemberState("d:2104", b"")
+    joined = history.ledger.members_index
+    assert members["d"] == MemberState("d:2104", b"", joined)
     assert not members["d"].votes
     assert change(history, Promote, "d", JOURNALS[0])
-    assert members["d"] == MemberState("d:2104", JOURNALS[0])
+    assert members["d"] == MemberState("d:2104", JOURNALS[0], joined)
     assert members["d"].votes
     assert change(history, Demote, "d")
-    assert members["d"] == MemberState("d:2104", b"")
+    assert members["d"] == MemberState("d:2104", b"", joined)
     assert change(history, Expel, "d")
     assert "d" not in members
 
 
 def test_a_member_moves_and_keeps_its_vote():
     history = History()
+    joined = history.ledger.members_index
     assert change(history, Enroll, "a", "elsewhere:2104")
-    assert history.ledger.members["a"] == MemberState("elsewhere:2104", b"a" * 16)
+    assert history.ledger.members["a"] == MemberState("elsewhere:2104", b"a" * 16, joined)
 
 
 def test_a_change_overtaken_by_another_has_no_effect():
@@ -61,9 +63,16 @@ def test_what_is_so_already_is_no_change():
     history = History()
     assert not change(history, Enroll, "a", "a:2104")
     assert not change(history, Promote, "a", b"a" * 16)
-    assert change(history, Promote, "a", JOURNALS[0])
     assert change(history, Demote, "a")
     assert not change(history, Demote, "a")
+
+
+def test_a_voter_gets_no_other_journal_before_it_was_demoted():
+    """D14: the old journal's vote and the new one's would be two changes at once."""
+    history = History()
+    assert not change(history, Promote, "a", JOURNALS[0])
+    assert change(history, Demote, "a")
+    assert change(history, Promote, "a", JOURNALS[0])
 
 
 def test_a_stranger_is_not_promoted_demoted_or_expelled():
@@ -142,7 +151,7 @@ def test_the_members_are_what_a_dictionary_of_them_would_be(changes):
         known, after = model.get(name), dict(model)
         if kind is Enroll:
             after[name] = (rest[0], known[1] if known else b"")
-        elif kind is Promote and known:
+        elif kind is Promote and known and not known[1]:
             after[name] = (known[0], rest[0])
         elif kind is Demote and known:
             after[name] = (known[0], b"")

@@ -159,6 +159,12 @@ class NamedWires:
             raise PeerRejectedError(f"found {transport.remote_name}; expected {candidates}")
         return transport.remote_name
 
+    def identify_member(self, transport):
+        name = transport.remote_name
+        if not name or "." in name:  # as of a host, or of another cluster
+            raise PeerRejectedError(f"found {name}; expected one node of this cluster")
+        return name
+
 
 class Recorder:
     """A LinkListener that writes down what it hears, and asserts that it is never inside a send."""
@@ -231,7 +237,12 @@ class Node:
             listener=self.heard,
             chance=lambda: 0.5,
         )
-        self.links.follow({peer: peer for peer in roster})
+        self.follow({peer: peer for peer in roster})
+
+    def follow(self, peers, dialled=None):
+        """Follow `peers`; of members that joined together this node dials the names above its own."""
+        above = {peer for peer in peers if peer > self.name}
+        self.links.follow(peers, above if dialled is None else dialled)
 
     def send(self, name, message):
         self.heard.inside_send = True

@@ -68,6 +68,33 @@ def test_a_silent_peer_is_given_up_after_5_s():
     assert not clock.getDelayedCalls()
 
 
+def test_who_is_linked_already_is_called_when_that_is_over():
+    """Nothing is called before `ended`."""
+    clock = Clock()
+    endpoint = Deaf(clock, refuses=True)
+    dialer = Dialer(clock, endpoint, None, failed=lambda _: None, chance=lambda: 0.0)
+    dialer.start(linked=True)
+    assert not clock.getDelayedCalls()
+    dialer.ended(served=True)
+    clock.advance(0.06)
+    assert endpoint.calls_at_s == [0.06]
+
+
+def test_a_peer_that_called_meanwhile_is_not_called():
+    """Neither goes a call on that is under way, nor is one due; no complaint; then as before."""
+    for refuses in (True, False):
+        clock, endpoint, words, dialer = make(refuses=refuses)
+        complaints = len(words)
+        dialer.rest()
+        assert not clock.getDelayedCalls()
+        assert endpoint.cancelled == (not refuses)
+        assert len(words) == complaints
+        dialer.ended(served=True)
+        clock.advance(0.06)
+        assert len(endpoint.calls_at_s) == 2
+        dialer.stop()
+
+
 def test_a_link_that_served_is_called_again_at_once():
     """A restarted peer is met after 50 ms; one that keeps refusing, ever more rarely."""
     clock, _, _, dialer = make(refuses=True)

@@ -137,13 +137,25 @@ def test_a_refused_peer_is_called_rarely_and_complained_of_once(
 
 
 def test_a_peer_that_is_another_than_its_name_is_refused(network, make_node, logged):
-    """A certificate of c where b is called proves c, not b; both sides say so."""
-    network.claims["a"] = "x"
+    """A certificate of x where b is called proves x, not b; the caller says so, and nothing else."""
+    network.claims["b"] = "x"
     a, b = make_node("a"), make_node("b")
     network.pass_s(3)
     assert not a.heard.heard
     assert not b.heard.heard
-    assert any("found x; expected ('a',)" in text for text in logged)
+    assert any("found x; expected ('b',)" in text for text in logged)
+
+
+def test_a_caller_with_this_nodes_own_name_is_refused(network, make_node, logged):
+    """Two that have one name's certificate do not talk to each other."""
+    b = make_node("b")
+    twin = Silent()
+    network.join(Just(twin), "b", network.factories["b"], "b")
+    network.settle()
+    assert twin.transport.gone
+    assert not twin.got
+    assert not b.heard.heard
+    assert any("found this node's own name b; expected another one's" in text for text in logged)
 
 
 def test_a_hello_with_another_name_than_the_certificate_is_refused(
@@ -177,6 +189,21 @@ def test_strangers_are_bounded(network, make_node):
         stranger.transport.other.protocol.handshakeCompleted = lambda: None
     network.clock.advance(0)
     assert sum(not stranger.transport.gone for stranger in strangers) <= 64
+
+
+def test_i7_nodes_that_say_nothing_are_bounded(network, make_node):
+    """I7: whoever holds a certificate of the cluster and no hello is among those 64."""
+    b = make_node("b")
+    silent = [Silent() for _ in range(80)]
+    for number, one in enumerate(silent):
+        network.join(Just(one), f"n{number}", network.factories["b"], "b")
+        network.settle()
+    assert sum(not one.transport.gone for one in silent) == 64
+    network.pass_s(7)
+    assert all(one.transport.gone for one in silent)
+    make_node("a")
+    network.pass_s(2)
+    assert set(b.links.connected) == {"a"}
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,15 @@ def test_i6_before_the_handshake_no_byte_is_interpreted(data):
     assert visit.heard == [("connected", "a"), ("message", "a", TimeoutNow(5))]
 
 
-@pytest.mark.parametrize("name", ["b", "x", "d", ""])
-def test_i6_who_proves_to_be_no_peer_hears_and_says_nothing(name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("b", "found this node's own name b; expected another one's"),
+        ("a.other", "found a.other; expected one node of this cluster"),
+        ("", "found ; expected one node of this cluster"),
+    ],
+)
+def test_i6_who_proves_to_be_no_other_node_hears_and_says_nothing(name, words):
     """I6: the node says not even hello to him, and does not read his."""
     visit = Visit(name)
     visit.handshake()
@@ -119,9 +126,7 @@ def test_i6_who_proves_to_be_no_peer_hears_and_says_nothing(name):
     assert visit.transport.disconnecting
     assert not visit.heard
     assert visit.held_bytes == 0
-    assert told == [
-        f"no link with a stranger at 10.0.0.9:40000: found {name}; expected ('a',)",
-    ]
+    assert told == [f"no link with a stranger at 10.0.0.9:40000: {words}"]
 
 
 # --- The hello --------------------------------------------------------------------------------
@@ -154,6 +159,33 @@ def test_i6_the_hello_of_who_is_no_member_any_more_is_refused():
     told = visit.say(encode_frame(encode_hello(hello_of("a", roster_index=4))))
     assert told == ["no link with a at 10.0.0.9:40000: a is not among the members 'b c'"]
     assert not visit.heard
+
+
+@pytest.mark.parametrize(
+    ("roster", "roster_index", "words"),
+    [
+        ("abcx", 9, "found roster 'a b c x'; expected 'a b c'"),
+        ("abcx", 8, "x is not among the members 'a b c'"),
+        ("acx", 10, "b is not among the members 'a c x'"),
+    ],
+)
+def test_i6_a_node_that_no_newer_members_speak_for_is_refused_with_words(
+    roster, roster_index, words
+):
+    """I6: its certificate is of this cluster; neither side's members of last account have both."""
+    visit = Visit("x", own=hello_of("b", roster_index=9)).handshake()
+    hello = hello_of("x", roster, roster_index=roster_index)
+    told = visit.say(encode_frame(encode_hello(hello)) + SAID)
+    assert told == [f"no link with x at 10.0.0.9:40000: {words}"]
+    assert not visit.heard
+
+
+def test_a_node_that_newer_members_speak_for_is_welcome():
+    """This node missed the enrolment, and would never hear of it if it let in only whom it knows."""
+    visit = Visit("x", own=hello_of("b", roster_index=9)).handshake()
+    visit.greet(hello_of("x", "abcx", roster_index=10))
+    visit.say(SAID)
+    assert visit.heard == [("connected", "x"), ("message", "x", TimeoutNow(5))]
 
 
 def test_a_peer_that_has_not_heard_of_the_last_change_is_welcome():

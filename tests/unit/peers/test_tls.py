@@ -17,6 +17,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from zope.interface import implementer
 
+from crowd.errors import PeerRejectedError
 from crowd.raft.certificates import make_authority, make_node
 from crowd.raft.frames import encode_frame
 from crowd.raft.links import PeerLinks
@@ -55,7 +56,13 @@ def spin(reactor):
 
 
 @pytest.fixture
-def start(reactor, spin, authority, make_recorder, make_hello):
+def hellos():
+    """Hellos by the names of the nodes that say another one than usual."""
+    return {}
+
+
+@pytest.fixture
+def start(reactor, spin, authority, make_recorder, make_hello, hellos):
     """Start node `name`'s links; `ports` says where the others are."""
     started = []
 
@@ -72,14 +79,15 @@ def start(reactor, spin, authority, make_recorder, make_hello):
         links = PeerLinks(
             reactor,
             name=name,
-            hello=lambda: make_hello(name, roster=ROSTER),
+            hello=lambda: hellos.get(name) or make_hello(name, roster=ROSTER),
             dial=lambda port: TCP4ClientEndpoint(reactor, "127.0.0.1", int(port)),
             accept=TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),
             security=security,
             listener=(recorder := make_recorder()),
             chance=lambda: 0.5,
         )
-        links.follow({peer: str((ports or {}).get(peer, 1)) for peer in ROSTER})
+        peers = {peer: str((ports or {}).get(peer, 1)) for peer in ROSTER}
+        links.follow(peers, {peer for peer in peers if peer > name})
         links.startService()
         started.append(links)
         return links, recorder
@@ -167,21 +175,41 @@ def test_a_node_that_stops_is_noticed_and_met_again(start, spin, reactor):
     spin(lambda: ("disconnected", "b") in a_heard.kinds())
 
 
-def test_i6_a_certificate_proves_who_is_a_member_when_it_is_shown(start, spin, logged):
+def test_i6_a_certificate_proves_a_node_and_the_hello_a_member(
+    start, spin, logged, hellos, make_hello
+):
     """I6: a node that is no member yet is refused; from the change on it is let in; and back."""
+    hellos["b"] = make_hello("b", roster="b", roster_index=5)
     b, b_heard = start("b")
-    b.follow({})
+    b.follow({}, ())
     a, a_heard = start("a", {"b": b.address.port})
-    words = "found a certificate for a.leads.crowd; expected one for nobody"
-    spin(lambda: any(words in text for text in logged))
+    spin(lambda: any("a is not among the members 'b'" in text for text in logged))
     assert not b_heard.heard
-    b.follow({"a": "0"})
+    hellos["b"] = make_hello("b", roster="ab", roster_index=6)
+    b.follow({"a": "0"}, ())
     spin(lambda: a.connected and b.connected)
-    b.follow({})
+    b.follow({}, ())
     assert not b.connected
     spin(lambda: b_heard.heard[-1] == ("disconnected", "a", "is no member any more"))
     spin(lambda: a_heard.kinds()[-1] == ("disconnected", "b"))
-    a.follow({})
+    a.follow({}, ())
+
+
+@pytest.mark.parametrize(("newcomer", "member"), [("a", "b"), ("b", "a")])
+def test_a_newcomer_proves_itself_to_a_member_that_missed_its_enrolment(
+    start, spin, hellos, make_hello, newcomer, member
+):
+    """Whichever name sorts lower: the newcomer dials, and its hello speaks for it."""
+    hellos[member] = make_hello(member, roster=member, roster_index=5)
+    hellos[newcomer] = make_hello(newcomer, roster="ab", roster_index=6)
+    old, old_heard = start(member)
+    old.follow({}, ())
+    new, _ = start(newcomer)
+    new.follow({member: str(old.address.port)}, {member})
+    spin(lambda: old.connected and new.connected)
+    assert old.send(newcomer, NextIndex(1, 1, True, False, 0, 0))
+    assert new.send(member, NextIndex(1, 2, True, False, 0, 0))
+    spin(lambda: old_heard.messages())
 
 
 def test_a_peer_that_moved_is_met_at_its_new_address(start, spin):
@@ -190,7 +218,7 @@ def test_a_peer_that_moved_is_met_at_its_new_address(start, spin):
     a, a_heard = start("a", {"b": b.address.port})
     spin(lambda: a.connected and b.connected)
     moved, moved_heard = start("b")
-    a.follow({"b": str(moved.address.port)})
+    a.follow({"b": str(moved.address.port)}, {"b"})
     spin(lambda: ("connected", "a") in moved_heard.kinds() and a.connected)
     assert a_heard.kinds() == [("connected", "b"), ("disconnected", "b"), ("connected", "b")]
     spin(lambda: not b.connected)
@@ -220,18 +248,42 @@ def test_i6_a_peer_of_another_authority_is_refused(start, spin, visit, make_hell
     spin(lambda: any("certificate verify failed" in text for text in logged))
 
 
-@pytest.mark.parametrize("name", ["x", "b"])
-def test_i6_a_peer_with_another_nodes_name_is_refused(
-    start, spin, visit, authority, make_hello, logged, name
+def test_i6_a_peer_with_this_nodes_own_name_is_refused(
+    start, spin, visit, authority, make_hello, logged
 ):
-    """I6: the accepting side checks the name itself; its own is no one else's."""
+    """I6: a node's own name is no one else's: the other one hears nothing of it."""
     b, heard = start("b")
-    proved = make_node(*authority, "leads", name)
+    proved = make_node(*authority, "leads", "b")
     stranger = visit(b, good_hello(make_hello), options_of(*proved))
     assert not stranger.got
     assert not heard.heard
-    words = f"found a certificate for {name}.leads.crowd; expected one for a.leads.crowd"
+    words = "found this node's own name b; expected another one's"
     spin(lambda: any(words in text for text in logged))
+
+
+def test_i6_a_peer_with_another_nodes_name_is_refused(
+    start, spin, visit, authority, make_hello, logged
+):
+    """I6: the accepting side takes the name from the certificate; x cannot greet as a."""
+    b, heard = start("b")
+    proved = make_node(*authority, "leads", "x")
+    visit(b, good_hello(make_hello), options_of(*proved))
+    assert not heard.heard
+    spin(lambda: any("no link with x" in text for text in logged))
+    assert any("found node name 'a'; expected 'x'" in text for text in logged)
+
+
+def test_i6_a_node_that_is_no_member_is_refused_with_words(
+    start, spin, visit, authority, make_hello, logged
+):
+    """I6: a certificate of this cluster makes no member: the hello decides, both logs say why."""
+    b, heard = start("b")
+    proved = make_node(*authority, "leads", "x")
+    hello = encode_frame(encode_hello(make_hello("x", roster="abx")))
+    stranger = visit(b, hello, options_of(*proved))
+    assert stranger.got, "b's own hello tells x why"
+    assert not heard.heard
+    spin(lambda: any("found roster 'a b x'; expected 'a b'" in text for text in logged))
 
 
 def test_i6_a_certificate_of_another_cluster_is_refused(
@@ -249,7 +301,8 @@ def test_i6_a_certificate_of_another_cluster_is_refused(
 def test_i6_a_wildcard_proves_nobody(start, spin, visit, authority, make_hello, logged):
     """I6: a certificate for every node is a certificate for none."""
     b, heard = start("b")
-    stranger = visit(b, good_hello(make_hello), options_of(*wildcard(authority)))
+    pattern = certificate_for(authority, "*.leads.crowd")
+    stranger = visit(b, good_hello(make_hello), options_of(*pattern))
     assert not stranger.got
     assert not heard.heard
     spin(lambda: any("found a certificate for *.leads.crowd" in text for text in logged))
@@ -295,8 +348,81 @@ def test_i7_a_proved_peer_that_claims_4_gib_is_disconnected(start, spin, visit, 
     spin(lambda: any("a frame claims 4294967295 bytes" in text for text in logged))
 
 
-def wildcard(authority):
-    """Return a certificate for every node of the cluster, as crowd never makes one."""
+class Shown:
+    """A transport whose other end shows this certificate, or none."""
+
+    def __init__(self, pem):
+        self.pem = pem
+
+    def getPeerCertificate(self):
+        if self.pem is None:
+            return None
+        return X509.from_cryptography(x509.load_pem_x509_certificate(self.pem))
+
+
+@pytest.fixture
+def identify_member(reactor, authority):
+    certificate, key = make_node(*authority, "leads", "b")
+    security = MutualTLS(
+        reactor,
+        cluster="leads",
+        name="b",
+        certificate=certificate,
+        private_key=key,
+        authority=authority[0],
+    )
+    return lambda pem: security.identify_member(Shown(pem))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["x.leads.crowd"],
+        ["X.Leads.crowd"],
+        ["x.leads.crowd", "X.leads.crowd", "db.example.com", "x.other.crowd", "localhost"],
+        ["x.leads.crowd", "*.leads.crowd", "y.x.leads.crowd"],
+    ],
+)
+def test_i6_a_certificate_proves_its_one_node(identify_member, authority, names):
+    """I6: names of hosts and of other clusters beside it, and patterns, mean nothing."""
+    assert identify_member(certificate_for(authority, *names)[0]) == "x"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["x.leads.crowd", "y.leads.crowd"],
+        ["*.leads.crowd"],
+        ["x*.leads.crowd"],
+        ["x.other.crowd"],
+        ["x.leads.crowd.example.com"],
+        ["y.x.leads.crowd"],
+        ["leads.crowd"],
+        [".leads.crowd"],
+        ["x_y.leads.crowd"],
+        ["-x.leads.crowd"],
+        ["x" * 64 + ".leads.crowd"],
+        ["x.leads.crowd."],
+        ["x\0.leads.crowd"],
+        ["10.0.0.1"],
+        [""],
+        [],
+    ],
+)
+def test_i6_a_certificate_proves_one_node_or_none(identify_member, authority, names):
+    """I6: of two names none counts; nor does what no node may be called."""
+    with pytest.raises(PeerRejectedError, match=r"expected one for one node of cluster leads"):
+        identify_member(certificate_for(authority, *names)[0])
+
+
+def test_i6_no_certificate_proves_nobody(identify_member):
+    """I6: TLS demands one, and the check does not rely on it."""
+    with pytest.raises(PeerRejectedError, match="found no certificate; expected one for one node"):
+        identify_member(None)
+
+
+def certificate_for(authority, *names):
+    """Return a certificate for any DNS names, as crowd never makes one."""
     issuer = x509.load_pem_x509_certificate(authority[0])
     pem, _ = make_node(*authority, "leads", "a")
     like = x509.load_pem_x509_certificate(pem)
@@ -309,7 +435,9 @@ def wildcard(authority):
         .serial_number(x509.random_serial_number())
         .not_valid_before(like.not_valid_before_utc)
         .not_valid_after(like.not_valid_after_utc)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("*.leads.crowd")]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
+        )
         .sign(serialization.load_pem_private_key(authority[1], None), hashes.SHA256())
     )
     return certificate.public_bytes(serialization.Encoding.PEM), key.private_bytes(

@@ -12,7 +12,9 @@ from tests.unit.raft.cluster import BRISK, Cluster
 def voters(cluster):
     """Return who votes, as every member says; one that was expelled may not have heard of it."""
     members = cluster.engines[cluster.leader].membership.roster.names
-    said = {name: cluster.engines[name].membership.voters for name in members & set(cluster.engines)}
+    said = {
+        name: cluster.engines[name].membership.voters for name in members & set(cluster.engines)
+    }
     assert len(set(said.values())) == 1, said
     return set(next(iter(said.values())))
 

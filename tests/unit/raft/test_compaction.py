@@ -50,9 +50,7 @@ class Log:
 
 
 def compaction(*checkpoints, pace=Pace(10, 1000), retention_us=0):  # noqa: B008
-    return Compaction(
-        State(), Log(), Store(*checkpoints), pace=pace, retention_us=retention_us
-    )
+    return Compaction(State(), Log(), Store(*checkpoints), pace=pace, retention_us=retention_us)
 
 
 # --- When one is due ----------------------------------------------------------------------------

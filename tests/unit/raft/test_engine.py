@@ -241,7 +241,9 @@ def test_an_acknowledgement_of_another_term_does_not_count(cluster):
     cluster.slow.update(cluster.followers)
     heard = cluster.post(leader)
     cluster.run(0.1)
-    late = NextIndex(term=raft.term - 1, next_index=10**6, success=True, reset=False, stamp=0, roster=0)
+    late = NextIndex(
+        term=raft.term - 1, next_index=10**6, success=True, reset=False, stamp=0, roster=0
+    )
     for name in cluster.followers:
         raft.receive(name, late)
     cluster.run(0.1)
@@ -262,7 +264,10 @@ def test_a_wiped_node_is_a_learner_until_it_has_everything(cluster):
     assert cluster.engines[wiped].role == "learner"
     cluster.converge()
     assert cluster.engines[wiped].role == "follower"
-    assert cluster.engines[wiped].ledger.members[wiped].journal_id == cluster.journals[wiped].journal_id
+    assert (
+        cluster.engines[wiped].ledger.members[wiped].journal_id
+        == cluster.journals[wiped].journal_id
+    )
 
 
 def test_two_wiped_nodes_of_three_do_not_elect_each_other(cluster):

@@ -180,8 +180,8 @@ def test_d9_an_entry_that_no_other_has_yet_does_not_hold_the_cluster_up(cluster)
     """A leader that can neither read nor ask for it leaves the lead to the others."""
     leader, send = cluster.leader, cluster.wires.send
     cluster.wires.send = lambda a, b, m: (
-        isinstance(m, AppendEntries) and bool(m.entries)
-    ) or send(a, b, m)
+        (isinstance(m, AppendEntries) and bool(m.entries)) or send(a, b, m)
+    )
     heard = []
     for number in range(40, 44):  # more than the journal keeps in memory
         heard.append(cluster.post(leader, needle(number) * 10))

@@ -72,6 +72,22 @@ def test_lines_for_a_person_have_the_leaders_consumers():
     assert lines[3].startswith("b: follower, not ready")
 
 
+def test_lines_for_a_person_have_the_members_and_what_is_damaged():
+    members = {"a": {"votes": True}, "b": {"votes": True}, "d": {"votes": False}}
+    place = "a bad header at /d/0000000000000009.floor, offset 0"
+    lines = status_lines(
+        gathered(
+            node("a", "leader", members=members),
+            node("b", damaged_entries=3, damaged_checkpoints=[place]),
+        )
+    )
+    assert lines[2] == "  members: a votes, b votes, d learns"
+    assert lines[-2:] == [
+        "  damaged: 3 damaged entries, not yet mended by the others' copies",
+        f"  damaged: {place}",
+    ]
+
+
 def test_a_node_that_is_down_is_told_with_the_reason():
     told = ask("http://127.0.0.1:1")
     assert told["admin"] == "http://127.0.0.1:1"

@@ -12,8 +12,12 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from crowd.web.admin import admin_site
+from crowd.errors import ChangeRefusedError, DirectoryError, UnknownMemberError
+from crowd.web.admin import REQUEST_BYTES_MAX, admin_site
 from crowd.web.dashboard import PAGE, POLICY
+from crowd.web.token import open_token, read_token
+
+TOKEN = "5e" * 32
 
 
 class View:
@@ -33,21 +37,54 @@ class View:
         return self.values
 
 
+class Changes:
+    """Notes what is asked for; knows the members a and b."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+
+    def enroll(self, name: str, address: str) -> None:
+        if name == "one-too-many":
+            raise ChangeRefusedError("found 32 members; expected fewer, to add one")
+        self.asked.append(("enroll", name, address))
+
+    def expel(self, name: str) -> None:
+        if name not in {"a", "b"}:
+            raise UnknownMemberError(f"found no member {name}; expected one of a, b")
+        self.asked.append(("expel", name))
+
+
 @pytest.fixture
 def view():
     return View()
 
 
 @pytest.fixture
-def ask(view):
-    site = admin_site(view)
+def changes():
+    return Changes()
+
+
+@pytest.fixture
+def ask(view, changes):
+    site = admin_site(view, changes, TOKEN)
     site.reactor = Clock()
 
-    def run(path, method="GET", host="127.0.0.1:2106", address="127.0.0.1"):
+    def run(
+        path,
+        method="GET",
+        host="127.0.0.1:2106",
+        address="127.0.0.1",
+        fields=(),
+        body=b"",
+        chunks=b"",
+    ):
         transport = StringTransport(hostAddress=IPv4Address("TCP", address, 2106))
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
         channel.makeConnection(transport)
-        channel.dataReceived(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *fields]
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        channel.dataReceived("\r\n".join([*lines, "", ""]).encode() + body + chunks)
         head, _, body = transport.value().partition(b"\r\n\r\n")
         status, *lines = head.split(b"\r\n")
         return int(status.split()[1]), dict(line.lower().split(b": ", 1) for line in lines), body
@@ -102,10 +139,176 @@ def test_the_dashboard_runs_only_its_own_script(ask):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-def test_nothing_can_be_changed(ask, method):
+def test_what_is_shown_cannot_be_changed(ask, method):
     status, fields, _ = ask("/api/status", method)
     assert status == 405
     assert fields[b"allow"] == b"get, head"
+
+
+# --- Changes of members ---------------------------------------------------------------------------
+
+SHOWN = f"Authorization: Bearer {TOKEN}"
+JSON = "Content-Type: application/json"
+ENROLLMENT = b'{"name": "d", "address": "127.0.0.1:2135"}'
+
+
+def problem(answered):
+    status, fields, body = answered
+    assert fields[b"content-type"] == b"application/problem+json"
+    document = json.loads(body)
+    assert document["status"] == status
+    return status, document["type"].removeprefix("/problems/"), document.get("detail", "")
+
+
+def test_a_member_is_added(ask, changes):
+    """202: it is asked for, and that it is done shows in /api/status."""
+    status, fields, body = ask("/api/members", "POST", fields=(SHOWN, JSON), body=ENROLLMENT)
+    assert status == 202
+    assert fields[b"content-type"].startswith(b"application/json")
+    assert json.loads(body) == {"asked": "enroll", "name": "d", "address": "127.0.0.1:2135"}
+    assert changes.asked == [("enroll", "d", "127.0.0.1:2135")]
+
+
+def test_a_member_is_removed(ask, changes):
+    status, _, body = ask("/api/members/b", "DELETE", fields=(SHOWN,))
+    assert status == 202
+    assert json.loads(body) == {"asked": "expel", "name": "b"}
+    assert changes.asked == [("expel", "b")]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [(), ("Authorization: Bearer " + "00" * 32,), (f"Authorization: Basic {TOKEN}",),
+     ("Authorization: Bearer",), ("Authorization: Bearer é",), (SHOWN, SHOWN)],
+)  # fmt: skip
+def test_without_the_token_nothing_is_asked(ask, changes, fields):
+    answered = ask("/api/members/b", "DELETE", fields=fields)
+    assert problem(answered)[:2] == (401, "no-token")
+    assert answered[1][b"www-authenticate"].startswith(b"bearer")
+    assert problem(ask("/api/members", "POST", fields=(*fields, JSON), body=ENROLLMENT))[0] == 401
+    assert changes.asked == []
+
+
+def test_a_node_without_a_token_takes_none(view, changes):
+    """An empty token is no token that an empty header shows."""
+    site = admin_site(view, changes, "")
+    site.reactor = Clock()
+    channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    transport = StringTransport(hostAddress=IPv4Address("TCP", "127.0.0.1", 2106))
+    channel.makeConnection(transport)
+    channel.dataReceived(
+        b"DELETE /api/members/b HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \r\n\r\n"
+    )
+    assert transport.value().startswith(b"HTTP/1.1 401 ")
+    assert changes.asked == []
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://127.0.0.1:2106", "http://127.0.0.1:8080"]
+)
+def test_a_page_from_elsewhere_changes_nothing_whatever_it_shows(ask, changes, origin):
+    fields = (SHOWN, f"Origin: {origin}")
+    assert problem(ask("/api/members/b", "DELETE", fields=fields))[:2] == (403, "foreign-origin")
+    assert changes.asked == []
+    own = (SHOWN, "Origin: http://127.0.0.1:2106")
+    assert ask("/api/members/b", "DELETE", fields=own)[0] == 202
+
+
+def test_a_name_that_resolves_to_loopback_changes_nothing(ask, changes):
+    fields = (SHOWN, "Origin: http://evil.example:2106")
+    answered = ask("/api/members/b", "DELETE", host="evil.example:2106", fields=fields)
+    assert problem(answered)[:2] == (421, "foreign-host")
+    assert changes.asked == []
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_body_must_say_that_it_is_json(ask, changes, kind):
+    """What a form of another page can send without asking is none."""
+    fields = (SHOWN, f"Content-Type: {kind}")
+    answered = ask("/api/members", "POST", fields=fields, body=ENROLLMENT)
+    assert problem(answered)[:2] == (415, "not-json")
+    assert changes.asked == []
+    fields = (SHOWN, "Content-Type: Application/JSON; charset=utf-8")
+    assert ask("/api/members", "POST", fields=fields, body=ENROLLMENT)[0] == 202
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "truncated"),
+        (b"[]", "array"),
+        (b'{"name": "d"}', "address"),
+        (b'{"name": "d", "address": "h:1", "votes": true}', "votes"),
+        (b'{"name": 4, "address": "h:1"}', "name"),
+        (b'{"name": "D", "address": "h:1"}', "name: found 'D'; expected a name of a-z"),
+        (b'{"name": "", "address": "h:1"}', "name: found ''"),
+        (b'{"name": "d", "address": "2135"}', "address: found '2135'; expected host:port"),
+        (b'{"name": "d", "address": "h:0"}', "address: found 'h:0'"),
+        (b'{"name": "d", "address": "' + b"h" * 300 + b':1"}', "at most 255 characters"),
+    ],
+)
+def test_a_change_that_is_none_is_told(ask, changes, body, words):
+    answered = ask("/api/members", "POST", fields=(SHOWN, JSON), body=body)
+    status, kind, detail = problem(answered)
+    assert (status, kind) == (400, "bad-change")
+    assert words in detail
+    assert changes.asked == []
+
+
+def test_what_the_cluster_cannot_do_is_a_conflict(ask):
+    body = b'{"name": "one-too-many", "address": "h:1"}'
+    answered = ask("/api/members", "POST", fields=(SHOWN, JSON), body=body)
+    assert problem(answered) == (
+        409, "change-refused", "found 32 members; expected fewer, to add one",
+    )  # fmt: skip
+    answered = ask("/api/members/x", "DELETE", fields=(SHOWN,))
+    assert problem(answered) == (
+        404, "unknown-member", "found no member x; expected one of a, b",
+    )  # fmt: skip
+
+
+def test_a_body_has_a_bound(ask, changes):
+    """Announced or in chunks: 413 before it is read, and the connection ends."""
+    fields = (SHOWN, JSON)
+    large = b" " * REQUEST_BYTES_MAX + ENROLLMENT
+    assert problem(ask("/api/members", "POST", fields=fields, body=large))[0] == 413
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(large), large)
+    fields = (*fields, "Transfer-Encoding: chunked")
+    assert problem(ask("/api/members", "POST", fields=fields, chunks=chunks))[0] == 413
+    assert changes.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "allow"),
+    [("/api/members", "GET", b"post"), ("/api/members/a", "POST", b"delete")],
+)
+def test_members_take_one_method_each(ask, path, method, allow):
+    status, fields, _ = ask(path, method, fields=(SHOWN,))
+    assert (status, fields[b"allow"]) == (405, allow)
+
+
+# --- The token ------------------------------------------------------------------------------------
+
+
+def test_a_token_is_made_once_and_is_its_owners_alone(tmp_path):
+    token = open_token(str(tmp_path))
+    assert re.fullmatch("[0-9a-f]{64}", token)
+    file = tmp_path / "token"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert open_token(str(tmp_path)) == token == read_token(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
+    file.unlink()
+    assert open_token(str(tmp_path)) != token
+
+
+@pytest.mark.parametrize("text", ["", "short", "Z" * 64, "5e" * 33])
+def test_a_file_that_is_no_token_is_told_and_kept(tmp_path, text):
+    (tmp_path / "token").write_text(text)
+    with pytest.raises(DirectoryError, match="that are no token; expected 64 hexadecimal digits"):
+        open_token(str(tmp_path))
+    assert (tmp_path / "token").read_text() == text
+    with pytest.raises(DirectoryError, match="found No such file"):
+        read_token(tmp_path / "nothing")
 
 
 def test_unknown_pages(ask):

@@ -1,0 +1,345 @@
+"""One run: a cluster, its producers and consumers, faults for a while, and then healing.
+
+Decides the course: the faults of the plan happen while producers post; then everything works
+again, a node that an operator must see to is seen to, and within a bounded time one node
+leads, all ledgers are one, every producer has its 200 and every consumer its messages.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+import msgspec
+from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
+
+from crowd.errors import DirectoryError
+from crowd.raft import guard
+from tests.simulation import faults
+from tests.simulation.checks import LOOK_EVERY_S, Checks
+from tests.simulation.consumers import Consumer
+from tests.simulation.network import Network
+from tests.simulation.node import Node, consumer_definition, route_definitions
+from tests.simulation.producers import Producers
+from tests.simulation.world import START_S, World
+
+ROUTES = ("/orders", "/leads")
+HEAL_WITHIN_S = 15.0
+"""Elections, links and retries take a few seconds each; nothing takes more, or it is a defect."""
+HEAL_LOOK_S = 0.25
+MACHINES = "abcdefgh"
+MACHINES_MAX = 7
+OPERATOR_S = 0.5
+
+
+def address_of(name):
+    """Return where a node is to be found."""
+    return f"{name}:1"
+
+
+class Figures(msgspec.Struct):
+    """What one run came to."""
+
+    seed: int
+    profile: str
+    size: int
+    simulated_s: float = 0.0
+    cpu_s: float = 0.0
+    faults: dict[str, int] = msgspec.field(default_factory=dict)
+    posted: int = 0
+    acknowledged: int = 0
+    deliveries: int = 0
+    duplicates: int = 0
+    entries: int = 0
+    elections: int = 0
+    longest_wait_s: float = 0.0
+    healed_s: float = 0.0
+    violation: str | None = None
+    trace_sha256: str = ""
+
+
+class Cluster:
+    """Everything in one simulated world. Made for one run."""
+
+    def __init__(self, plan, *, keep_trace=False, raise_errors=False):
+        self.plan = plan
+        self.raise_errors = raise_errors
+        world = self.world = World(plan.seed, keep_trace=keep_trace)
+        guard.install(world.seconds, world.guard_chance)
+        chance = random.Random(f"{plan.seed} load")
+        self.names = list(faults.names_of(plan.size))
+        self.routes = route_definitions(ROUTES)
+        self.nodes = {}
+        self.checks = Checks(self)
+        self.network = Network(world, self.nodes, self.checks, latency_s=plan.latency_s)
+        peers = self.addresses() if plan.size > 1 else {}
+        for name in self.names:
+            self.nodes[name] = Node(self, name, peers)
+        self.consumers, self.consumer_definitions = {}, ()
+        for place in range(plan.consumers):
+            self._add_consumer(f"consumer-{place}", (), chance) if place != 1 else (
+                self._add_consumer(f"consumer-{place}", (ROUTES[0],), chance)
+            )
+        self.producers = Producers(
+            world, self.nodes, lambda: self.names, self.checks, chance,
+            patience_s=plan.patience_s
+        )
+        self.injector = faults.Injector(self)
+        self.operation = None
+        """The member that is to leave, as ("expel", name)."""
+        self.joining = []
+        """Machines that are there and no members yet."""
+        self.heals = 0
+        self.elections = 0
+
+    def _add_consumer(self, name, routes, chance):
+        self.consumers[name] = Consumer(
+            self.world, name, routes, random.Random(f"{self.plan.seed} {name}")
+        )
+        definition = consumer_definition(
+            name, routes, concurrency=chance.randrange(1, 8), timeout_us=300_000
+        )
+        self.consumer_definitions = (*self.consumer_definitions, definition)
+
+    # --- What others ask --------------------------------------------------------------------------
+
+    def processes(self):
+        """Return the processes that run, and were put together whole."""
+        return [
+            node.process
+            for node in self.nodes.values()
+            if node.process is not None and node.process.accepting
+        ]
+
+    @property
+    def leader(self):
+        """The process that leads the highest term, if any does."""
+        leaders = [p for p in self.processes() if p.leads]
+        return max(leaders, key=lambda process: process.term) if leaders else None
+
+    @property
+    def is_born(self):
+        leader = self.leader
+        return leader is not None and leader.engine.ledger.tag is not None
+
+    def present(self):
+        """Return the machines that are there: not those that were removed."""
+        return [self.nodes[name] for name in self.names]
+
+    def addresses(self):
+        """Return where the members of today are to be found."""
+        return {name: address_of(name) for name in self.names}
+
+    # --- Members ----------------------------------------------------------------------------------
+
+    def add_member(self):
+        """Set a new machine up, and have a member that runs propose it. False if that cannot be."""
+        ready = [process for process in self.processes() if process.engine.ledger.tag is not None]
+        if self.plan.size == 1 or not ready or len(self.nodes) >= MACHINES_MAX:
+            return False
+        name = MACHINES[len(self.nodes)]
+        self.names.append(name)
+        self.nodes[name] = Node(self, name, self.addresses())
+        self.nodes[name].start()
+        self.joining.append(name)
+        self.world.chance.choice(ready).engine.changes.enroll(name, address_of(name))
+        return True
+
+    def remove_member(self, node, *, dead=False):
+        """Have a member leave; its machine is switched off once the ledger says so."""
+        if self.operation is not None or not self.is_born or self.plan.size == 1:
+            return False
+        impaired = [other.name for other in self.present() if other.is_impaired]
+        voters = self.leader.engine.membership.voters
+        if node.name not in voters or len(voters) < 2 or impaired:
+            return False
+        self.operation = ("expel", node.name)
+        if dead:
+            node.kill(power=True)
+            node.is_gone = True
+        self.ask_again()
+        return True
+
+    def ask_again(self):
+        """See to the change of members that an operator wants: ask for it again, or end it."""
+        leader = self.leader
+        if leader is None or leader.engine.ledger.tag is None or not leader.engine.may_attempt():
+            return
+        ledger = leader.engine.ledger
+        # Who was asked before may have ended since, and forgot.
+        self.joining = [name for name in self.joining if name not in ledger.members]
+        for name in self.joining:
+            leader.engine.changes.enroll(name, address_of(name))
+        if self.operation is None:
+            return
+        name = self.operation[1]
+        if name not in ledger.members:
+            self.operation = None
+            self.names.remove(name)
+            node = self.nodes[name]
+            node.is_gone = True
+            node.kill(power=True)
+            self.world.trace(f"{name} was removed")
+        else:
+            leader.engine.changes.expel(name)
+
+    # --- The course -------------------------------------------------------------------------------
+
+    def run(self):
+        """Run it all; return its figures."""
+        world, plan = self.world, self.plan
+        began_s = time.process_time()
+        watching = _watch_log(world)
+        try:
+            self._run(world, plan)
+        finally:
+            globalLogPublisher.removeObserver(watching)
+        done = [consumer.done for consumer in self.consumers.values()]
+        deliveries = sum(sum(counts.values()) for counts in done)
+        return Figures(
+            seed=plan.seed, profile=plan.profile, size=plan.size,
+            simulated_s=round(world.now - START_S, 3),
+            cpu_s=time.process_time() - began_s,
+            faults=self.injector.occurred,
+            posted=len(self.producers.posts),
+            acknowledged=sum(p.acknowledged is not None for p in self.producers.posts),
+            deliveries=deliveries,
+            duplicates=deliveries - sum(map(len, done)),
+            entries=len(self.checks.truth.entries),
+            elections=len(self.checks.all[1]._leaders),
+            longest_wait_s=round(self.producers.longest_wait_s, 3),
+            healed_s=round(world.now - START_S - faults.FAULTS_S, 3),
+            violation=str(world.violation) if world.violation else None,
+            trace_sha256=world.digest(),
+        )  # fmt: skip
+
+    def _run(self, world, plan):
+        chance = random.Random(f"{plan.seed} times")
+        world.trace(f"seed {plan.seed} {plan.profile} size {plan.size}")
+        for node in self.nodes.values():
+            world.after(0.2 * chance.random(), node.start)
+        times = sorted(chance.uniform(0.5, faults.FAULTS_S) for _ in range(plan.messages))
+        self.producers.plan(_in_waves(times, chance), ROUTES, plan.body_bytes)
+        for fault in plan.faults:
+            world.after(fault.at_s, self.injector.inject, fault)
+        world.after(LOOK_EVERY_S, self._look)
+        world.run(START_S + faults.FAULTS_S)
+        if world.violation is None:
+            self._heal()
+
+    def _look(self):
+        self.checks.look()
+        self.ask_again()
+        self.see_to_nodes()
+        self.world.after(LOOK_EVERY_S, self._look)
+
+    def see_to_nodes(self):
+        """Be the operator: set a damaged directory aside; know who is a whole member again."""
+        leader = self.leader
+        for node in self.present():
+            if node.refusal is not None:
+                assert not isinstance(node.refusal, DirectoryError), node.refusal
+                node.replace_disk()
+                node.start_in(OPERATOR_S)
+            elif node.is_impaired and node.process is not None and leader is not None:
+                raft = leader.engine.raft
+                node.is_impaired = not (
+                    node.process.accepting
+                    and node.is_mended
+                    and leader.engine.may_attempt()
+                    and leader.engine.membership.is_voter(node.name)
+                    and (leader is node.process or raft.acked(node.name) >= raft.commit_index)
+                )
+
+    def _heal(self):
+        world = self.world
+        world.trace("heal")
+        self.heals += 1
+        wake_s = world.now
+        self.network.heal()
+        for consumer in self.consumers.values():
+            consumer.mood = "well"
+        for node in self.present():
+            node.system.full = False
+            node.system.trap = node.commit_trap = None
+            node.system.faults.clear()
+            node.disk_s = self.plan.disk_s
+            process = node.process
+            if node.is_gone:
+                continue
+            if process is not None:
+                wake_s = max(wake_s, process.stopped_until_s)
+                if not process.accepting:
+                    node.kill(power=False)
+            node.start_in(0.0)
+        self.network.look()
+        until_s = wake_s + HEAL_WITHIN_S
+        missing = "nothing was looked at"
+        while world.now < until_s and world.violation is None and missing:
+            world.run(world.now + HEAL_LOOK_S)
+            missing = self._missing()
+        if world.violation is not None:
+            return
+        if missing:
+            self.checks.not_healed(f"{HEAL_WITHIN_S:g} s after the last fault: {missing}")
+        else:
+            self.checks.ended_well(self.processes())
+
+    def _missing(self):
+        """Return what is not well yet, in words; empty when everything is."""
+        processes = self.processes()
+        if self.operation is not None:
+            return f"{self.operation} is not done"
+        if len(processes) < len(self.names):
+            return f"of {self.names} only {[p.name for p in processes]} run"
+        leaders = [p.name for p in processes if p.engine.may_attempt()]
+        if len(leaders) != 1:
+            return f"{leaders} lead"
+        waiting = [post.number for post in self.producers.posts if post.acknowledged is None]
+        if waiting:
+            return f"no 200 for {waiting[:5]}"
+        leader = self.leader
+        for consumer in leader.engine.ledger.consumers.values():
+            if consumer.backlog:
+                return f"{consumer.backlog} messages for {consumer.definition.name} are not settled"
+        indices = {p.name: p.engine.ledger.applied_index for p in processes}
+        if len(set(indices.values())) > 1:
+            return f"ledgers are at {indices}"
+        voters = leader.engine.membership.voters
+        if voters != set(self.names):
+            return f"{sorted(voters)} vote, and {self.names} should"
+        for process in processes:
+            if process.engine.membership.voters != voters:
+                return f"{process.name} counts by {sorted(process.engine.membership.voters)}"
+        for process in processes:
+            if not (process.engine._ticking.running and process.engine._housekeeping.running):
+                return f"{process.name} ticks no more"
+        return ""
+
+
+def _in_waves(times, chance):
+    """Have some messages come together: batches form then."""
+    moments = []
+    for place, moment in enumerate(times):
+        together = place and chance.random() < 0.5
+        moments.append(moments[-1] if together else moment)
+    return moments
+
+
+def _watch_log(world):
+    """Take crowd's log lines: what is an error's trace in one is lost to nobody."""
+    if not _watch_log.begun:
+        globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
+        _watch_log.begun = True
+
+    def watch(event):
+        failure = event.get("log_failure")
+        if failure is not None and event.get("log_level") is LogLevel.critical:
+            if not isinstance(failure.value, BaseException) or isinstance(failure.value, Exception):
+                world.fail("NoErrorIsLost", f"{event.get('log_format')}: {failure.value!r}")
+
+    globalLogPublisher.addObserver(watch)
+    return watch
+
+
+_watch_log.begun = False

@@ -364,6 +364,8 @@ class Engine(Service):
         if self._leading:
             self._propose_changes()
         self.repairs.look()
+        if self.repairs.highest > self.raft.commit_index:
+            self.raft.step_down()  # perhaps no other has that entry: those who vote decide
         if self._installing is None:
             self.compaction.follow()
             self._scrub()

@@ -75,6 +75,11 @@ class Repairs:
         """How many entries are known to be damaged."""
         return len(self._asked_s)
 
+    @property
+    def highest(self) -> int:
+        """The last of them, 0 if there is none."""
+        return max(self._asked_s, default=0)
+
     def damaged(self, error: DamagedEntryError) -> None:
         """Note a damaged entry, and ask for it."""
         if error.index in self._asked_s or len(self._asked_s) >= HOLES_MAX:
@@ -89,22 +94,19 @@ class Repairs:
         now_s = self._clock.seconds()
         peers = self._peers()
         for index in sorted(self._asked_s)[:ASKED_AT_ONCE]:
-            if index < self._journal.first_index:  # compacted away meanwhile
-                self._close(index)
+            if not self._journal.first_index <= index <= self._journal.last_index:
+                self._close(index)  # compacted away or cut off meanwhile
             elif peers and now_s - self._asked_s[index] >= ASK_AGAIN_S:
                 self._turn += 1
                 if self._send(peers[self._turn % len(peers)], Fetch(index=index)):
                     self._asked_s[index] = now_s
 
     def asked(self, name: str, index: int, commit_index: int) -> None:
-        """Answer a peer's `Fetch`, if this log has the entry.
+        """Answer a peer's `Fetch`, if this log has the entry and knows that it is committed.
 
-        Raises PeerRejectedError for an entry that is not committed here: nobody can know that
-        it misses one.
+        The peer may know of more that is committed, and asks again.
         """
-        if index > commit_index:
-            raise PeerRejectedError(f"it asks for entry {index}; {commit_index} are committed")
-        if index < self._journal.first_index:
+        if not self._journal.first_index <= index <= min(commit_index, self._journal.last_index):
             return
         try:
             command, _, term = self._journal.entry(index)

@@ -52,7 +52,7 @@ class FakeLinks:
 
     def __init__(self, wires, engine, hello):
         self.wires, self.engine, self.hello = wires, engine, hello
-        self.peers = {}
+        self.peers, self.dialled = {}, ()
 
     def startService(self):  # noqa: N802
         self.wires.ends[self.engine.member.node] = self
@@ -61,8 +61,9 @@ class FakeLinks:
         self.wires.leave(self.engine.member.node)
         return succeed(None)
 
-    def follow(self, peers):
-        self.peers = dict(peers)
+    def follow(self, peers, dialled):
+        self.wires.part(self.engine.member.node, self.peers.keys() - peers.keys())
+        self.peers, self.dialled = dict(peers), dialled
 
     def send(self, name, message):
         return self.wires.send(self.engine.member.node, name, message)
@@ -75,7 +76,7 @@ class FakeLinks:
 
 
 class Wires:
-    """Links between members who follow each other: FIFO each, until they break.
+    """Links between members of whom one calls the other: FIFO each, until they break.
 
     As with real ones, an engine hears of an end in a later turn, and what was sent to one who is
     followed no more still arrives.
@@ -91,9 +92,8 @@ class Wires:
         self.ended = deque()
 
     def connect(self):
-        """Connect every pair that may be, and end the links with who is followed no more."""
+        """Connect every pair that may be."""
         self._tell()
-        self.closing |= {pair for pair in self.up if not self._follow(*sorted(pair))}
         names = sorted(self.ends)
         for one in names:
             for two in names:
@@ -102,12 +102,9 @@ class Wires:
                     one < two
                     and pair not in self.up
                     and pair not in self.cut
-                    and self._follow(one, two)
+                    and (two in self.ends[one].dialled or one in self.ends[two].dialled)
                 ):
                     self._open(one, two)
-
-    def _follow(self, one, two):
-        return two in self.ends[one].peers and one in self.ends[two].peers
 
     def _open(self, one, two):
         pair = frozenset((one, two))
@@ -140,6 +137,10 @@ class Wires:
             me, peer, why = self.ended.popleft()
             if me in self.ends:
                 self.ends[me].engine.peer_disconnected(peer, why)
+
+    def part(self, one, names):
+        """End a member's links with these when what was sent has arrived."""
+        self.closing |= self.up & {frozenset((one, two)) for two in names}
 
     def partition(self, *names):
         """Cut these members off from the others."""

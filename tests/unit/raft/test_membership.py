@@ -13,8 +13,8 @@ ID = {name: name.encode() * 16 for name in "abcd"}
 FILE = {name: f"{name}.example:2107" for name in "abc"}
 
 
-def seat(name, *, votes=True, journal_id=None):
-    return Seat(name, FILE.get(name, ""), (journal_id or ID[name]) if votes else b"")
+def seat(name, *, votes=True, journal_id=None, since=0):
+    return Seat(name, FILE.get(name, ""), (journal_id or ID[name]) if votes else b"", since)
 
 
 ROSTER = Roster(0, tuple(seat(name) for name in "abc"))
@@ -169,7 +169,7 @@ def test_a_roster_that_is_no_news_changes_nothing():
 
 
 def test_a_nodes_own_file_says_where_a_member_is_before_the_roster_does():
-    moved = Roster(9, (seat("a"), Seat("b", "elsewhere:1", ID["b"]), Seat("d", "d:1", b"")))
+    moved = Roster(9, (seat("a"), Seat("b", "elsewhere:1", ID["b"], 0), Seat("d", "d:1", b"", 9)))
     a = born("a", moved)
     assert a.addresses == {"b": FILE["b"], "d": "d:1"}
 
@@ -184,6 +184,42 @@ def test_what_a_node_remembers_survives_a_restart():
 def test_a_damaged_memory_is_said_to_be():
     with pytest.raises(DamagedError, match="record of members"):
         member("a", b"\xff")
+
+
+# --- Who calls whom ---------------------------------------------------------------------------
+
+
+def test_before_the_birth_the_lower_name_calls():
+    assert [member(name).dialled for name in "abc"] == [{"b", "c"}, {"c"}, frozenset()]
+
+
+def test_of_any_two_voters_one_calls_the_other():
+    seats = (seat("a", since=9), seat("b"), seat("c"), Seat("d", "d:1", ID["d"], 12))
+    roster = Roster(12, seats)
+    calls = {one: born(one, roster).dialled for one in "abcd"}
+    for one in "abcd":
+        for two in "abcd":
+            if one < two:
+                assert (two in calls[one]) != (one in calls[two])
+
+
+def test_who_joined_later_calls_those_that_were_there():
+    """They may not have heard of it yet."""
+    roster = Roster(12, (seat("a", since=9), seat("b"), seat("c")))
+    assert born("a", roster).dialled == {"b", "c"}
+    assert born("b", roster).dialled == {"c"}
+
+
+def test_a_learner_is_called_by_all():
+    """It may not know that it was enrolled."""
+    roster = Roster(12, (seat("a"), seat("b"), Seat("d", "d:1", b"", 12)))
+    assert "d" in born("a", roster).dialled
+    assert "d" in born("b", roster).dialled
+
+
+def test_who_was_expelled_calls_everybody():
+    """Whoever knows of it says so."""
+    assert born("c", Roster(9, (seat("a"), seat("b")))).dialled == {"a", "b"}
 
 
 # --- What changes next ------------------------------------------------------------------------
@@ -235,6 +271,7 @@ seats = st.builds(
     st.text(min_size=1, max_size=8),
     st.text(max_size=20),
     st.sampled_from([b"", *ID.values()]),
+    st.integers(0, 2**53),
 )
 rosters = st.builds(
     Roster,

@@ -91,7 +91,9 @@ class Process:
             Identity(self.name, CLUSTER, node.peers),
             seams,
             Bounds(
-                plan.within_s, BACKLOG_BYTES, plan.retention_us,
+                plan.within_s,
+                BACKLOG_BYTES,
+                plan.retention_us,
                 checkpoints=Pace(plan.checkpoint_entries, plan.checkpoint_entries * 200),
             ),
         )
@@ -181,7 +183,7 @@ class Process:
             pass
         except PowerCutError:
             node.trapped(unwind=False)
-        except Exception as error:  # noqa: BLE001  the reactor would log it and go on
+        except Exception as error:
             world.fail("NoErrorIsLost", f"{self.name}: {error!r}")
             if node.cluster.raise_errors:
                 raise

@@ -152,9 +152,7 @@ def _shrink(options):
 def _many(options):
     began_s = time.monotonic()
     done = []
-    runs = run_seeds(
-        options.seeds, jobs=options.jobs, profile=options.profile, size=options.size
-    )
+    runs = run_seeds(options.seeds, jobs=options.jobs, profile=options.profile, size=options.size)
     for one in runs:
         done.append(one)
         if one.violation is not None:
@@ -169,9 +167,9 @@ def _many(options):
         print(json.dumps(found))
     else:
         for name, value in found.items():
-            if isinstance(value, dict):
-                value = ", ".join(f"{key} {count}" for key, count in value.items())
-            print(f"{name:26} {value}")
+            counts = value.items() if isinstance(value, dict) else ()
+            words = ", ".join(f"{key} {count}" for key, count in counts) or value
+            print(f"{name:26} {words}")
     return 1 if found["violations"] else 0
 
 

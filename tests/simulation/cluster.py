@@ -81,8 +81,7 @@ class Cluster:
                 self._add_consumer(f"consumer-{place}", (ROUTES[0],), chance)
             )
         self.producers = Producers(
-            world, self.nodes, lambda: self.names, self.checks, chance,
-            patience_s=plan.patience_s
+            world, self.nodes, lambda: self.names, self.checks, chance, patience_s=plan.patience_s
         )
         self.injector = faults.Injector(self)
         self.operation = None

@@ -200,9 +200,7 @@ class Injector:
         group = {node.name}
         if fault.count % 2 and len(names) > 3:
             group.add(self._other(fault, node))
-        pairs = [
-            (one, two) for one in names for two in names if (one in group) != (two in group)
-        ]
+        pairs = [(one, two) for one in names for two in names if (one in group) != (two in group)]
         self._block(pairs, fault.for_s)
 
     def _one_way(self, fault, node):

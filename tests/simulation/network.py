@@ -269,8 +269,10 @@ class Network:
     def _has(self, end):
         """Tell whether the process at this end still has it."""
         process = end.process
-        return process.alive and process.links is not None and (
-            process.links.ends.get(end.peer) is end
+        return (
+            process.alive
+            and process.links is not None
+            and (process.links.ends.get(end.peer) is end)
         )
 
     def close(self, end, why, *, tell):

@@ -91,7 +91,9 @@ class Process:
             Identity(self.name, CLUSTER, node.peers),
             seams,
             Bounds(
-                plan.within_s, BACKLOG_BYTES, plan.retention_us,
+                plan.within_s,
+                BACKLOG_BYTES,
+                plan.retention_us,
                 checkpoints=Pace(plan.checkpoint_entries, plan.checkpoint_entries * 200),
             ),
         )

@@ -152,9 +152,7 @@ def _shrink(options):
 def _many(options):
     began_s = time.monotonic()
     done = []
-    runs = run_seeds(
-        options.seeds, jobs=options.jobs, profile=options.profile, size=options.size
-    )
+    runs = run_seeds(options.seeds, jobs=options.jobs, profile=options.profile, size=options.size)
     for one in runs:
         done.append(one)
         if one.violation is not None:

@@ -65,7 +65,7 @@ def repair_rounds(stage: Stage, rounds: int) -> None:
             else:
                 if segment.name not in node.words(said):
                     raise FaultError(f"{name} does not name the damage: {last_words(node)}")
-                done = _crowd("repair", str(node.directory))
+                done = _crowd("repair", str(node.directory), "--yes")
                 if done.returncode:
                     raise FaultError(f"crowd repair: {done.stderr.strip()}")
                 stage.note("repaired")

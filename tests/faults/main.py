@@ -1,6 +1,6 @@
 """Faults on three real nodes under load, and one table at the end.
 
-    tests/faults/run                                everything, in about eight minutes
+    tests/faults/run                                everything, in five to six minutes
     tests/faults/run --faults kill,pause            these
     tests/faults/run --rounds kill=100,pause=3      more or fewer rounds
     tests/faults/run --json                         one JSON object instead of the table

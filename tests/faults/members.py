@@ -76,29 +76,24 @@ def _add(stage: Stage, name: str) -> None:
         (directory / f"{name}.pem").write_bytes(certificate)
         (directory / f"{name}.key").write_bytes(key)
     path.write_text(toml_text(node_content(plan, mine, members)), "utf-8")
-    leader = stage.cluster.leader()
-    _member(stage, leader, "add", name, mine.peer)
     node = stage.cluster.adopt(path)
     if node.directory.exists():
         stage.cluster.wipe(name)  # it was a member once: it begins anew
     with stage.traffic.outage(node.http):
         stage.cluster.start(name)
+        _member(stage, "add", name, mine.peer)  # ends when the new member votes
         stage.cluster.wait_ready(name, within_s=CHANGED_WITHIN_S)
-    _wait_members(stage, leader, lambda voters: name in voters, f"{name} votes")
+    others = stage.others(name)
+    _wait_members(stage, others[0], lambda voters: name in voters, f"{name} votes")
     stage.traffic.load([node.http], rate=20)
 
 
 def _remove(stage: Stage, name: str) -> None:
-    asked = stage.cluster.leader(*stage.others(name)) if not _leads(stage, name) else name
     since = now()
-    _member(stage, asked, "remove", name)
+    _member(stage, "remove", name)
     others = stage.others(name)
     stage.traffic.outages.append(Outage(stage.url(name), since, since + 1e9))
     _wait_members(stage, others[0], lambda voters: name not in voters, f"{name} votes no more")
-
-
-def _leads(stage: Stage, name: str) -> bool:
-    return stage.cluster.status(name).get(name, {}).get("role") == "leader"
 
 
 def _forget(stage: Stage, name: str) -> None:
@@ -117,15 +112,15 @@ def _wait_members(stage: Stage, asked: str, condition: Any, what: str) -> None:
     eventually(what, holds, CHANGED_WITHIN_S, every_s=0.1)
 
 
-def _member(stage: Stage, asked: str, *words: str) -> None:
-    """Run ``crowd member`` against a node's admin side."""
+def _member(stage: Stage, *words: str) -> None:
+    """Run ``crowd member``, as an operator does beside the nodes' files."""
     done = subprocess.run(
-        [sys.executable, "-m", "crowd.cli", "member", *words,
-         "--admin", stage.cluster.nodes[asked].admin],
-        check=False, capture_output=True, text=True, timeout=60, cwd=ROOT,
+        [sys.executable, "-m", "crowd.cli", "member", *words, "--directory",
+         str(stage.cluster.directory), "--wait", f"{CHANGED_WITHIN_S:g}s"],
+        check=False, capture_output=True, text=True, timeout=2 * CHANGED_WITHIN_S, cwd=ROOT,
     )  # fmt: skip
     if done.returncode:
         raise FaultError(f"crowd member {' '.join(words)}: {done.stderr.strip()}")
 
 
-MEMBERS = Fault("members", 3, member_rounds, lack=lack)
+MEMBERS = Fault("members", 5, member_rounds, lack=lack)

@@ -395,7 +395,9 @@ class Node:
         self.world.trace(f"{self.name} has an empty directory")
 
     def flip(self, path, place, bit):
-        """Let a stored bit be another."""
+        """Let a stored bit be another; one at a time, so that `is_mended` knows."""
+        if not self.is_mended:
+            return
         content = self.system.inodes[path].disk
         self.flipped = (path, place, content[place] if place < len(content) else None)
         self.is_impaired = True

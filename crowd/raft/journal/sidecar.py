@@ -113,18 +113,24 @@ def write_index(filesystem: FileSystem, directory: str, summary: Summary) -> Non
     path = f"{directory}/{index_name(summary.header.number)}"
     try:
         file = filesystem.open(path + NEW_SUFFIX, create=True)
-        try:
-            file.write(encode_index(summary), 0)
-            # The bytes before the name: a file with an index file's name was whole once. Its
-            # name is not waited for: if a crash forgets it the segment is read.
-            file.sync()
-        finally:
-            file.close()
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        remove_if_there(filesystem, path + NEW_SUFFIX)
         raise NoSpaceError(f"no space for {path}") from error
+    try:
+        try:
+            file.write(encode_index(summary), 0)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            remove_if_there(filesystem, path + NEW_SUFFIX)
+            raise NoSpaceError(f"no space for {path}") from error
+        # The bytes before the name: a file with an index file's name was whole once. Its
+        # name is not waited for: if a crash forgets it the segment is read. An error of it
+        # is final even if it says "no space" (I8).
+        file.sync()
+    finally:
+        file.close()
     filesystem.rename(path + NEW_SUFFIX, path)
 
 

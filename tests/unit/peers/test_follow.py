@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from crowd.raft.frames import encode_frame
 from crowd.raft.links import COMPLAINTS_MAX
 from crowd.raft.wire import TimeoutNow, encode_hello
-from tests.unit.peers.network import Just, Network, Node, Silent
+from tests.unit.peers.network import Just, Network, Node, Silent, hello_of
 
 ABC = {"a": "a", "b": "b", "c": "c"}
 ABCD = {**ABC, "d": "d"}
@@ -167,6 +167,18 @@ def test_two_that_dial_each_other_come_to_one_link(network, make_node):
         assert set(b.links.connected) == {"a"}
         a.links.disconnect("b", "to begin anew")
         network.pass_s(3)
+
+
+def test_a_peer_that_calls_meanwhile_is_not_called_when_that_was_due(network, make_node):
+    """It was away, and calls first when it is back: its link serves, and is not replaced."""
+    a = make_node("a", roster=("a", "b"))
+    network.pass_s(10)
+    b = make_node("b", roster=("a", "b"))
+    b.follow({"a": "a"}, dialled="a")
+    network.settle()
+    assert set(a.links.connected) == {"b"}
+    network.pass_s(10)
+    assert a.heard.heard == [("connected", "b")]
 
 
 def test_two_whose_calls_cross_come_to_one_link(network, make_node):
@@ -436,7 +448,8 @@ def test_whatever_the_changes_the_links_are_those_of_the_last(changes):
         node.links.startService()
     c = nodes["c"]
     named = dict.fromkeys(roster, "abcde")
-    for named, dialled, turns in changes:
+    for index, (named, dialled, turns) in enumerate(changes, 1):
+        c.hello = hello_of("c", sorted({*named, "c"}), roster_index=index)
         peers = {name: name if where == "abcde" else where for name, where in named.items()}
         c.follow(peers, dialled | {"d", "e"})
         for _ in range(turns):
@@ -450,3 +463,31 @@ def test_whatever_the_changes_the_links_are_those_of_the_last(changes):
     assert len(c.links._links) == len(expected)
     told = [event for event in c.heard.kinds() if event[1] in expected]
     assert {name: kind for kind, name in told} == dict.fromkeys(expected, "connected")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.booleans(), st.integers(0, 8)), max_size=8),
+    st.sampled_from(["a", "b", "ab"]),
+    st.randoms(use_true_random=False),
+)
+def test_whoever_dials_two_nodes_come_to_one_link_that_stays(changes, dials, chance):
+    """After any history of who dials whom, in any timing, while at least one of the two does."""
+    network = Network()
+    nodes = {name: Node(network, name, roster=("a", "b")) for name in "ab"}
+    for node in nodes.values():
+        node.links._chance = chance.random
+        node.links.startService()
+    last = [(name, name in dials, 0) for name in "ab"]
+    for name, calls, turns in [*changes, *last]:
+        other = "b" if name == "a" else "a"
+        nodes[name].follow({other: other}, dialled=other if calls else "")
+        for _ in range(turns):
+            network.clock.advance(0)
+    network.pass_s(15)
+    heard, network.calls = {name: len(node.heard.heard) for name, node in nodes.items()}, 0
+    network.pass_s(5)
+    assert network.calls == 0
+    for name, node in nodes.items():
+        assert len(node.links.connected) == len(node.links._links) == 1
+        assert len(node.heard.heard) == heard[name]

@@ -209,7 +209,7 @@ def test_a_newcomer_proves_itself_to_a_member_that_missed_its_enrolment(
     spin(lambda: old.connected and new.connected)
     assert old.send(newcomer, NextIndex(1, 1, True, False, 0, 0))
     assert new.send(member, NextIndex(1, 2, True, False, 0, 0))
-    spin(lambda: old_heard.messages())
+    spin(old_heard.messages)
 
 
 def test_a_peer_that_moved_is_met_at_its_new_address(start, spin):

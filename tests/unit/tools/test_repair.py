@@ -19,8 +19,8 @@ SEGMENT_BYTES = 4096
 
 
 def roster(*voters, learners=()):
-    seats = [Seat(name, f"{name}:2105", bytes([7]) * 16) for name in voters]
-    seats += [Seat(name, f"{name}:2105", b"") for name in learners]
+    seats = [Seat(name, f"{name}:2105", bytes([7]) * 16, 0) for name in voters]
+    seats += [Seat(name, f"{name}:2105", b"", 0) for name in learners]
     return encode_roster("leads", Roster(1, tuple(seats)))
 
 

@@ -188,11 +188,13 @@ class ConsumerAgent:
         exchange.answered = Deferred(lambda _: self._abandon(exchange))
         if self._closed:
             self._fail(exchange, FailureKind.STOPPED, "the consumer's connections are closed")
-        elif self._idle:
+        elif not self._idle:
+            self._connect(exchange)
+        elif self._may_send():  # a process may have been stopped since the attempt was begun
             exchange.reused = True
             self._idle.pop().send(exchange)
         else:
-            self._connect(exchange)
+            self._fail(exchange, FailureKind.FENCED, "this node may no longer lead")
         self._arm()
         return exchange.answered
 

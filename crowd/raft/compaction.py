@@ -79,9 +79,12 @@ class Compaction:
     @property
     def is_due(self) -> bool:
         """Whether the next checkpoint should be taken."""
-        newest = self._store.newest
-        if self._store.floor is None and self._ledger.released_index and self._grown_entries:
-            return True  # the floor was damaged: the next one is to come soon
+        store = self._store
+        newest = store.newest
+        if store.floor is None and len(store.checkpoints) < 2 and self._ledger.released_index:
+            # The floor was damaged, and the next one is to come soon: one that a release can
+            # reach, as it reaches none that is the newest.
+            return self._grown_entries > 0
         if newest is not None and self._grown_bytes < SIZE_FACTOR * newest.size_bytes:
             return False
         return (

@@ -257,7 +257,7 @@ class Engine(Service):
         self._handing_over = True
         until_s = self._clock.seconds() + HAND_OVER_S
         asked = False
-        while self.membership.followers and self.raft.is_leader and self._clock.seconds() < until_s:
+        while self._may_hand_over(asked=asked) and self._clock.seconds() < until_s:
             if not asked and self.raft.applied_index == self.journal.last_index:
                 target = self.raft.hand_over()
                 asked = target is not None
@@ -266,6 +266,15 @@ class Engine(Service):
             passed: Deferred[None] = Deferred()
             self._clock.callLater(TICK_S, passed.callback, None)
             await passed
+
+    def _may_hand_over(self, *, asked: bool) -> bool:
+        """Tell whether there is somebody left to ask; or, once `asked`, to wait for.
+
+        The one who was asked may need this node's vote, which must be on disk before it leaves.
+        """
+        if asked and self.raft.leader is None:
+            return True
+        return bool(self.membership.followers) and self.raft.is_leader
 
     def _step_down(self) -> None:
         """Have another member lead, as this one is to leave."""

@@ -177,8 +177,8 @@ class Membership:
         """
         seats = {seat.name: seat for seat in self.roster.seats}
         mine = seats.get(self._name)
-        if mine is None:  # nobody joined yet, or it is no member: then whoever may tell it so
-            return frozenset(n for n in self.addresses if self.roster.seats or n > self._name)
+        if mine is None:  # it has nothing, or is no member: whoever is there may know better
+            return frozenset(self.addresses)
         return frozenset(
             seat.name
             for seat in seats.values()

@@ -103,6 +103,8 @@ class Snapshots:
         for name, sending in list(self._sending.items()):
             if acked(name) >= sending.checkpoint.index:
                 self._stop(name)
+            elif sending.checkpoint not in self._store.checkpoints:
+                self._stop(name)  # it was found damaged meanwhile
             elif sending.given_up(self._clock.seconds()):
                 self._log.warn("{peer} takes no snapshot", peer=name)
                 self._stop(name)

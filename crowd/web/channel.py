@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from crowd.web.shared import Shared
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+DRAIN_IDLE_S: Final = 0.5
+"""How long a kept connection may still bring a request while the node drains: longer than a
+producer that posts often pauses, and than a request is on its way."""
 
 
 class Pause(enum.Flag):
@@ -376,9 +379,15 @@ class Channel(TwistedProtocol):
         self.transport.loseConnection()
 
     def drain(self) -> None:
-        """Take no new request: close now, or after the answers that are due."""
+        """Close after the answers that are due; an idle connection a moment later.
+
+        A request may be on its way already: it is answered, as the connection's last.
+        """
         if self._intake.stage is Stage.BETWEEN and not self._rest:
-            self._last_request()
+            if self._queue:
+                self._last_request()
+            else:
+                self.deadline_s = min(self.deadline_s, self._shared.now_s + DRAIN_IDLE_S)
 
     def expired(self) -> None:
         """End what took too long: the connection, or the request that is being read."""

@@ -1,5 +1,7 @@
 """Changes of members in a running cluster: one at a time, durable before they hold (D14)."""
 
+import itertools
+
 import pytest
 
 from crowd.command import Enroll, Expel, Promote
@@ -198,7 +200,7 @@ def test_d14_two_operators_changes_at_once_are_made_one_after_the_other(cluster)
     cluster.run(8)
     assert voters(cluster) == set(cluster.names) - {one}
     found = steps(cluster)
-    assert all(len(first ^ second) <= 1 for first, second in zip(found, found[1:], strict=False))
+    assert all(len(first ^ second) <= 1 for first, second in itertools.pairwise(found))
 
 
 def test_d14_opposite_orders_end(cluster):

@@ -27,7 +27,7 @@ def needle(number):
 def hit(disk, number):
     """Change a byte of a message on a disk."""
     for path, inode in disk.inodes.items():
-        place = inode.seen.find(needle(number))
+        place = inode.seen.find(needle(number)[:10])
         if path.endswith(".segment") and place >= 0:
             disk.damage(path, place + 50, b"!")
             return

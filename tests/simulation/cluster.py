@@ -14,8 +14,8 @@ import msgspec
 from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
 from crowd.errors import DirectoryError
-from crowd.raft import engine, guard
-from tests.simulation import faults
+from crowd.raft import guard
+from tests.simulation import faults, sizes
 from tests.simulation.checks import LOOK_EVERY_S, Checks
 from tests.simulation.consumers import Consumer
 from tests.simulation.network import Network
@@ -27,8 +27,6 @@ ROUTES = ("/orders", "/leads")
 HEAL_WITHIN_S = 15.0
 """Elections, links and retries take a few seconds each; nothing takes more, or it is a defect."""
 HEAL_LOOK_S = 0.25
-engine.CHECKPOINTS_EVERY = 4
-"""A checkpoint is verified every two seconds instead of every minute: runs are short."""
 MACHINES = "abcdefgh"
 MACHINES_MAX = 7
 OPERATOR_S = 0.5
@@ -68,6 +66,7 @@ class Cluster:
         self.raise_errors = raise_errors
         world = self.world = World(plan.seed, keep_trace=keep_trace)
         guard.install(world.seconds, world.guard_chance)
+        sizes.install()
         chance = random.Random(f"{plan.seed} load")
         self.names = list(faults.names_of(plan.size))
         self.routes = route_definitions(ROUTES)

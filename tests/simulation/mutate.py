@@ -22,6 +22,8 @@ from tests.simulation.mutations import MUTATIONS
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("crowd", "tests/simulation", "tests/unit/journal")
+KNOWN_SEEDS = 100
+"""Seeds for a guard of which it is known why nothing misses it."""
 WITHIN_S = 900.0
 """A mutation may make a run endless; that is noticed, too."""
 
@@ -61,6 +63,11 @@ def run(directory, seeds, *, profile=None, size=None, jobs=1, until_violation=Tr
     return {int(seed): words for seed, words in violated.items()}
 
 
+def seeds_for(mutation):
+    """Return how many seeds are tried at most."""
+    return min(mutation.seeds, KNOWN_SEEDS) if mutation.alone else mutation.seeds
+
+
 def try_one(mutation, jobs, unchanged):
     """Return (seeds until it was noticed or None, what was violated, seconds)."""
     began_s = time.monotonic()
@@ -82,7 +89,7 @@ def baseline(chosen, jobs):
     failing = {}
     for mutation in chosen:
         group = (mutation.profile, mutation.size)
-        failing[group] = max(failing.get(group, 0), mutation.seeds)
+        failing[group] = max(failing.get(group, 0), seeds_for(mutation))
     for (profile, size), seeds in failing.items():
         violated = run(ROOT, seeds, profile=profile, size=size, jobs=jobs, until_violation=False)
         failing[profile, size] = frozenset(violated)
@@ -117,7 +124,7 @@ def main(arguments=None):
         where = f" ({mutation.profile})" if mutation.profile else ""
         if seeds is None:
             missed += not mutation.alone
-            result = f"not in {mutation.seeds}{where}"
+            result = f"not in {seeds_for(mutation)}{where}"
             by = mutation.alone or "**nothing**"
         else:
             result, by = f"{seeds}{where}", words.partition(":")[0]

@@ -76,7 +76,7 @@ def try_one(mutation, jobs, unchanged):
         copy_tree(directory)
         apply(mutation, directory)
         violated = run(
-            directory, mutation.seeds, profile=mutation.profile, size=mutation.size, jobs=jobs,
+            directory, seeds_for(mutation), profile=mutation.profile, size=mutation.size, jobs=jobs,
             until_violation=not unchanged,
         )  # fmt: skip
     told = sorted(seed for seed in violated if seed not in unchanged)

@@ -145,6 +145,17 @@ class LeaderCompleteness(Check):
             )
 
 
+class CommittedStays(Check):
+    """No log loses an entry that was committed, not even to have it again."""
+
+    def cut(self, process, last_kept):
+        """Look at the first entry that goes: the rest follows it."""
+        index = last_kept + 1
+        known = self.truth.entries.get(index)
+        if known is not None and process.journal.term_at(index) == known[0]:
+            self.fail(f"{process.name} truncates its log from entry {index} on, which is committed")
+
+
 class DurableThenAcknowledged(Check):
     """I1: nothing is acknowledged or committed that is not on the disks that it takes."""
 
@@ -410,13 +421,14 @@ class Liveness(Check):
 
 
 CHECKS = (
-    LogMatching, ElectionSafety, LeaderCompleteness, DurableThenAcknowledged, AcceptedOnce,
+    LogMatching, ElectionSafety, LeaderCompleteness, CommittedStays, DurableThenAcknowledged,
+    AcceptedOnce,
     OneHistory, KeptUntilSettled, AtLeastOnce, OnlyWhatWasSent, Bounded, FailedSyncIsTheEnd,
     EveryCallerHears, Liveness,
 )  # fmt: skip
 
 EVENTS = (
-    "appended", "opened", "recovered", "led", "sent", "committed", "acknowledged", "refused",
+    "appended", "cut", "opened", "recovered", "led", "sent", "committed", "acknowledged", "refused",
     "accepted", "attempted", "looked", "disk_failed", "ended", "taken", "restored", "ended_well", "not_healed",
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
 from crowd.errors import DirectoryError
 from crowd.raft import guard
-from tests.simulation import faults
+from tests.simulation import faults, sizes
 from tests.simulation.checks import LOOK_EVERY_S, Checks
 from tests.simulation.consumers import Consumer
 from tests.simulation.network import Network
@@ -66,6 +66,7 @@ class Cluster:
         self.raise_errors = raise_errors
         world = self.world = World(plan.seed, keep_trace=keep_trace)
         guard.install(world.seconds, world.guard_chance)
+        sizes.install()
         chance = random.Random(f"{plan.seed} load")
         self.names = list(faults.names_of(plan.size))
         self.routes = route_definitions(ROUTES)
@@ -286,34 +287,32 @@ class Cluster:
 
     def _missing(self):
         """Return what is not well yet, in words; empty when everything is."""
+        return next(filter(None, self._complaints()), "")
+
+    def _complaints(self):
+        """Yield what is not well, the most telling first; what holds is an empty text."""
         processes = self.processes()
-        if self.operation is not None:
-            return f"{self.operation} is not done"
-        if len(processes) < len(self.names):
-            return f"of {self.names} only {[p.name for p in processes]} run"
-        leaders = [p.name for p in processes if p.engine.may_attempt()]
-        if len(leaders) != 1:
-            return f"{leaders} lead"
+        running = [process.name for process in processes]
+        yield self.operation and f"{self.operation} is not done"
+        yield set(running) != set(self.names) and f"of {self.names} only {running} run"
+        leaders = [process.name for process in processes if process.engine.may_attempt()]
+        yield len(leaders) != 1 and f"{leaders} lead"
         waiting = [post.number for post in self.producers.posts if post.acknowledged is None]
-        if waiting:
-            return f"no 200 for {waiting[:5]}"
-        leader = self.leader
-        for consumer in leader.engine.ledger.consumers.values():
-            if consumer.backlog:
-                return f"{consumer.backlog} messages for {consumer.definition.name} are not settled"
-        indices = {p.name: p.engine.ledger.applied_index for p in processes}
-        if len(set(indices.values())) > 1:
-            return f"ledgers are at {indices}"
-        voters = leader.engine.membership.voters
-        if voters != set(self.names):
-            return f"{sorted(voters)} vote, and {self.names} should"
+        yield waiting and f"no 200 for {waiting[:5]}"
+        engine = self.leader.engine
+        for consumer in engine.ledger.consumers.values():
+            name = consumer.definition.name
+            yield consumer.backlog and f"{consumer.backlog} messages for {name} are not settled"
+        indices = {process.name: process.engine.ledger.applied_index for process in processes}
+        yield len(set(indices.values())) > 1 and f"ledgers are at {indices}"
+        voters = engine.membership.voters
+        yield voters != set(self.names) and f"{sorted(voters)} vote, and {self.names} should"
         for process in processes:
-            if process.engine.membership.voters != voters:
-                return f"{process.name} counts by {sorted(process.engine.membership.voters)}"
-        for process in processes:
-            if not (process.engine._ticking.running and process.engine._housekeeping.running):
-                return f"{process.name} ticks no more"
-        return ""
+            other = process.engine
+            counts = sorted(other.membership.voters)
+            yield counts != sorted(voters) and f"{process.name} counts by {counts}"
+            ticking = other._ticking.running and other._housekeeping.running
+            yield not ticking and f"{process.name} ticks no more"
 
 
 def _in_waves(times, chance):
@@ -333,9 +332,10 @@ def _watch_log(world):
 
     def watch(event):
         failure = event.get("log_failure")
-        if failure is not None and event.get("log_level") is LogLevel.critical:
-            if not isinstance(failure.value, BaseException) or isinstance(failure.value, Exception):
-                world.fail("NoErrorIsLost", f"{event.get('log_format')}: {failure.value!r}")
+        if failure is None or event.get("log_level") is not LogLevel.critical:
+            return
+        if isinstance(failure.value, Exception):  # else a process that ended in its turn
+            world.fail("NoErrorIsLost", f"{event.get('log_format')}: {failure.value!r}")
 
     globalLogPublisher.addObserver(watch)
     return watch

@@ -74,7 +74,8 @@ DISK = (
 MEMBERS = ("add-member", "remove-member", "replace-member", "replace-disk")
 NODES = (
     "kill", "power", "kill-all", "power-all", "trap-step", "trap-sync", "trap-write", "trap-send",
-    "trap-commit", "restart", "restart-all", "pause", "pause-in-turn", "clock-jump",
+    "trap-commit", "restart", "restart-all", "pause", "pause-in-turn", "pause-cut-off",
+    "clock-jump",
 )  # fmt: skip
 CONSUMERS = ("consumer-slow", "consumer-failing", "consumer-mute", "consumer-gone")
 KINDS = (*NETWORK, *DISK, *NODES, *MEMBERS, *CONSUMERS)
@@ -84,7 +85,7 @@ FAMILIES = {
     "nodes": NODES,
     "members": (*MEMBERS, "kill", "power", "cut-off", "partition", "slow-disk"),
 }
-ALONE = frozenset((*DISK, *NODES, *CONSUMERS)) - {"bit-rot", "tail-rot"}
+ALONE = frozenset((*DISK, *NODES, *CONSUMERS)) - {"bit-rot", "tail-rot", "pause-cut-off"}
 """What can happen to a cluster of one."""
 
 PROFILES = ("quiet", "single", "few", "mixed", "network", "disk", "nodes", "members", "storm")
@@ -112,7 +113,8 @@ def make_plan(seed, *, profile=None, size=None):
         count = chance.randrange(4, 14)
     elif profile == "storm":
         count = chance.randrange(15, 35)
-    faults = [_draw(chance, chance.choice(kinds), names) for _ in range(count)]
+    moments = _moments(chance, count)
+    faults = [_draw(chance, chance.choice(kinds), names, at_s) for at_s in moments]
     return Plan(
         seed=seed,
         profile=profile,
@@ -136,11 +138,19 @@ def names_of(size):
     return tuple("abcde"[:size])
 
 
-def _draw(chance, kind, names):
+def _moments(chance, count):
+    """Return when faults occur: spread evenly, or a few at a time and then quiet."""
+    if chance.random() < 0.6:
+        return [chance.uniform(BEGIN_S, FAULTS_S) for _ in range(count)]
+    centres = [chance.uniform(BEGIN_S, FAULTS_S - 2.0) for _ in range(1 + count // 6)]
+    return [min(FAULTS_S, chance.choice(centres) + chance.expovariate(1.5)) for _ in range(count)]
+
+
+def _draw(chance, kind, names, at_s):
     node = chance.choice((*names, "leader"))
     for_s = chance.choice((0.05, 0.3, 1.0, 2.5, 5.0)) * (0.5 + chance.random())
     return Fault(
-        at_s=round(chance.uniform(BEGIN_S, FAULTS_S), 4),
+        at_s=round(at_s, 4),
         kind=kind,
         node=node,
         other=chance.choice(names) if len(names) > 1 else "",
@@ -425,6 +435,21 @@ class Injector:
             node.name, fault.count, lambda process: self._stop(process, fault)
         )  # fmt: skip
 
+    def _pause_cut_off(self, fault, node):
+        """Stop the node right after it sent, and cut it off once it has its answers.
+
+        When it wakes it finds answers that are old, and nothing of who leads by then.
+        """
+        pairs = [(name, node.name) for name in self._cluster.names if name != node.name]
+
+        def spring(process):
+            self._stop(process, fault)
+            answered_s = 3 * self._cluster.plan.latency_s + 0.01
+            left_s = max(0.05, START_S + FAULTS_S - self._world.now)
+            self._world.after(answered_s, self._block, pairs, min(fault.for_s + 0.3, left_s))
+
+        self._cluster.network.trap = (node.name, fault.count, spring)
+
     def _clock_jump(self, fault, node):
         node.wall_offset_us = int((2 * fault.chance - 1) * CLOCK_JUMP_US)
 
@@ -460,6 +485,11 @@ class Injector:
         self._world.after(fault.for_s, setattr, consumer, "mood", "well")
 
 
+def _mood(mood):
+    """Return what puts a consumer into a mood."""
+    return lambda injector, fault, _: injector._consumer(mood, fault)
+
+
 _ACTIONS = {
     "partition": Injector._partition,
     "one-way": Injector._one_way,
@@ -488,16 +518,15 @@ _ACTIONS = {
     "restart-all": Injector._restart_all,
     "pause": Injector._pause,
     "pause-in-turn": Injector._pause_in_turn,
+    "pause-cut-off": Injector._pause_cut_off,
     "clock-jump": Injector._clock_jump,
     "tail-rot": Injector._tail_rot,
     "add-member": Injector._add_member,
     "remove-member": Injector._remove_member,
     "replace-member": Injector._replace_member,
     "replace-disk": Injector._replace_disk,
-    **{
-        kind: lambda self, fault, node, mood=kind.removeprefix("consumer-"): self._consumer(
-            mood, fault
-        )
-        for kind in CONSUMERS
-    },
+    "consumer-slow": _mood("slow"),
+    "consumer-failing": _mood("failing"),
+    "consumer-mute": _mood("mute"),
+    "consumer-gone": _mood("gone"),
 }

@@ -170,12 +170,16 @@ class Network:
                     self._drop(end, "connection reset", tell=True)
 
     def process_died(self, process, *, power):
-        """Forget a process's ends. Only a system that still runs tells the other side."""
+        """Forget a process's ends. Only a system that still runs tells the other side.
+
+        It also sends what the process had handed to it, unless it ends the connection abruptly.
+        """
         for end in list(process.links.ends.values()) if process.links is not None else ():
             other = end.connection.other(end)
             end.connection.is_over = True
             process.links.ends.pop(end.peer, None)
-            end.queue.clear()
+            if power or self._world.chance.random() < 0.3:
+                end.queue.clear()
             if not power:
                 self._tell(end, other)
         self.look()

@@ -133,18 +133,25 @@ class Process:
         )  # fmt: skip
         journal = self.journal = storage.journal
         node.opened(journal)
-        add, commit = journal.add, journal.setRaftCommitIndex
+        add, cut, commit = journal.add, journal.deleteEntriesFrom, journal.setRaftCommitIndex
         checks = node.cluster.checks
 
         def checked_add(command, idx, term):
             checks.appended(self, idx, term, command)
             add(command, idx, term)
 
+        def checked_cut(place):
+            last_kept = journal.first_index + place - 1
+            if last_kept < journal.last_index:
+                checks.cut(self, last_kept)
+            cut(place)
+
         def trapped_commit(index):
             commit(index)
             node.commit_passed(self)
 
-        journal.add, journal.setRaftCommitIndex = checked_add, trapped_commit
+        journal.add, journal.deleteEntriesFrom = checked_add, checked_cut
+        journal.setRaftCommitIndex = trapped_commit
         checks.opened(self, journal)
         return storage
 
@@ -183,7 +190,7 @@ class Process:
             pass
         except PowerCutError:
             node.trapped(unwind=False)
-        except Exception as error:  # noqa: BLE001  the reactor would log it and go on
+        except Exception as error:
             world.fail("NoErrorIsLost", f"{self.name}: {error!r}")
             if node.cluster.raise_errors:
                 raise

@@ -167,9 +167,9 @@ def _many(options):
         print(json.dumps(found))
     else:
         for name, value in found.items():
-            if isinstance(value, dict):
-                value = ", ".join(f"{key} {count}" for key, count in value.items())
-            print(f"{name:26} {value}")
+            counts = value.items() if isinstance(value, dict) else ()
+            words = ", ".join(f"{key} {count}" for key, count in counts) or value
+            print(f"{name:26} {words}")
     return 1 if found["violations"] else 0
 
 

@@ -90,7 +90,7 @@ class World:
         """Make a call at this time; those of the same time in the order of asking."""
         event = Event(time_s, owner, call, args)
         self._count += 1
-        heappush(self._heap, (time_s, self._count, event))
+        heappush(self._heap, (time_s, time_s, self._count, event))
         return event
 
     def after(self, delay_s, call, *args, owner=None):
@@ -100,7 +100,7 @@ class World:
         """Let time pass. Ends early at a violation."""
         heap = self._heap
         while heap and self.violation is None:
-            time_s, count, event = heap[0]
+            time_s, due_s, count, event = heap[0]
             if time_s > until_s:
                 break
             heappop(heap)
@@ -114,7 +114,7 @@ class World:
             elif owner.alive:
                 if owner.stopped_until_s > time_s:
                     # It keeps its place among those that wait.
-                    heappush(heap, (owner.stopped_until_s, count, event))
+                    heappush(heap, (owner.stopped_until_s, due_s, count, event))
                     continue
                 self.now = time_s
                 event.state = 1
@@ -168,8 +168,8 @@ class ProcessClock:
         now_s = self._world.now
         seen_s = self._seen_s
         if self._world.current is not self._process:  # who watches takes no time
-            return now_s if now_s > seen_s else seen_s
-        seen_s = (now_s if now_s > seen_s else seen_s) + LOOK_S
+            return max(seen_s, now_s)
+        seen_s = max(seen_s, now_s) + LOOK_S
         self._seen_s = seen_s
         return seen_s
 

@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     from crowd.web.shared import Shared
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-DRAIN_IDLE_S: Final = 0.5
-"""How long a kept connection may still bring a request while the node drains: longer than a
-producer that posts often pauses, and than a request is on its way."""
+DRAIN_IDLE_S: Final = 3.0
+"""How long a kept connection may still bring a request while the node drains. Whoever posts more
+often than that hears "Connection: close" with an answer, and loses no request that was on its way
+when the connection ended."""
 
 
 class Pause(enum.Flag):

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from crowd.web.reply import Reply
     from crowd.web.router import Router
 
+ACCEPT_QUEUED_S: Final = 0.05
+"""For the reactor to accept the connections that the system has made already: when a listening
+socket closes, those that nobody accepted are reset, with the requests that they brought."""
+
 SWEEP_S: Final = 0.5
 """Deadlines are of seconds; looking at 20 000 connections takes 2 ms."""
 
@@ -193,6 +197,11 @@ class ProducerListener(Service):
     async def _stop(self) -> None:
         ports, self._ports = self._ports, []
         for port in ports:
+            _narrow(port)
+        queued: Deferred[None] = Deferred()
+        self._clock.callLater(ACCEPT_QUEUED_S, queued.callback, None)
+        await queued
+        for port in ports:
             await port.stopListening()
         over = self._clock.callLater(self._drain_s, self.producers.abort)
         await self.producers.drain()
@@ -208,3 +217,13 @@ class ProducerListener(Service):
     def _opened(self, port: Any) -> Any:
         self._ports.append(port)
         return port
+
+
+def _narrow(port: Any) -> None:
+    """Have the system make no new connections for a port that is about to close.
+
+    A producer's handshake is not answered then; it tries again, and finds the port closed.
+    """
+    listening = getattr(port, "socket", None)
+    if listening is not None:
+        listening.listen(0)

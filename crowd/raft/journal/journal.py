@@ -391,11 +391,15 @@ class Journal:
             return
         self.flush()
         self._closed = True
+        # The commit index speaks of the log in memory. While the disk lacks a part of that, the
+        # entries that it has there instead may be other ones, which never were committed.
+        is_whole = self._in_flight is None and not self._gathered
+        commit_index = self._commit_index if is_whole else self._written_commit_index
         try:
             self._upkeep.close()
             self._writer.close()
             if not self._failed:
-                self._appender.append(Batch(None, [], self._commit_index))
+                self._appender.append(Batch(None, [], commit_index))
         except NoSpaceError as error:
             # The log is whole without this confirmation; only less can be proved of it.
             self._log.warn("closed without confirming the last batch: {error}", error=error)

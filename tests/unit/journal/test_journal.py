@@ -613,6 +613,25 @@ def test_close_writes_what_gathered_and_frees_the_directory():
     rig.open()
 
 
+def test_close_on_a_full_disk_calls_nothing_committed_that_the_disk_has_otherwise():
+    """The disk still has the tail that memory replaced; the commit index is of the replacement."""
+    rig = Rig(segment_bytes=400, reserve=False)
+    rig.add(b"stale", b"stale")
+    rig.write()
+    for step in ("allocate", "write"):
+        rig.system.fail(step, errno.ENOSPC, times=100)
+    rig.journal.deleteEntriesFrom(1)
+    rig.add(b"right", b"right", term=2)
+    rig.write()
+    assert rig.journal.full
+    rig.journal.setRaftCommitIndex(3)
+    rig.system.faults.clear()  # there is room again, just before the end
+    rig.journal.close()
+    rig.open()
+    assert rig.log[1:] == [(b"stale", 2, 1), (b"stale", 3, 1)]
+    assert rig.journal.getRaftCommitIndex() == 1
+
+
 def test_a_failure_during_close_is_raised():
     """I8: a failed fsync in the last write is not lost with the closed journal."""
     rig = Rig()

@@ -189,8 +189,8 @@ def test_a_damaged_memory_is_said_to_be():
 # --- Who calls whom ---------------------------------------------------------------------------
 
 
-def test_who_has_nothing_yet_calls_everybody():
-    """It may be a member that joined late and lost its disk: nobody would call it."""
+def test_who_has_nothing_yet_calls_everybody_in_its_file():
+    """The others may be members long since, and not call who comes back empty."""
     assert [member(name).dialled for name in "abc"] == [{"b", "c"}, {"a", "c"}, {"a", "b"}]
 
 

@@ -206,6 +206,30 @@ def test_d10_a_snapshot_that_the_log_reaches_beyond_keeps_what_is_behind_it():
     cluster.converge()
 
 
+def test_a_leader_whose_floor_is_damaged_leaves_the_lead_to_one_that_has_it(cluster):
+    """A follower that needs a snapshot gets a whole one, and no bad byte is installed."""
+    away = leave_behind(cluster)
+    leader = cluster.leader
+    engine, disk = cluster.engines[leader], cluster.disks[leader]
+    (path,) = [path for path in disk.inodes if path.endswith(".floor")]
+    disk.flip(path, 8 * 150)
+    cluster.run_until(lambda: engine.store.floor is None, seconds=60)
+    cluster.start(away).run(5)
+    assert cluster.leader not in {leader, away}
+    assert cluster.journals[away].first_index > 1
+    cluster.converge()
+
+
+def test_a_snapshot_that_is_damaged_on_the_leaders_disk_is_never_installed(cluster):
+    """The follower finds it, the leader looks at its copy, and another one is sent."""
+    away = leave_behind(cluster)
+    disk = cluster.disks[cluster.leader]
+    (path,) = [path for path in disk.inodes if path.endswith(".floor")]
+    disk.flip(path, 8 * 150)
+    cluster.start(away).run(20).converge()
+    assert cluster.journals[away].first_index > 1
+
+
 def test_a_snapshot_of_who_does_not_lead_is_ignored(cluster):
     away = leave_behind(cluster)
     lost = hold(cluster, SnapshotPiece)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from crowd.web.listener import SWEEP_S
+from crowd.web.channel import DRAIN_IDLE_S
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -357,8 +357,7 @@ def test_draining_answers_what_is_in_flight(door, post):
     assert midway.answers[0].fields[b"connection"] == b"close"
     assert late.answers[0].fields[b"connection"] == b"close"
     assert len(door.acceptor.offered) == 3
-    door.clock.advance(SWEEP_S)
-    door.clock.advance(SWEEP_S)
+    door.wait(DRAIN_IDLE_S)
     for producer in (idle, late, busy, midway):
         assert producer.transport.disconnecting
         assert not drained.called

@@ -52,12 +52,13 @@ from crowd.ledger import Ledger
 from crowd.raft.changes import Changes
 from crowd.raft.compaction import Compaction
 from crowd.raft.guard import GuardedRaft
-from crowd.raft.journal import ScrubResult
 from crowd.raft.logclock import LogClock
 from crowd.raft.membership import Membership, Standing
 from crowd.raft.ports import REGULAR
 from crowd.raft.proposer import Proposer
 from crowd.raft.repairs import Repairs
+from crowd.raft.room import Room
+from crowd.raft.scrubbing import Scrubbing
 from crowd.raft.snapshots import Snapshots
 from crowd.raft.wire import PROTOCOL, Fetch, Fetched, Hello, Offer, SnapshotPiece, SnapshotWanted
 
@@ -87,11 +88,6 @@ HAND_OVER_S: Final = 2.0
 OFFERED_BY_PEERS: Final = (Accept, OpenSession, Define, Enroll, Expel)
 """What a follower may put into the log; the rest is the leader's own to propose."""
 BIRTH: Final = "birth"
-PENDING_BYTES_MAX: Final = 16 << 20
-"""Entries that wait for the leader's disk: above this no offer is taken, so that a disk that is
-stuck or full does not fill the memory (I7). What was not taken is offered again."""
-FULL_S: Final = 1.0
-"""How long a leader whose disk is full goes on leading: others may have room."""
 CHANGES: Final = (Enroll, Promote, Demote, Expel)
 """What changes the members: one at a time (D14)."""
 
@@ -134,9 +130,6 @@ class Engine(Service):
         self._leading = False
         self._handing_over = False
         self._dead = False
-        self._scrubbing = False
-        self._scrubs = 0
-        self._full_s: float | None = None
         self._urgent = False
         self._offered: dict[str, int] = {}  # the index that each peer's last offer has
         self._queued = 0  # appended at the next tick
@@ -188,6 +181,11 @@ class Engine(Service):
             self._received,
             piece_bytes=self._bounds.piece_bytes,
         )
+        self.room = Room(self._clock, self.journal, self.ledger, self._bounds, self._seams.space)
+        self._scrubbing = Scrubbing(
+            self.journal, self.store, self.damaged,
+            checkpoints_every=self._bounds.checkpoints_every,
+        )  # fmt: skip
         self._begin(storage)
         if self._seams.make_links is not None:
             self._links = self._seams.make_links(self, self._hello)
@@ -372,12 +370,10 @@ class Engine(Service):
 
     def _keep_house(self) -> None:
         """Look at the bounds, and propose what the log still lacks."""
-        if self.journal.full:
-            self.journal.retry()
-            self._make_way()
-        else:
-            self._full_s = None
-        self._bound()
+        if self.room.look():
+            self.raft.step_down()  # nothing commits here, and others may have room
+        if isinstance(self.proposer.refusal, (type(None), BacklogFullError)):
+            self.proposer.refusal = self.room.refusal()
         self._want_birth()
         if self._leading:
             self._propose_changes()
@@ -386,7 +382,7 @@ class Engine(Service):
             self.raft.step_down()  # perhaps no other has that entry: those who vote decide
         if self._installing is None:
             self.compaction.follow()
-            self._scrub()
+            self._scrubbing.step(doubtful=self.snapshots.doubtful)
         self._let_go()
         for name, (_, make) in list(self._wanted.items()):
             if name == BIRTH:
@@ -401,27 +397,6 @@ class Engine(Service):
             if done(self.ledger):
                 del self._wanted[name]
 
-    def _make_way(self) -> None:
-        """Lead no longer if the disk stays full: nothing commits here, and others may have room."""
-        now_s = self._clock.seconds()
-        if self._full_s is None:
-            self._full_s = now_s
-        elif now_s - self._full_s >= FULL_S:
-            self.raft.step_down()
-
-    def _bound(self) -> None:
-        """Open or close the door (I7)."""
-        if isinstance(self.proposer.refusal, (type(None), BacklogFullError)):
-            space = self._seams.space()
-            if self.journal.full or space.free_bytes < self._bounds.floor(space):
-                words = "the disk's floor of free space is reached"
-                self.proposer.refusal = BacklogFullError(words, retry_after_s=10)
-            elif self.ledger.backlog_bytes > self._bounds.backlog_bytes:
-                words = "the configured backlog is reached"
-                self.proposer.refusal = BacklogFullError(words, retry_after_s=10)
-            else:
-                self.proposer.refusal = None
-
     def _propose_changes(self) -> None:
         """Propose what the log's state asks for: a change of members, and what it may forget."""
         change = self.membership.next_change(
@@ -430,22 +405,6 @@ class Engine(Service):
         for command in (change, self.compaction.release()):
             if command is not None:
                 self.propose(command)
-
-    def _scrub(self) -> None:
-        """Verify a piece of what nobody reads; what is damaged is mended."""
-        if not self._scrubbing:
-            self._scrubbing = True
-            self._scrubs += 1
-            if self._scrubs % self._bounds.checkpoints_every and not self.snapshots.doubtful:
-                self.journal.scrub(self._scrubbed)
-            else:
-                self.store.scrub(lambda _: self._scrubbed(ScrubResult(0, ())))
-
-    def _scrubbed(self, result: ScrubResult) -> None:
-        self._scrubbing = False
-        for flaw in result.flaws:
-            for index in range(flaw.first_index, flaw.last_index + 1):
-                self.damaged(DamagedEntryError("found by the scrub", place=flaw.place, index=index))
 
     # --- What enters the log --------------------------------------------------------------------
 
@@ -457,7 +416,7 @@ class Engine(Service):
         if self._dead or self._handing_over:
             return False
         if self.raft.is_leader:
-            if not self._has_room:
+            if not self.room.for_offers:
                 return False
             self._append(command, encoded)
             return True
@@ -467,11 +426,6 @@ class Engine(Service):
             and self._links is not None
             and self._links.send(leader, Offer(command=encoded))
         )
-
-    @property
-    def _has_room(self) -> bool:
-        """Whether the leader's disk keeps up with what is proposed."""
-        return not self.journal.full and self.journal.pending_bytes < PENDING_BYTES_MAX
 
     def propose(self, command: Command) -> bool:
         """Append one of the leader's own commands; False if this node does not lead."""
@@ -757,7 +711,7 @@ class Engine(Service):
 
     def _on_offer(self, name: str, encoded: bytes) -> None:
         """Check a follower's proposal before it may enter the log (D13)."""
-        if not self.raft.is_leader or self._handing_over or not self._has_room:
+        if not self.raft.is_leader or self._handing_over or not self.room.for_offers:
             return  # it is offered again, to whoever leads then
         try:
             command = decode_command(encoded)

@@ -225,7 +225,8 @@ class Process:
     def stop_for(self, seconds):
         """SIGSTOP now, SIGCONT later; also in the middle of a turn."""
         world = self.node.world
-        until_s = self.clock.look() + seconds
+        # One that is stopped already stays so: its events wait for the end of that.
+        until_s = max(self.clock.look() + seconds, self.stopped_until_s)
         if world.current is self:
             self.clock.jump(until_s)
         self.stopped_until_s = until_s

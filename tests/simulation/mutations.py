@@ -134,7 +134,9 @@ MUTATIONS = (
     Mutation(
         "D14 any roster", "a vote is for as new a roster", RAFT + "guard.py",
         "return (entitled if message.roster == mine else message.roster > mine) and asks",
-        "return entitled and asks", profile="members", seeds=400,
+        "return entitled and asks", profile="members",
+        alone="who counts by the roster before the last lacks entries, too, unless it has not "
+        "applied them; and with one change at a time the majorities meet all the same",
     ),
     Mutation(
         "D14 no newer roster", "who is behind votes for who is ahead", RAFT + "guard.py",

@@ -90,8 +90,6 @@ BIRTH: Final = "birth"
 PENDING_BYTES_MAX: Final = 16 << 20
 """Entries that wait for the leader's disk: above this no offer is taken, so that a disk that is
 stuck or full does not fill the memory (I7). What was not taken is offered again."""
-CHECKPOINTS_EVERY: Final = 120
-"""Pieces of the log that are verified between two checkpoints: one of those in a minute."""
 FULL_S: Final = 1.0
 """How long a leader whose disk is full goes on leading: others may have room."""
 CHANGES: Final = (Enroll, Promote, Demote, Expel)
@@ -132,6 +130,7 @@ class Engine(Service):
         self._installing: Checkpoint | None = None
         self._wanted: dict[str, tuple[Callable[[Ledger], bool], Callable[[], Command]]] = {}
         self._seen_applied = 0
+        self._standing = Standing.UNBORN
         self._leading = False
         self._handing_over = False
         self._dead = False
@@ -182,7 +181,12 @@ class Engine(Service):
         )  # fmt: skip
         self.repairs = Repairs(self._clock, self.journal, self.send, self._connected, self._mended)
         self.snapshots = Snapshots(
-            self._clock, self.store, self.send, self.writable, self._received
+            self._clock,
+            self.store,
+            self.send,
+            self.writable,
+            self._received,
+            piece_bytes=self._bounds.piece_bytes,
         )
         self._begin(storage)
         if self._seams.make_links is not None:
@@ -207,7 +211,12 @@ class Engine(Service):
             if not checkpoint.installed:
                 self._installing = checkpoint
         self.raft = GuardedRaft(
-            self.member.node, self.journal, self, self, applied_index=applied_index
+            self.member.node,
+            self.journal,
+            self,
+            self,
+            applied_index=applied_index,
+            window=self._bounds.window,
         )
         self.changes.follow_ledger()
 
@@ -427,7 +436,7 @@ class Engine(Service):
         if not self._scrubbing:
             self._scrubbing = True
             self._scrubs += 1
-            if self._scrubs % CHECKPOINTS_EVERY and not self.snapshots.doubtful:
+            if self._scrubs % self._bounds.checkpoints_every and not self.snapshots.doubtful:
                 self.journal.scrub(self._scrubbed)
             else:
                 self.store.scrub(lambda _: self._scrubbed(ScrubResult(0, ())))
@@ -619,6 +628,9 @@ class Engine(Service):
         """Count by the roster that is now durable."""
         if self._dead:
             return
+        if self.membership.standing is not self._standing:
+            self._standing = self.membership.standing
+            self._log.info("this node is {standing} now", standing=self._standing.value)
         self.raft.members_changed()
         if self._links is not None:
             self._links.follow(self.membership.addresses, self.membership.dialled)

@@ -32,7 +32,7 @@ from pysyncobj.version import VERSION
 from crowd.errors import DamagedEntryError, FatalError, PeerRejectedError
 from crowd.raft.following import check_terms, take, where_to_join
 from crowd.raft.ports import HEARTBEAT_S, REGULAR, Role
-from crowd.raft.replication import BATCH_BYTES_MAX, Replication
+from crowd.raft.replication import BATCH_BYTES_MAX, WINDOW, Replication, Window
 from crowd.raft.wire import (
     AppendEntries,
     NextIndex,
@@ -149,12 +149,19 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     """
 
     def __init__(
-        self, name: str, log: Log, outbox: Outbox, host: Host, *, applied_index: int = 1
+        self,
+        name: str,
+        log: Log,
+        outbox: Outbox,
+        host: Host,
+        *,
+        applied_index: int = 1,
+        window: Window = WINDOW,
     ) -> None:
         self._log = log
         self._outbox = outbox
         self._host = host
-        self._replication = Replication(log, outbox, host, self._now)
+        self._replication = Replication(log, outbox, host, self._now, window)
         self._held: list[tuple[str, RaftMessage]] = []
         self._votes: set[str] = set()
         self._pre_votes: set[str] = set()

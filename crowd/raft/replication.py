@@ -11,7 +11,7 @@ Everything here runs in the reactor's thread.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from crowd.errors import DamagedEntryError, PeerRejectedError
 from crowd.raft.wire import AppendEntries
@@ -27,6 +27,17 @@ BATCH_BYTES_MAX: Final = 1 << 20
 WINDOW_MESSAGES: Final = 64
 WINDOW_BYTES: Final = 8 << 20
 """Entries under way to one follower (L3): enough for a slow fsync, little for a dead link."""
+
+
+class Window(NamedTuple):
+    """What one message holds beyond its first entry, and what is under way to one follower."""
+
+    batch_bytes: int = BATCH_BYTES_MAX
+    messages: int = WINDOW_MESSAGES
+    size_bytes: int = WINDOW_BYTES
+
+
+WINDOW: Final = Window()
 
 
 class Progress:
@@ -66,11 +77,14 @@ class Progress:
 class Replication:
     """All followers of a leader. `now` is the monotonic clock in seconds."""
 
-    def __init__(self, log: Log, outbox: Outbox, host: Host, now: Callable[[], float]) -> None:
+    def __init__(
+        self, log: Log, outbox: Outbox, host: Host, now: Callable[[], float], window: Window
+    ) -> None:
         self._log = log
         self._outbox = outbox
         self._host = host
         self._now = now
+        self._window = window
         self._connected: set[str] = set()
         self.term = 0
         """The term that is led."""
@@ -171,12 +185,12 @@ class Replication:
         sent = False
         while (
             progress.next <= self._log.last_index
-            and len(progress.under_way) < WINDOW_MESSAGES
-            and progress.bytes_under_way < WINDOW_BYTES
+            and len(progress.under_way) < self._window.messages
+            and progress.bytes_under_way < self._window.size_bytes
             and self._outbox.writable(name)
         ):
             try:
-                entries = tuple(self._log.entries(progress.next, BATCH_BYTES_MAX))
+                entries = tuple(self._log.entries(progress.next, self._window.batch_bytes))
             except DamagedEntryError as error:
                 self._host.damaged(error)  # sent once it is mended
                 break

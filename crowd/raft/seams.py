@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from crowd.raft.compaction import Pace
+from crowd.raft.replication import Window
+from crowd.raft.wire import SNAPSHOT_PIECE_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -53,7 +55,9 @@ class Bounds(NamedTuple):
     """What ends waiting (`acknowledge_within_s`) and acceptance (I7), and what the log keeps.
 
     A settled message stays in the log for `retention_us` of log time; `checkpoints` says how
-    far the log grows between two of them.
+    far the log grows between two of them. `window` and `piece_bytes` bound what is under way to
+    a follower, of entries and of a snapshot. Between two pieces of a checkpoint the scrub
+    verifies `checkpoints_every` pieces of the log: one checkpoint in about a minute.
     """
 
     acknowledge_within_s: float
@@ -62,6 +66,9 @@ class Bounds(NamedTuple):
     free_bytes_min: int = 256 << 20
     free_share_min: float = 0.02
     checkpoints: Pace = Pace()
+    window: Window = Window()
+    piece_bytes: int = SNAPSHOT_PIECE_BYTES_MAX
+    checkpoints_every: int = 120
 
     def floor(self, space: Space) -> int:
         """Return how many bytes must stay free on this file system."""

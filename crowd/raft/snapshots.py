@@ -41,11 +41,14 @@ class Snapshots:
         send: Callable[[str, PeerMessage], bool],
         writable: Callable[[str], bool],
         received: Callable[[Checkpoint], None],
+        *,
+        piece_bytes: int,
     ) -> None:
         self._clock = clock
         self._store = store
         self._send = send
         self._writable = writable
+        self._piece_bytes = piece_bytes
         self._sending: dict[str, Sending] = {}
         self._complete_s: dict[str, float] = {}
         self._source = ""
@@ -79,7 +82,9 @@ class Snapshots:
             self._log.warn("{peer} needs a snapshot, and there is none here", peer=name)
             return False
         self._log.info("sends {peer} its ledger at {index}", peer=name, index=floor.index)
-        sending = self._sending[name] = Sending(self._store, floor, term)
+        sending = self._sending[name] = Sending(
+            self._store, floor, term, piece_bytes=self._piece_bytes
+        )
         sending.start()
         self._pump(name, sending)
         return True

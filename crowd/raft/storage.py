@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from twisted.logger import Logger
 
 from crowd.errors import DamagedError
-from crowd.raft.checkpoints import open_store
+from crowd.raft.checkpoints import PIECE_BYTES, open_store
 from crowd.raft.journal import open_journal
 
 if TYPE_CHECKING:
@@ -41,19 +41,23 @@ def open_storage(
     filesystem: FileSystem,
     writer: Writer,
     background: Writer,
+    piece_bytes: int = PIECE_BYTES,
     **sizes: object,
 ) -> Storage:
     """Open a node's directory, made if there is none. Blocks.
 
     `writer` is the log's own thread; `background` does what can wait. `sizes` go to the
-    journal. A snapshot that was received whole but not installed when the node ended is
+    journal, `piece_bytes` to the checkpoints. A snapshot that was received whole but not installed when the node ended is
     installed now. Raises as `open_journal`; DamagedError too if the log ends below its own
     checkpoint, or begins above every one that is whole.
     """
     opened: list[tuple[CheckpointStore, tuple[Checkpoint, Loaded] | None]] = []
 
     def covered() -> int:
-        store = open_store(directory, cluster=cluster, filesystem=filesystem, background=background)
+        store = open_store(
+            directory, cluster=cluster, filesystem=filesystem, background=background,
+            piece_bytes=piece_bytes,
+        )  # fmt: skip
         found = _newest_whole(store)
         opened.append((store, found))
         return found[0].index if found is not None else 0

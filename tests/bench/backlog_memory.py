@@ -47,14 +47,7 @@ def run(options, directory):
         nodes.finish(nodes.load("--body", str(body), rate=0, seconds=2))  # warm, and idle again
         time.sleep(3)
         figures["idle_mib"] = memory()
-        report = nodes.finish(
-            nodes.spawn(
-                "load", "--url", *(node.http + "/leads" for node in nodes.nodes.values()),
-                "--rate", "0", "--seconds", "1200", "--requests", str(options.messages),
-                "--body", str(body), "--json", stdout=-1,
-            ),
-            within_s=1300,
-        )  # fmt: skip
+        report = nodes.fill(body, options.messages)
         time.sleep(3)
         figures["accepted"] = report["succeeded"]
         figures["accepted_per_s"] = report["requests_per_s"]

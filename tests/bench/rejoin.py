@@ -37,16 +37,6 @@ def run(options, directory):
     count = int(options.gib * (1 << 30) / options.size)
     figures = {"gib": options.gib, "messages": count}
 
-    def fill(count):
-        return nodes.finish(
-            nodes.spawn(
-                "load", "--url", *(node.http + "/leads" for node in nodes.nodes.values()),
-                "--rate", "0", "--seconds", "1500", "--requests", str(count),
-                "--connections", "24", "--body", str(body), "--json", stdout=-1,
-            ),
-            within_s=1600,
-        )  # fmt: skip
-
     def released():
         return all(node.get("first_index", 1) > 1 for node in nodes.status()["nodes"])
 
@@ -55,13 +45,13 @@ def run(options, directory):
 
     try:
         sink = nodes.sink(port)
-        fill((512 << 20) // options.size)
+        nodes.fill(body, (512 << 20) // options.size, connections=24)
         eventually("a log that was cut", released)
         sink.terminate()
         sink.wait(20)
         figures["idle_mib"] = memory()
         begun_s = time.monotonic()
-        report = fill(count)
+        report = nodes.fill(body, count, connections=24)
         figures["filled"] = report["succeeded"]
         figures["filled_s"] = round(time.monotonic() - begun_s, 1)
         time.sleep(3)

@@ -29,14 +29,7 @@ def run(options, directory):
     body.write_bytes(BODY % (b"x" * (options.size - len(BODY) + 2)))
     figures = {"messages": options.messages, "size": body.stat().st_size, "starts_s": []}
     try:
-        report = nodes.finish(
-            nodes.spawn(
-                "load", "--url", *(node.http + "/leads" for node in nodes.nodes.values()),
-                "--rate", "0", "--seconds", "1200", "--requests", str(options.messages),
-                "--body", str(body), "--json", stdout=-1,
-            ),
-            within_s=1300,
-        )  # fmt: skip
+        report = nodes.fill(body, options.messages)
         figures["accepted"] = report["succeeded"]
         for _ in range(options.rounds):
             for name in nodes.nodes:

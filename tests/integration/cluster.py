@@ -138,6 +138,15 @@ class Nodes:
             "--log", str(log), *arguments, stdout=subprocess.PIPE,
         )  # fmt: skip
 
+    def fill(self, body, count, *, connections=64):
+        """Post so many messages over all nodes as fast as they take them; return the report."""
+        child = self.spawn(
+            "load", "--url", *(node.http + "/leads" for node in self.nodes.values()),
+            "--rate", "0", "--seconds", "1500", "--requests", str(count), "--body", str(body),
+            "--connections", str(connections), "--json", stdout=subprocess.PIPE,
+        )  # fmt: skip
+        return self.finish(child, within_s=1600)
+
     def finish(self, child, within_s=180):
         out, _ = child.communicate(timeout=within_s)
         return json.loads(out)

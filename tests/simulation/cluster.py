@@ -15,7 +15,7 @@ from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
 from crowd.errors import DirectoryError
 from crowd.raft import guard
-from tests.simulation import faults, sizes
+from tests.simulation import faults
 from tests.simulation.checks import LOOK_EVERY_S, Checks
 from tests.simulation.consumers import Consumer
 from tests.simulation.network import Network
@@ -66,7 +66,6 @@ class Cluster:
         self.raise_errors = raise_errors
         world = self.world = World(plan.seed, keep_trace=keep_trace)
         guard.install(world.seconds, world.guard_chance)
-        sizes.install()
         chance = random.Random(f"{plan.seed} load")
         self.names = list(faults.names_of(plan.size))
         self.routes = route_definitions(ROUTES)

@@ -16,6 +16,7 @@ from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import DamagedError, DirectoryError, FatalError
 from crowd.raft.compaction import Pace
 from crowd.raft.engine import Engine
+from crowd.raft.replication import Window
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
 from crowd.view import EngineAcceptor
@@ -37,6 +38,8 @@ from tests.unit.journal.fakes import PowerCutError
 CLUSTER = "leads"
 FILE_HASH = b"f" * 32
 BACKLOG_BYTES = 1 << 30
+PIECE_BYTES = 512
+"""So that a snapshot, and a checkpoint at a crash, has many pieces."""
 RESTART_S = (0.2, 1.0)
 """When a supervisor starts an ended process again."""
 
@@ -95,6 +98,9 @@ class Process:
                 BACKLOG_BYTES,
                 plan.retention_us,
                 checkpoints=Pace(plan.checkpoint_entries, plan.checkpoint_entries * 200),
+                window=Window(4096, 8, 16 * 1024),
+                piece_bytes=PIECE_BYTES,
+                checkpoints_every=4,
             ),
         )
         define = Define(self.name, FILE_HASH, cluster.routes, cluster.consumer_definitions)
@@ -129,7 +135,7 @@ class Process:
         storage = open_storage(
             DIRECTORY, cluster=CLUSTER, node=self.name, filesystem=node.system, writer=self.writer,
             background=self.background, segment_bytes=plan.segment_bytes,
-            cache_bytes=plan.cache_bytes, seconds=self.clock.look, draw=chance.randbytes,
+            cache_bytes=plan.cache_bytes, piece_bytes=PIECE_BYTES, seconds=self.clock.look, draw=chance.randbytes,
         )  # fmt: skip
         journal = self.journal = storage.journal
         node.opened(journal)

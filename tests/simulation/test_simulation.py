@@ -40,7 +40,6 @@ def test_nothing_is_violated():
     found = summary(figures, 0.0)
     assert [(one.seed, one.violation) for one in figures if one.violation] == []
     assert found["acknowledged"] == found["posted"] > 0
-    assert found["cpu_s_a_seed"] < 2.0  # about 0.3; a shared machine may take longer
 
 
 def test_a_seed_is_the_same_in_any_process():

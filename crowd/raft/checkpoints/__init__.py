@@ -6,8 +6,16 @@ has the format and the crash states; docs/decisions/0008-checkpoints.md has the 
 """
 
 from crowd.raft.checkpoints.incoming import Incoming
-from crowd.raft.checkpoints.opening import open_store
+from crowd.raft.checkpoints.opening import PIECE_BYTES, open_store
 from crowd.raft.checkpoints.shape import Checkpoint, Head
 from crowd.raft.checkpoints.store import CheckpointStore, Loaded
 
-__all__ = ["Checkpoint", "CheckpointStore", "Head", "Incoming", "Loaded", "open_store"]
+__all__ = [
+    "PIECE_BYTES",
+    "Checkpoint",
+    "CheckpointStore",
+    "Head",
+    "Incoming",
+    "Loaded",
+    "open_store",
+]

@@ -355,6 +355,10 @@ class Bounded(Check):
                 plan.in_flight + plan.waiting + plan.delivered, WINDOW,
             )  # fmt: skip
             held[f"attempts at {lane.definition.name}"] = (plan.in_flight, plan.concurrency)
+        for consumer in engine.ledger.consumers.values():
+            # Between two settled ranges there is an unsettled message, or more.
+            name = consumer.definition.name
+            held[f"settled ranges of {name}"] = (len(consumer.settled), consumer.backlog + 1)
         for what, (count, bound) in held.items():
             if count > bound:
                 self.fail(f"{process.name} holds {count} {what}; at most {bound}")

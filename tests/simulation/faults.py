@@ -83,7 +83,7 @@ FAMILIES = {
     "network": NETWORK,
     "disk": DISK,
     "nodes": NODES,
-    "members": (*MEMBERS, "kill", "power", "cut-off", "partition", "slow-disk"),
+    "members": (*MEMBERS, "kill", "power", "power-all", "cut-off", "partition", "slow-disk"),
 }
 ALONE = frozenset((*DISK, *NODES, *CONSUMERS)) - {"bit-rot", "tail-rot", "pause-cut-off"}
 """What can happen to a cluster of one."""

@@ -65,9 +65,12 @@ class Changes:
 
     def follow_ledger(self) -> None:
         """Take over who the members are from the ledger, if it has news."""
-        members = self._ledger.members
+        ledger, members = self._ledger, self._ledger.members
+        index = ledger.members_index
+        # Asked when the change was just applied; behind a snapshot its term is not known.
+        term = ledger.applied_term if ledger.applied_index == index else 0
         seats = (Seat(n, m.address, m.journal_id, m.since) for n, m in sorted(members.items()))
-        if self._membership.follow(Roster(self._ledger.members_index, tuple(seats))):
+        if self._membership.follow(Roster(index, term, tuple(seats))):
             self._log.info("members are {members}", members=", ".join(sorted(members)))
             self.remember()
 

@@ -520,6 +520,10 @@ class Engine(Service):
         """Return the index of the last change of members that is durable here."""
         return self.membership.roster.index
 
+    def roster_term(self) -> int:
+        """Return the term of that change's entry, 0 if it is not known."""
+        return self.membership.roster.term
+
     def may_stand(self) -> bool:
         """Tell whether this node could lead: not with a hole in its log, nor with a full disk."""
         return not self.repairs.holes and not self.journal.full

@@ -195,6 +195,9 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._SyncObj__votedForNodeId = log.getVotedForNodeId()
         self._SyncObj__raftCommitIndex = max(applied_index, log.getRaftCommitIndex())
         self._SyncObj__raftLastApplied = applied_index
+        # A change of members that is in force is committed, and was asked for by its index: who
+        # refuses an older roster must be able to say what is committed, or nobody could lead.
+        self._believe(host.roster_index(), host.roster_term())
         self._count_by_roster()
         if self._alone:
             self._SyncObj__raftElectionDeadline = 0.0  # nobody else could lead
@@ -519,10 +522,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._outbox.send(name, answer)
 
     def _on_pre_vote_answer(self, name: str, message: PreVoteAnswer) -> None:
-        log, index = self._log, message.commit_index
-        if log.first_index <= index <= log.last_index and log.term_at(index) == message.commit_term:
-            # Equal entries have equal prefixes (log matching), and theirs is committed.
-            self._raise_commit(index)
+        self._believe(message.commit_index, message.commit_term)
         if message.granted and message.term == self._pre_vote_term == self.term + 1:
             if self._host.is_voter(name):
                 self._pre_votes.add(name)
@@ -561,6 +561,15 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             for node in self._SyncObj__otherNodes:
                 self._SyncObj__lastResponseTime.setdefault(node, self._now())
             self._count_all()
+
+    def _believe(self, index: int, term: int) -> None:
+        """Take as committed what another one knows to be, if this log has that entry.
+
+        Equal entries have equal prefixes (log matching).
+        """
+        log = self._log
+        if log.first_index <= index <= log.last_index and log.term_at(index) == term:
+            self._raise_commit(index)
 
     def _raise_commit(self, index: int) -> None:
         if index > self.commit_index:

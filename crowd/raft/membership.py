@@ -58,9 +58,14 @@ class Seat(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Roster(msgspec.Struct, frozen=True):
-    """The members as of the change at ``index``; 0 for those that founded the cluster."""
+    """The members as of the change at ``index``; 0 for those that founded the cluster.
+
+    ``term`` is the term of the entry there, or 0 where it is not known: the two together say
+    which entry it is, and that it is committed.
+    """
 
     index: int
+    term: int
     seats: tuple[Seat, ...]
 
     @property
@@ -77,18 +82,20 @@ class Roster(msgspec.Struct, frozen=True):
 def encode_roster(cluster: str, roster: Roster) -> bytes:
     """Return the roster's durable form, as it also stands in the hello."""
     seats = map(msgspec.structs.astuple, roster.seats)
-    return pack([_FORMAT, cluster, roster.index, *seats])
+    return pack([_FORMAT, cluster, roster.index, roster.term, *seats])
 
 
 def decode_roster(cluster: str, memory: bytes) -> Roster:
     """Return the roster that `memory` holds; raise MalformedError if it is none of `cluster`'s."""
     value: Any = unpack(memory)
     match value:
-        case (int(version), str(found), int(index), *seats) if version == _FORMAT and index >= 0:
+        case (int(version), str(found), int(index), int(term), *seats) if (
+            version == _FORMAT and index >= 0 and term >= 0
+        ):
             if found != cluster:
                 raise MalformedError(f"a roster of cluster {found!r}, expected {cluster!r}")
         case _:
-            raise MalformedError("a roster is [format, cluster, index, member, …]")
+            raise MalformedError("a roster is [format, cluster, index, term, member, …]")
     taken = []
     for seat in seats:
         match seat:
@@ -96,7 +103,7 @@ def decode_roster(cluster: str, memory: bytes) -> Roster:
                 taken.append(Seat(name, address, journal_id, since))
             case _:
                 raise MalformedError("a roster's member is [name, address, journal id, since]")
-    return Roster(index, tuple(sorted(taken, key=lambda seat: seat.name)))
+    return Roster(index, term, tuple(sorted(taken, key=lambda seat: seat.name)))
 
 
 class Membership:
@@ -120,7 +127,7 @@ class Membership:
         self._configured = dict(configured)
         self._present: dict[str, bytes] = {}
         self._empty: set[str] = set()
-        self._newest = Roster(0, ())
+        self._newest = Roster(0, 0, ())
         if memory:
             try:
                 self._newest = decode_roster(cluster, memory)
@@ -218,7 +225,7 @@ class Membership:
             return False
         journals = {**self._present, self._name: self._journal_id}
         seats = [Seat(n, self._configured.get(n, ""), journals[n], 0) for n in sorted(journals)]
-        self._newest = Roster(0, tuple(seats))
+        self._newest = Roster(0, 0, tuple(seats))
         return True
 
     def follow(self, roster: Roster) -> bool:

@@ -101,6 +101,9 @@ class Host(Protocol):
     def roster_index(self) -> int:
         """Return the index of the last change of members that is durable here (D14)."""
 
+    def roster_term(self) -> int:
+        """Return the term of the entry at `roster_index`, 0 if it is not known."""
+
     def may_stand(self) -> bool:
         """Tell whether this node could lead: it could not with a hole in its log."""
 

@@ -105,7 +105,7 @@ class FakeJournal:
 class Member:
     """A guarded member `a` of a, b, c (d, e), with what it sent, applied and asked for."""
 
-    def __init__(self, others=("b", "c"), *, journal=None, applied_index=1):
+    def __init__(self, others=("b", "c"), *, journal=None, applied_index=1, roster=(0, 0)):
         self.clock = Clock()
         self.clock.advance(100)
         guard.install(self.clock.seconds, random.Random(7))
@@ -113,7 +113,7 @@ class Member:
         self.sent, self.applied, self.learners = [], [], set()
         self.wanted, self.holes, self.full = [], [], set()
         self.members = {"a", *others}
-        self.roster, self.whole = 0, True
+        (self.roster, self.change_term), self.whole = roster, True
         self.waiting = set(others)
         self.raft = GuardedRaft("a", self.journal, self, self, applied_index=applied_index)
         for other in others:
@@ -142,6 +142,9 @@ class Member:
 
     def roster_index(self):
         return self.roster
+
+    def roster_term(self):
+        return self.change_term
 
     def may_stand(self):
         return self.whole

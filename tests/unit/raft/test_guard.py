@@ -114,6 +114,14 @@ def test_d13_what_cannot_be_applied_ends_the_node_at_its_index():
     assert member.raft.applied_index == 1
 
 
+@pytest.mark.parametrize(("term", "committed"), [(5, 3), (4, 1), (0, 1)])
+def test_d14_a_change_of_members_in_force_is_committed_at_a_start(term, committed):
+    """Who refuses an older roster can say why: else a log that is longer could never lead."""
+    member = Member().append(entry(2), entry(3), entry(4)).sync()
+    again = Member(journal=member.journal, roster=(3, term))
+    assert again.raft.commit_index == committed
+
+
 def test_d15_one_voter_has_one_vote():
     member = Member(("b", "c", "d", "e")).stand()
     for _ in range(5):

@@ -17,7 +17,7 @@ def seat(name, *, votes=True, journal_id=None, since=0):
     return Seat(name, FILE.get(name, ""), (journal_id or ID[name]) if votes else b"", since)
 
 
-ROSTER = Roster(0, tuple(seat(name) for name in "abc"))
+ROSTER = Roster(0, 0, tuple(seat(name) for name in "abc"))
 
 
 def member(name, memory=b"", *, journal_id=None):
@@ -107,7 +107,7 @@ def test_a_hello_with_a_roster_of_another_cluster_is_refused():
 def test_who_has_a_roster_takes_none_from_a_hello():
     """What is newer comes through the log, where it is committed."""
     b = born("b")
-    newer = Roster(9, ROSTER.seats[1:])
+    newer = Roster(9, 0, ROSTER.seats[1:])
     assert not b.arrived("a", hello("a", encode_roster("leads", newer)))
     b.remembered()
     assert b.roster == ROSTER
@@ -125,7 +125,7 @@ def test_d8_a_new_journal_under_an_old_name_is_a_learner_until_promoted():
     a.arrived("b", hello("b", journal_id=ID["d"]))
     assert not a.is_voter("b")
     assert "b" in a.voters  # as many as before are needed, and it is none of them
-    promoted = Roster(9, (seat("a"), seat("b", journal_id=ID["d"]), seat("c")))
+    promoted = Roster(9, 0, (seat("a"), seat("b", journal_id=ID["d"]), seat("c")))
     for one in (a, wiped):
         assert one.follow(promoted)
         one.remembered()
@@ -154,22 +154,24 @@ def test_who_is_not_in_the_roster_is_an_outsider():
 
 def test_who_was_expelled_is_an_outsider():
     c = born("c")
-    assert c.follow(Roster(9, (seat("a"), seat("b"))))
+    assert c.follow(Roster(9, 0, (seat("a"), seat("b"))))
     c.remembered()
     assert c.standing is Standing.OUTSIDER
     assert not c.is_voter("c")
 
 
 def test_a_roster_that_is_no_news_changes_nothing():
-    a = born("a", Roster(9, ROSTER.seats))
-    assert not a.follow(Roster(9, ROSTER.seats[:1]))
-    assert not a.follow(Roster(8, ROSTER.seats[:1]))
+    a = born("a", Roster(9, 0, ROSTER.seats))
+    assert not a.follow(Roster(9, 0, ROSTER.seats[:1]))
+    assert not a.follow(Roster(8, 0, ROSTER.seats[:1]))
     a.remembered()
     assert a.voters == {"a", "b", "c"}
 
 
 def test_a_nodes_own_file_says_where_a_member_is_before_the_roster_does():
-    moved = Roster(9, (seat("a"), Seat("b", "elsewhere:1", ID["b"], 0), Seat("d", "d:1", b"", 9)))
+    moved = Roster(
+        9, 0, (seat("a"), Seat("b", "elsewhere:1", ID["b"], 0), Seat("d", "d:1", b"", 9))
+    )
     a = born("a", moved)
     assert a.addresses == {"b": FILE["b"], "d": "d:1"}
 
@@ -196,7 +198,7 @@ def test_who_has_nothing_yet_calls_everybody_in_its_file():
 
 def test_of_any_two_voters_one_calls_the_other():
     seats = (seat("a", since=9), seat("b"), seat("c"), Seat("d", "d:1", ID["d"], 12))
-    roster = Roster(12, seats)
+    roster = Roster(12, 0, seats)
     calls = {one: born(one, roster).dialled for one in "abcd"}
     for one in "abcd":
         for two in "abcd":
@@ -206,21 +208,21 @@ def test_of_any_two_voters_one_calls_the_other():
 
 def test_who_joined_later_calls_those_that_were_there():
     """They may not have heard of it yet."""
-    roster = Roster(12, (seat("a", since=9), seat("b"), seat("c")))
+    roster = Roster(12, 0, (seat("a", since=9), seat("b"), seat("c")))
     assert born("a", roster).dialled == {"b", "c"}
     assert born("b", roster).dialled == {"c"}
 
 
 def test_a_learner_is_called_by_all():
     """It may not know that it was enrolled."""
-    roster = Roster(12, (seat("a"), seat("b"), Seat("d", "d:1", b"", 12)))
+    roster = Roster(12, 0, (seat("a"), seat("b"), Seat("d", "d:1", b"", 12)))
     assert "d" in born("a", roster).dialled
     assert "d" in born("b", roster).dialled
 
 
 def test_who_was_expelled_calls_everybody():
     """Whoever knows of it says so."""
-    assert born("c", Roster(9, (seat("a"), seat("b")))).dialled == {"a", "b"}
+    assert born("c", Roster(9, 0, (seat("a"), seat("b")))).dialled == {"a", "b"}
 
 
 # --- What changes next ------------------------------------------------------------------------
@@ -238,28 +240,28 @@ def test_a_voter_with_another_journal_is_demoted_and_then_promoted():
     a = born("a", present="c")
     a.arrived("b", hello("b", journal_id=ID["d"]))
     assert a.next_change(caught_up("b")) == Demote(name="b", after=0)
-    a.follow(Roster(9, (seat("a"), seat("b", votes=False), seat("c"))))
+    a.follow(Roster(9, 0, (seat("a"), seat("b", votes=False), seat("c"))))
     a.remembered()
     assert a.next_change(caught_up("b")) == Promote(name="b", journal_id=ID["d"], after=9)
-    a.follow(Roster(11, (seat("a"), seat("b", journal_id=ID["d"]), seat("c"))))
+    a.follow(Roster(11, 0, (seat("a"), seat("b", journal_id=ID["d"]), seat("c"))))
     a.remembered()
     assert a.next_change(caught_up("b")) is None
 
 
 def test_who_has_not_everything_stays_what_it_is():
-    a = born("a", Roster(9, (seat("a"), seat("b"), seat("c"), seat("d", votes=False))))
+    a = born("a", Roster(9, 0, (seat("a"), seat("b"), seat("c"), seat("d", votes=False))))
     a.arrived("d", hello("d"))
     assert a.next_change(caught_up("b", "c")) is None
     assert a.next_change(caught_up("d")) == Promote(name="d", journal_id=ID["d"], after=9)
 
 
 def test_a_learner_that_is_not_there_is_not_promoted():
-    a = born("a", Roster(9, (seat("a"), seat("b"), seat("d", votes=False))))
+    a = born("a", Roster(9, 0, (seat("a"), seat("b"), seat("d", votes=False))))
     assert a.next_change(lambda _: True) is None
 
 
 def test_of_two_changes_one_is_next():
-    a = born("a", Roster(9, (seat("a"), seat("b"), seat("c", votes=False))), present="")
+    a = born("a", Roster(9, 0, (seat("a"), seat("b"), seat("c", votes=False))), present="")
     a.arrived("b", hello("b", journal_id=ID["d"]))
     a.arrived("c", hello("c"))
     assert a.next_change(lambda _: True) == Demote(name="b", after=9)
@@ -276,6 +278,7 @@ seats = st.builds(
 )
 rosters = st.builds(
     Roster,
+    st.integers(0, 2**53),
     st.integers(0, 2**53),
     st.lists(seats, max_size=6, unique_by=lambda one: one.name).map(
         lambda found: tuple(sorted(found, key=lambda one: one.name))

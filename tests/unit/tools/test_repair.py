@@ -21,7 +21,7 @@ SEGMENT_BYTES = 4096
 def roster(*voters, learners=()):
     seats = [Seat(name, f"{name}:2105", bytes([7]) * 16, 0) for name in voters]
     seats += [Seat(name, f"{name}:2105", b"", 0) for name in learners]
-    return encode_roster("leads", Roster(1, tuple(seats)))
+    return encode_roster("leads", Roster(1, 0, tuple(seats)))
 
 
 class Stopped:

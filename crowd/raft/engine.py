@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Set as AbstractSet
 
+    from twisted.python.failure import Failure
+
     from crowd.clock import Clock, Timer
     from crowd.command import Command
     from crowd.raft.checkpoints import Checkpoint, Loaded
@@ -286,11 +288,14 @@ class Engine(Service):
     def _step_down(self) -> None:
         """Have another member lead, as this one is to leave."""
 
-        def go_on(_: object) -> None:
+        def go_on(_: None) -> None:
             self._handing_over = False
 
+        def failed(failure: Failure) -> None:
+            self._die(FatalError(f"the engine failed: {failure.getErrorMessage()}"))
+
         if not self._handing_over:
-            Deferred.fromCoroutine(self._hand_over()).addBoth(go_on)
+            Deferred.fromCoroutine(self._hand_over()).addCallback(go_on).addErrback(failed)
 
     def _die(self, error: FatalError) -> None:
         """End the node: nothing is acknowledged from here on (I8)."""

@@ -412,7 +412,7 @@ class Node:
 
     def flip(self, path, place, bit):
         """Let a stored bit be another; one at a time, so that `is_mended` knows."""
-        if not self.is_mended:
+        if not self.is_mended or path not in self.system.inodes:  # it was just renamed
             return
         content = self.system.inodes[path].disk
         self.flipped = (path, place, content[place] if place < len(content) else None)

@@ -242,8 +242,12 @@ class Cluster:
                 node.start_in(OPERATOR_S)
             elif node.is_impaired and node.process is not None and leader is not None:
                 raft = leader.engine.raft
+                member = leader.engine.ledger.members.get(node.name)
                 node.is_impaired = not (
                     node.process.accepting
+                    # Not the journal before: a leader that is cut off may still believe in that.
+                    and member is not None
+                    and member.journal_id == node.process.journal.journal_id
                     and node.is_mended
                     and leader.engine.may_attempt()
                     and leader.engine.membership.is_voter(node.name)

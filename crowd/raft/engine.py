@@ -267,7 +267,9 @@ class Engine(Service):
         until_s = self._clock.seconds() + HAND_OVER_S
         asked = False
         while self._may_hand_over(asked=asked) and self._clock.seconds() < until_s:
-            if not asked and self.raft.applied_index == self.journal.last_index:
+            # What was proposed and is not in the log yet would leave the heir's log behind.
+            whole = not self._queued and self.raft.applied_index == self.journal.last_index
+            if whole and not asked:
                 target = self.raft.hand_over()
                 asked = target is not None
                 if asked:
@@ -530,7 +532,12 @@ class Engine(Service):
         return self.membership.roster.term
 
     def may_stand(self) -> bool:
-        """Tell whether this node could lead: not with a hole in its log, nor with a full disk."""
+        """Tell whether this node could lead: not with a hole in its log, nor with a full disk.
+
+        One that hands over does not lead again: it would refuse what it is offered.
+        """
+        if self._handing_over:
+            return False
         return not self.repairs.holes and not self.journal.full
 
     def wants_snapshot(self, name: str) -> None:

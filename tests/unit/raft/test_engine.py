@@ -3,7 +3,9 @@
 import pytest
 from twisted.python.failure import Failure
 
+from crowd.command import Settle
 from crowd.errors import BacklogFullError, DrainingError, NoQuorumError, OutcomeUnknownError
+from crowd.message import ConsumerId
 from crowd.raft.ports import Role
 from crowd.raft.proposer import IN_FLIGHT_MAX
 from crowd.raft.seams import Space
@@ -293,6 +295,26 @@ def test_a_stopping_leader_hands_over_and_loses_no_request(cluster):
     assert stopped == [None]
     assert all(isinstance(outcome, int) for [outcome] in heard)
     assert cluster.leader not in {None, leader}
+
+
+def test_a_leader_hands_over_all_that_it_proposed_last(cluster):
+    """A stopping node settles its last outcomes: the heir needs them in its log to be elected."""
+    leader, stopped = cluster.leader, []
+    term = cluster.engines[leader].raft.term
+    assert cluster.engines[leader].propose(Settle(ConsumerId(1), ((1, 1),)))
+    cluster.engines[leader].stopService().addBoth(stopped.append)
+    cluster.run(0.4)
+    assert stopped == [None]
+    assert cluster.leader not in {None, leader}
+    assert cluster.engines[cluster.leader].raft.term == term + 1  # at the first attempt
+
+
+def test_a_leader_that_hands_over_does_not_lead_again(cluster):
+    """Should its heir fail to be elected, the others decide, and not the one that leaves."""
+    leader = cluster.leader
+    engine, stopped = cluster.engines[leader], []
+    engine.stopService().addBoth(stopped.append)
+    assert not engine.may_stand()
 
 
 def test_a_dead_leaders_followers_elect_within_a_second(cluster):

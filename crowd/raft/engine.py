@@ -368,12 +368,16 @@ class Engine(Service):
         self._or_die(self._use_durable)
 
     def _use_durable(self) -> None:
-        if self._installing is not None and self.journal.durable_index >= self._installing.index:
-            installed, self._installing = self._installing, None
-            self.store.installed(installed)
+        self._finish_install()
         self.store.poke()
         if self.raft.durable():
             self.wake()
+
+    def _finish_install(self) -> None:
+        """Use a received snapshot for good once the log that begins with it is on disk."""
+        if self._installing is not None and self.journal.durable_index >= self._installing.index:
+            installed, self._installing = self._installing, None
+            self.store.installed(installed)
 
     def _keep_house(self) -> None:
         """Look at the bounds, and propose what the log still lacks."""
@@ -381,6 +385,9 @@ class Engine(Service):
             self.raft.step_down()  # nothing commits here, and others may have room
         if isinstance(self.proposer.refusal, (type(None), BacklogFullError)):
             self.proposer.refusal = self.room.refusal()
+        # A start may find that log on disk already, and nothing may become durable ever after:
+        # not if what comes next is behind another snapshot, which waits for this one.
+        self._finish_install()
         self._want_birth()
         if self._leading:
             self._propose_changes()

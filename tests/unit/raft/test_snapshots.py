@@ -129,6 +129,30 @@ def test_d5_a_crash_between_the_snapshots_last_byte_and_the_logs_beginning(clust
     assert len(pieces(cluster)) == sent
 
 
+def test_d5_a_crash_between_the_logs_beginning_and_the_snapshots_name(cluster):
+    """The next start finds both: it waits for no further write before it takes another one."""
+    away = leave_behind(cluster)
+    cluster.start(away)
+    cluster.run_until(lambda: cluster.engines[away].store.received, step=0.001)
+    index = cluster.engines[away].store.received.index
+    cluster.slow.add(away)
+    while cluster.engines[away].journal.durable_index < index:
+        cluster.run(0.001)
+        cluster.writers[away][0].finish()  # the log's own disk work, and nothing behind it
+    cluster.crash(away)
+    cluster.slow.clear()
+    cluster.wires.partition(away)
+    cluster.start(away)
+    engine = cluster.engines[away]
+    assert engine.store.received.index == index
+    assert engine.journal.durable_index >= index
+    cluster.run(2)  # cut off: nothing becomes durable
+    assert engine.store.received is None
+    assert engine.store.floor.index == index
+    cluster.wires.heal()
+    cluster.converge()
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_d5_a_crash_of_the_follower_at_any_step(seed):
     """At each step of a transfer the power may go; what is found then leads to one history."""

@@ -442,10 +442,16 @@ class Engine(Service):
         )
 
     def propose(self, command: Command) -> bool:
-        """Append one of the leader's own commands; False if this node does not lead."""
+        """Append one of the leader's own commands; False if this node does not lead.
+
+        Raises MalformedError if it is none that could be applied: this node is wrong then, and
+        an entry that holds it would end every node (D13).
+        """
         if self._dead or self._handing_over or not self.raft.is_leader:
             return False
-        self._append(command, encode_command(command))
+        encoded = encode_command(command)
+        decode_command(encoded)
+        self._append(command, encoded)
         return True
 
     def want(self, name: str, done: Callable[[Ledger], bool], make: Callable[[], Command]) -> None:

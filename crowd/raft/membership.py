@@ -251,8 +251,11 @@ class Membership:
 
         A voter that came back with another journal is demoted, and a learner that has
         everything is promoted: one at a time, so that any two majorities meet. Both wait
-        until the new journal has everything: until then there is nobody to take the place.
+        until the new journal has everything: until then there is nobody to take the place. A
+        change names the one before it, so there is none before the birth.
         """
+        if not self.roster.index:
+            return None
         for seat in self.roster.seats:
             present = self._present.get(seat.name, seat.journal_id)
             if present == seat.journal_id or not has_everything(seat.name):

@@ -3,8 +3,14 @@
 import pytest
 from twisted.python.failure import Failure
 
-from crowd.command import Settle
-from crowd.errors import BacklogFullError, DrainingError, NoQuorumError, OutcomeUnknownError
+from crowd.command import Demote, Settle
+from crowd.errors import (
+    BacklogFullError,
+    DrainingError,
+    MalformedError,
+    NoQuorumError,
+    OutcomeUnknownError,
+)
 from crowd.message import ConsumerId
 from crowd.raft.ports import Role
 from crowd.raft.proposer import IN_FLIGHT_MAX
@@ -295,6 +301,17 @@ def test_a_stopping_leader_hands_over_and_loses_no_request(cluster):
     assert stopped == [None]
     assert all(isinstance(outcome, int) for [outcome] in heard)
     assert cluster.leader not in {None, leader}
+
+
+def test_d13_a_leader_appends_nothing_that_could_not_be_applied(cluster):
+    """Its own commands are checked like those of others: an entry would end every node."""
+    engine = cluster.engines[cluster.leader]
+    before = cluster.journals[cluster.leader].last_index
+    with pytest.raises(MalformedError):
+        engine.propose(Demote(name="b", after=0))
+    cluster.run(0.5)
+    assert cluster.journals[cluster.leader].last_index == before
+    cluster.converge()
 
 
 def test_a_leader_hands_over_all_that_it_proposed_last(cluster):

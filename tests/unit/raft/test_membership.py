@@ -267,6 +267,14 @@ def test_of_two_changes_one_is_next():
     assert a.next_change(lambda _: True) == Demote(name="b", after=9)
 
 
+def test_nobody_is_demoted_before_the_birth_is_applied():
+    """A change names the one before it; there is none, and such an entry would end every node."""
+    a = born("a", ROSTER, present="")
+    a.arrived("b", hello("b", journal_id=ID["d"]))
+    assert ROSTER.index == 0
+    assert a.next_change(lambda _: True) is None
+
+
 # --- The durable form ---------------------------------------------------------------------------
 
 seats = st.builds(

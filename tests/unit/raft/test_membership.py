@@ -237,9 +237,9 @@ def test_nothing_changes_while_all_have_their_journals():
 
 
 def test_a_voter_with_another_journal_is_demoted_and_then_promoted():
-    a = born("a", present="c")
+    a = born("a", Roster(5, 0, ROSTER.seats), present="c")
     a.arrived("b", hello("b", journal_id=ID["d"]))
-    assert a.next_change(caught_up("b")) == Demote(name="b", after=0)
+    assert a.next_change(caught_up("b")) == Demote(name="b", after=5)
     a.follow(Roster(9, 0, (seat("a"), seat("b", votes=False), seat("c"))))
     a.remembered()
     assert a.next_change(caught_up("b")) == Promote(name="b", journal_id=ID["d"], after=9)

@@ -146,7 +146,8 @@ MUTATIONS = (
     Mutation(
         "D14 any number of changes", "the last one is settled first", RAFT + "guard.py",
         "return self.leads_fully and self._majority(known)", "return True", profile="snapshots",
-        seeds=300,
+        alone="not shown to be needed: each change names the last one, and any two majorities of rosters "
+        "that follow one another meet",
     ),
     Mutation(
         "D14 changes after any roster", "a change names the last one", RAFT + "engine.py",
@@ -177,6 +178,7 @@ MUTATIONS = (
         "birth twice", "one member founds", RAFT + "membership.py",
         " or self._name > min({*others, self._name}):", ":",
         profile="birth",
+        alone="all members are connected and empty: whoever founds, founds the same roster",
     ),
     # --- Leading and delivering (I4) ----------------------------------------------------------------
     Mutation(
@@ -187,7 +189,7 @@ MUTATIONS = (
     Mutation(
         "fence by arrival", "heard is when it was asked", RAFT + "replication.py",
         "progress.stamp = max(progress.stamp, message.stamp)",
-        "progress.stamp = int(self._now() * 1e6)", profile="nodes", seeds=300,
+        "progress.stamp = int(self._now() * 1e6)", profile="woken", seeds=300,
     ),
     Mutation(
         "deliver before applied", "a leader has applied all before it", RAFT + "guard.py",
@@ -204,7 +206,7 @@ MUTATIONS = (
         "I2 below low", "a forgotten number is refused", "crowd/ledger/sessions.py",
         "return self.is_open and number >= self.low and number not in self.accepted",
         "return self.is_open and number not in self.accepted",
-        profile="deposed",
+
     ),
     Mutation(
         "I2 a closed session", "a closed session is refused", "crowd/ledger/sessions.py",
@@ -215,7 +217,6 @@ MUTATIONS = (
     Mutation(
         "I2 low too high", "low passes nothing in flight", RAFT + "proposer.py",
         "low=min(self._in_flight, default=self._number)", "low=self._number",
-        profile="deposed",
     ),
     Mutation(
         "unknown is not failed", "what was offered may be stored", RAFT + "proposer.py",
@@ -262,7 +263,7 @@ MUTATIONS = (
     ),
     Mutation(
         "memory from the system's cache", "believe the disk", JOURNAL + "memory.py",
-        "    file.sync()\n    file.uncache()\n", "", profile="relapse", seeds=300,
+        "    file.sync()\n    file.uncache()\n", "", profile="relapse", alone="the other slot was synced before, and slots that differ are written anew",
     ),
     Mutation(
         "believe what a killed process wrote", "synced before it is believed",

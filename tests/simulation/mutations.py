@@ -15,7 +15,10 @@ import msgspec
 
 
 class Mutation(msgspec.Struct, frozen=True):
-    """A guard taken out: in `file`, `old` becomes `new`. At most `seeds` runs look for it."""
+    """A guard taken out: in `file`, `old` becomes `new`. At most `seeds` runs look for it.
+
+    `also` are further (file, old, new): what stands behind the guard, taken out with it.
+    """
 
     name: str
     guard: str
@@ -26,6 +29,7 @@ class Mutation(msgspec.Struct, frozen=True):
     size: int | None = None
     seeds: int = 200
     alone: str = ""
+    also: tuple[tuple[str, str, str], ...] = ()
 
 
 RAFT = "crowd/raft/"
@@ -206,7 +210,8 @@ MUTATIONS = (
         "I2 below low", "a forgotten number is refused", "crowd/ledger/sessions.py",
         "return self.is_open and number >= self.low and number not in self.accepted",
         "return self.is_open and number not in self.accepted",
-
+        profile="storm",
+        seeds=300,
     ),
     Mutation(
         "I2 a closed session", "a closed session is refused", "crowd/ledger/sessions.py",
@@ -217,6 +222,8 @@ MUTATIONS = (
     Mutation(
         "I2 low too high", "low passes nothing in flight", RAFT + "proposer.py",
         "low=min(self._in_flight, default=self._number)", "low=self._number",
+        profile="storm",
+        seeds=300,
     ),
     Mutation(
         "unknown is not failed", "what was offered may be stored", RAFT + "proposer.py",
@@ -319,10 +326,13 @@ MUTATIONS = (
     ),
     # --- Checkpoints and snapshots (I3, D4, D5, D10, D11) --------------------------------------------------
     Mutation(
-        "release what is needed", "nothing unsettled is released", RAFT + "compaction.py",
+        "release what is needed, proposer and ledger", "nothing unsettled is released", RAFT + "compaction.py",
         "if checkpoint.tip <= lowest and checkpoint.log_time_us <= until_us:",
         "if checkpoint.log_time_us <= until_us:",
         profile="backlog",
+        also=(
+            ("crowd/ledger/ledger.py", "if through <= self.lowest_watermark:", "if True:"),
+        ),
     ),
     Mutation(
         "a checkpoint before its entries", "the log is durable up to it", CHECKPOINTS + "taking.py",
@@ -346,7 +356,7 @@ MUTATIONS = (
         "no sync of the floor's name", "the floor before the log is cut", CHECKPOINTS + "files.py",
         "        self.filesystem.rename(self.path(index, suffix), self.path(index, FLOOR))\n",
         "        self.filesystem.rename(self.path(index, suffix), self.path(index, FLOOR))\n"
-        "        return\n", profile="torn", seeds=300,
+        "        return\n", profile="torn", alone="a start that finds the older name moves the floor again",
     ),
     Mutation(
         "D11 believe what was received", "a snapshot is verified whole", CHECKPOINTS + "files.py",

@@ -90,6 +90,7 @@ FAMILIES = {
     "relapse": ("failed-sync", "failed-sync", "failed-write", "kill", "power", "cut-off"),
     "backlog": ("consumer-gone", "consumer-failing", "kill", "cut-off", "power", "replace-disk"),
     "birth": ("kill", "power", "partition", "one-way", "slow-network", "slow-disk", "trap-step"),
+    "room": ("full-disk", "full-disk", "full-disk", "restart", "slow-link"),
     "woken": ("pause-cut-off", "pause-cut-off", "pause-in-turn", "consumer-slow"),
     "snapshots": ("replace-disk", "add-member", "trap-step", "trap-sync", "power", "slow-disk"),
 }
@@ -98,7 +99,7 @@ ALONE = frozenset((*DISK, *NODES, *CONSUMERS)) - {"bit-rot", "tail-rot", "pause-
 
 PROFILES = ("quiet", "single", "few", "mixed", "network", "disk", "nodes", "members", "storm")
 WEIGHTS = (1, 4, 5, 8, 4, 5, 6, 4, 4)
-HUNTS = ("torn", "rotten", "deposed", "relapse", "backlog", "birth", "woken", "snapshots")
+HUNTS = ("torn", "rotten", "deposed", "relapse", "backlog", "birth", "room", "woken", "snapshots")
 """Profiles that no seed draws by itself: each looks for what a certain guard keeps away."""
 BIRTH_S = 1.5
 

@@ -210,8 +210,9 @@ MUTATIONS = (
         "I2 below low", "a forgotten number is refused", "crowd/ledger/sessions.py",
         "return self.is_open and number >= self.low and number not in self.accepted",
         "return self.is_open and number not in self.accepted",
-        profile="storm",
-        seeds=300,
+        profile="room",
+        alone="not shown to be needed: links keep the order of offers, and a new leader is "
+        "offered all of them in order",
     ),
     Mutation(
         "I2 a closed session", "a closed session is refused", "crowd/ledger/sessions.py",
@@ -222,8 +223,9 @@ MUTATIONS = (
     Mutation(
         "I2 low too high", "low passes nothing in flight", RAFT + "proposer.py",
         "low=min(self._in_flight, default=self._number)", "low=self._number",
-        profile="storm",
-        seeds=300,
+        profile="room",
+        alone="not shown to be needed: links keep the order of offers, and a new leader is "
+        "offered all of them in order",
     ),
     Mutation(
         "unknown is not failed", "what was offered may be stored", RAFT + "proposer.py",

@@ -381,6 +381,8 @@ class FailedSyncIsTheEnd(Check):
     def recovered(self, node, journal):
         """A journal that is opened holds what was durable, and perhaps the write under way."""
         durable = node.durable
+        if not node.system.is_synced():
+            self.fail(f"{node.name}'s journal opens with what is not on the disk yet")
         if any(held.agrees(journal) for held in durable.possible()):
             return
         if node.has_lost_tail and journal.last_index <= durable.last:

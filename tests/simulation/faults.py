@@ -84,12 +84,24 @@ FAMILIES = {
     "disk": DISK,
     "nodes": NODES,
     "members": (*MEMBERS, "kill", "power", "power-all", "cut-off", "partition", "slow-disk"),
+    "torn": ("trap-step", "trap-sync", "trap-write", "power", "power-all", "cut-off", "slow-disk"),
+    "rotten": ("bit-rot", "memory-rot", "tail-rot", "restart", "kill", "cut-off"),
+    "deposed": ("cut-off", "one-way", "partition", "slow-disk", "pause", "slow-link", "kill"),
+    "relapse": ("failed-sync", "failed-sync", "failed-write", "kill", "power", "cut-off"),
+    "backlog": ("consumer-gone", "consumer-failing", "kill", "cut-off", "power", "replace-disk"),
+    "birth": ("kill", "power", "partition", "one-way", "slow-network", "slow-disk", "trap-step"),
+    "room": ("full-disk", "full-disk", "full-disk", "restart", "slow-link"),
+    "woken": ("pause-cut-off", "pause-cut-off", "pause-in-turn", "consumer-slow"),
+    "snapshots": ("replace-disk", "add-member", "trap-step", "trap-sync", "power", "slow-disk"),
 }
 ALONE = frozenset((*DISK, *NODES, *CONSUMERS)) - {"bit-rot", "tail-rot", "pause-cut-off"}
 """What can happen to a cluster of one."""
 
 PROFILES = ("quiet", "single", "few", "mixed", "network", "disk", "nodes", "members", "storm")
 WEIGHTS = (1, 4, 5, 8, 4, 5, 6, 4, 4)
+HUNTS = ("torn", "rotten", "deposed", "relapse", "backlog", "birth", "room", "woken", "snapshots")
+"""Profiles that no seed draws by itself: each looks for what a certain guard keeps away."""
+BIRTH_S = 1.5
 
 
 def make_plan(seed, *, profile=None, size=None):
@@ -114,6 +126,10 @@ def make_plan(seed, *, profile=None, size=None):
     elif profile == "storm":
         count = chance.randrange(15, 35)
     moments = _moments(chance, count)
+    if profile == "birth":
+        moments = [chance.uniform(0.0, BIRTH_S) for _ in moments]
+    elif profile in HUNTS:
+        moments = [*moments, *_moments(chance, count)]
     faults = [_draw(chance, chance.choice(kinds), names, at_s) for at_s in moments]
     return Plan(
         seed=seed,
@@ -130,7 +146,7 @@ def make_plan(seed, *, profile=None, size=None):
         within_s=chance.choice((0.5, 2.0, 2.0, 4.0)),
         patience_s=chance.choice((0.7, 2.5, 5.0)),
         retention_us=chance.choice((0, 0, 1_000_000)),
-        checkpoint_entries=chance.choice((20, 60, 60, 10_000)),
+        checkpoint_entries=20 if profile == "snapshots" else chance.choice((20, 60, 60, 10_000)),
     )
 
 

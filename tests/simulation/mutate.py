@@ -35,13 +35,13 @@ def copy_tree(directory):
 
 
 def apply(mutation, directory):
-    """Take the guard out. Raises ValueError if its text is not there exactly once."""
-    path = directory / mutation.file
-    text = path.read_text("utf-8")
-    found = text.count(mutation.old)
-    if found != 1:
-        raise ValueError(f"{mutation.name}: its text is {found} times in {mutation.file}, not once")
-    path.write_text(text.replace(mutation.old, mutation.new), "utf-8")
+    """Take the guard out. Raises ValueError if a text of it is not there exactly once."""
+    for file, old, new in ((mutation.file, mutation.old, mutation.new), *mutation.also):
+        path = directory / file
+        text = path.read_text("utf-8")
+        if text.count(old) != 1:
+            raise ValueError(f"{mutation.name}: its text is {text.count(old)} times in {file}")
+        path.write_text(text.replace(old, new), "utf-8")
 
 
 def run(directory, seeds, *, profile=None, size=None, jobs=1, until_violation=True):
@@ -127,7 +127,10 @@ def main(arguments=None):
             result = f"not in {seeds_for(mutation)}{where}"
             by = mutation.alone or "**nothing**"
         else:
-            result, by = f"{seeds}{where}", words.partition(":")[0]
+            result, by = (
+                f"{seeds}{where}",
+                words if words.startswith("Crashed") else words.partition(":")[0],
+            )
         print(f"| {mutation.name} | {mutation.guard} | {result} | {by} |", flush=True)
     print(f"\n{len(chosen)} guards; {missed} taken out unnoticed, and without a known reason")
     return 1 if missed else 0
@@ -136,7 +139,8 @@ def main(arguments=None):
 def _list(chosen):
     wrong = 0
     for mutation in chosen:
-        found = (ROOT / mutation.file).read_text("utf-8").count(mutation.old)
+        texts = ((mutation.file, mutation.old), *((file, old) for file, old, _ in mutation.also))
+        found = max(abs((ROOT / f).read_text("utf-8").count(old) - 1) for f, old in texts) + 1
         wrong += found != 1
         print(f"{mutation.name}: {mutation.guard}" + (f"  FOUND {found} TIMES" * (found != 1)))
     return 1 if wrong else 0

@@ -15,7 +15,10 @@ import msgspec
 
 
 class Mutation(msgspec.Struct, frozen=True):
-    """A guard taken out: in `file`, `old` becomes `new`. At most `seeds` runs look for it."""
+    """A guard taken out: in `file`, `old` becomes `new`. At most `seeds` runs look for it.
+
+    `also` are further (file, old, new): what stands behind the guard, taken out with it.
+    """
 
     name: str
     guard: str
@@ -26,6 +29,7 @@ class Mutation(msgspec.Struct, frozen=True):
     size: int | None = None
     seeds: int = 200
     alone: str = ""
+    also: tuple[tuple[str, str, str], ...] = ()
 
 
 RAFT = "crowd/raft/"
@@ -134,7 +138,7 @@ MUTATIONS = (
     Mutation(
         "D14 any roster", "a vote is for as new a roster", RAFT + "guard.py",
         "return (entitled if message.roster == mine else message.roster > mine) and asks",
-        "return entitled and asks", profile="members",
+        "return entitled and asks", profile="snapshots",
         alone="who counts by the roster before the last lacks entries, too, unless it has not "
         "applied them; and with one change at a time the majorities meet all the same",
     ),
@@ -145,8 +149,9 @@ MUTATIONS = (
     ),
     Mutation(
         "D14 any number of changes", "the last one is settled first", RAFT + "guard.py",
-        "return self.leads_fully and self._majority(known)", "return True", profile="members",
-        seeds=300,
+        "return self.leads_fully and self._majority(known)", "return True", profile="snapshots",
+        alone="not shown to be needed: each change names the last one, and any two majorities of rosters "
+        "that follow one another meet",
     ),
     Mutation(
         "D14 changes after any roster", "a change names the last one", RAFT + "engine.py",
@@ -156,7 +161,7 @@ MUTATIONS = (
     Mutation(
         "D14 promote the empty", "a learner has everything first", RAFT + "membership.py",
         "present == seat.journal_id or not has_everything(seat.name)",
-        "present == seat.journal_id", profile="members", seeds=300,
+        "present == seat.journal_id", profile="snapshots", seeds=300,
     ),
     Mutation(
         "D15 count votes", "voters are counted, not votes", RAFT + "guard.py",
@@ -171,10 +176,13 @@ MUTATIONS = (
     Mutation(
         "birth alone", "all members are there at birth", RAFT + "membership.py",
         "if self._newest.seats or self._empty != others or", "if self._newest.seats or",
+        profile="birth",
     ),
     Mutation(
         "birth twice", "one member founds", RAFT + "membership.py",
         " or self._name > min({*others, self._name}):", ":",
+        profile="birth",
+        alone="all members are connected and empty: whoever founds, founds the same roster",
     ),
     # --- Leading and delivering (I4) ----------------------------------------------------------------
     Mutation(
@@ -185,7 +193,7 @@ MUTATIONS = (
     Mutation(
         "fence by arrival", "heard is when it was asked", RAFT + "replication.py",
         "progress.stamp = max(progress.stamp, message.stamp)",
-        "progress.stamp = int(self._now() * 1e6)", profile="nodes", seeds=300,
+        "progress.stamp = int(self._now() * 1e6)", profile="woken", seeds=300,
     ),
     Mutation(
         "deliver before applied", "a leader has applied all before it", RAFT + "guard.py",
@@ -202,6 +210,9 @@ MUTATIONS = (
         "I2 below low", "a forgotten number is refused", "crowd/ledger/sessions.py",
         "return self.is_open and number >= self.low and number not in self.accepted",
         "return self.is_open and number not in self.accepted",
+        profile="room",
+        alone="not shown to be needed: links keep the order of offers, and a new leader is "
+        "offered all of them in order",
     ),
     Mutation(
         "I2 a closed session", "a closed session is refused", "crowd/ledger/sessions.py",
@@ -212,6 +223,9 @@ MUTATIONS = (
     Mutation(
         "I2 low too high", "low passes nothing in flight", RAFT + "proposer.py",
         "low=min(self._in_flight, default=self._number)", "low=self._number",
+        profile="room",
+        alone="not shown to be needed: links keep the order of offers, and a new leader is "
+        "offered all of them in order",
     ),
     Mutation(
         "unknown is not failed", "what was offered may be stored", RAFT + "proposer.py",
@@ -250,7 +264,7 @@ MUTATIONS = (
     Mutation(
         "one sync for two slots", "one slot is whole at any time", JOURNAL + "memory.py",
         "            self._file.sync()\n        self.memory", "        self._file.sync()\n"
-        "        self.memory", profile="nodes", seeds=300,
+        "        self.memory", profile="torn", seeds=300,
     ),
     Mutation(
         "no sync of the memory", "a vote is on disk", JOURNAL + "memory.py",
@@ -258,22 +272,23 @@ MUTATIONS = (
     ),
     Mutation(
         "memory from the system's cache", "believe the disk", JOURNAL + "memory.py",
-        "    file.sync()\n    file.uncache()\n", "", profile="disk", seeds=300,
+        "    file.sync()\n    file.uncache()\n", "", profile="relapse", alone="the other slot was synced before, and slots that differ are written anew",
     ),
     Mutation(
         "believe what a killed process wrote", "synced before it is believed",
         JOURNAL + "recovery.py", "                file.sync()\n                file.uncache()\n",
-        "                file.uncache()\n", profile="nodes", seeds=300,
+        "                file.uncache()\n", profile="torn", seeds=300,
     ),
     Mutation(
         "believe the cache after a failed sync", "the disk is what counts",
         JOURNAL + "recovery.py", "                file.sync()\n                file.uncache()\n",
-        "                file.sync()\n", profile="disk", seeds=300,
+        "                file.sync()\n", profile="relapse", seeds=300,
     ),
     Mutation(
         "no sync of a cut tail", "a cut is durable before more", JOURNAL + "opening.py",
         '        file.sync()\n        _log.warn(\n            "{directory}: cut a torn write',
-        '        _log.warn(\n            "{directory}: cut a torn write', profile="nodes", seeds=300,
+        '        _log.warn(\n            "{directory}: cut a torn write', profile="torn", alone="not shown to be needed: the next batch is synced with it, and what is left of the old one "
+        "has no later number",
     ),
     Mutation(
         "durable past a cut", "a cut lowers what is durable", JOURNAL + "journal.py",
@@ -282,7 +297,7 @@ MUTATIONS = (
     Mutation(
         "in flight past a cut", "a write under way makes durable what is left",
         JOURNAL + "journal.py",
-        "        self._flight_limit = min(self._flight_limit, last_kept)\n", "", profile="network",
+        "        self._flight_limit = min(self._flight_limit, last_kept)\n", "", profile="deposed",
         seeds=300,
     ),
     Mutation(
@@ -299,11 +314,12 @@ MUTATIONS = (
         "D7 commit past the log", "commit is at most what is there", JOURNAL + "recovery.py",
         "    found.commit_index = min(found.commit_index, found.tail.next_index - 1)\n", "",
         alone="a batch names commits of entries before it; it matters to a tail that rotted",
+        profile="rotten",
     ),
     Mutation(
         "D9 no checksums of batches", "a checksum on everything", JOURNAL + "shape.py",
         "    if crc32c(salt, data[start + _BATCH_PREFIX_BYTES : end]) != stored:", "    if False:",
-        profile="disk", seeds=300,
+        profile="rotten", seeds=300,
     ),
     Mutation(
         "D9 no checksums of records", "a checksum on everything", JOURNAL + "shape.py",
@@ -312,14 +328,18 @@ MUTATIONS = (
     ),
     # --- Checkpoints and snapshots (I3, D4, D5, D10, D11) --------------------------------------------------
     Mutation(
-        "release what is needed", "nothing unsettled is released", RAFT + "compaction.py",
+        "release what is needed, proposer and ledger", "nothing unsettled is released", RAFT + "compaction.py",
         "if checkpoint.tip <= lowest and checkpoint.log_time_us <= until_us:",
         "if checkpoint.log_time_us <= until_us:",
+        profile="backlog",
+        also=(
+            ("crowd/ledger/ledger.py", "if through <= self.lowest_watermark:", "if True:"),
+        ),
     ),
     Mutation(
         "a checkpoint before its entries", "the log is durable up to it", CHECKPOINTS + "taking.py",
         "if not self._written or self._naming or not self._durable():",
-        "if not self._written or self._naming:", profile="nodes", seeds=300,
+        "if not self._written or self._naming:", profile="torn", seeds=300,
         alone="an entry that is applied is on a majority's disks, this node's among them, but for "
         "a leader's slow disk or a follower's",
     ),
@@ -331,40 +351,40 @@ MUTATIONS = (
     Mutation(
         "no sync of a checkpoint's name", "the name before the log is cut", CHECKPOINTS + "files.py",
         "        self.filesystem.sync_directory(self.directory)\n        return None",
-        "        return None", profile="nodes", seeds=300,
+        "        return None", profile="torn", seeds=300,
         alone="the floor's name is synced after it, before the log is cut",
     ),
     Mutation(
         "no sync of the floor's name", "the floor before the log is cut", CHECKPOINTS + "files.py",
         "        self.filesystem.rename(self.path(index, suffix), self.path(index, FLOOR))\n",
         "        self.filesystem.rename(self.path(index, suffix), self.path(index, FLOOR))\n"
-        "        return\n", profile="nodes", seeds=300,
+        "        return\n", profile="torn", alone="a start that finds the older name moves the floor again",
     ),
     Mutation(
         "D11 believe what was received", "a snapshot is verified whole", CHECKPOINTS + "files.py",
         "    if (checkpoint.digest, checkpoint.size_bytes) != (digest, total):", "    if False:",
-        profile="members", alone="pieces are checked by offset, and the file by its own digest",
+        profile="snapshots", alone="pieces are checked by offset, and the file by its own digest",
     ),
     Mutation(
         "D10 an old snapshot", "a snapshot is ahead of the ledger", RAFT + "engine.py",
         "wanted = message.index > self.raft.applied_index and self._installing is None",
-        "wanted = self._installing is None", profile="members",
+        "wanted = self._installing is None", profile="snapshots",
         alone="it is looked at again before it is installed",
     ),
     Mutation(
         "D5 installed before the log", "the log begins there durably", RAFT + "engine.py",
         "if self._installing is not None and self.journal.durable_index >= self._installing.index:",
-        "if self._installing is not None:", profile="members", seeds=300,
+        "if self._installing is not None:", profile="snapshots", seeds=300,
     ),
     Mutation(
         "stand with a hole", "a node with a hole does not lead", RAFT + "engine.py",
-        "return not self.repairs.holes and not self.journal.full", "return True", profile="disk",
+        "return not self.repairs.holes and not self.journal.full", "return True", profile="rotten",
         seeds=300, alone="a leader with a hole asks the others, as a follower does",
     ),
     Mutation(
         "never mended", "a damaged entry is asked for", RAFT + "repairs.py",
         '        self._asked_s[error.index] = float("-inf")\n        self.look()\n',
-        "        return\n", profile="disk", seeds=300,
+        "        return\n", profile="rotten", seeds=300,
     ),
     # --- Delivery ----------------------------------------------------------------------------------------
     Mutation(

@@ -183,7 +183,9 @@ def main(arguments=None):
     parser.add_argument("--jobs", type=int, default=1, help="processes for --seeds")
     parser.add_argument("--trace", action="store_true", help="print what happens, with --seed")
     parser.add_argument("--keep", type=_places, help="with --seed: only these faults, by place")
-    parser.add_argument("--profile", choices=faults.PROFILES, help="instead of the seed's own")
+    parser.add_argument(
+        "--profile", choices=(*faults.PROFILES, *faults.HUNTS), help="instead of the seed's own"
+    )
     parser.add_argument("--size", type=int, choices=(1, 3, 5), help="instead of the seed's own")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--until-violation", action="store_true", help="stop at the first one")

@@ -54,6 +54,15 @@ RANGES_MAX: Final = 16_384
 DEFINITIONS_MAX: Final = 1_024
 """Routes, and consumers, in one `Define`: one node's configuration file."""
 
+SCHEDULE_MAX: Final = 64
+"""Waits in a retry schedule."""
+
+SECRETS_MAX: Final = 8
+"""Secrets of one consumer: the present one, and older or newer ones while they change."""
+
+NETWORKS_MAX: Final = 64
+"""Networks that a consumer's host may, or may not, be in."""
+
 MEMBERS_MAX: Final = 32
 """Members of a cluster. Raft with more than about nine is slow, long before this."""
 
@@ -65,8 +74,12 @@ _ConsumerId = Annotated[ConsumerId, Meta(ge=1, le=INTEGER_MAX)]
 _Counted = Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
 _Amount = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
 _Factor = Annotated[float, Meta(ge=1, le=1_000)]
+_Share = Annotated[float, Meta(ge=0, le=1)]
 _Name = Annotated[str, Meta(min_length=1, max_length=255)]
 _Text = Annotated[str, Meta(min_length=1, max_length=4_096)]
+_Status = Annotated[str, Meta(pattern="^[3-5]([0-9][0-9]|xx)$", max_length=3)]
+_Statuses = Annotated[tuple[_Status, ...], Meta(max_length=303)]
+_Networks = Annotated[tuple[_Name, ...], Meta(max_length=NETWORKS_MAX)]
 _Address = Annotated[str, Meta(max_length=255)]
 _Tag = Annotated[str, Meta(pattern="^[0-9a-f]{8}$", max_length=8)]
 _Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -79,6 +92,11 @@ class _Value(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unkn
 
     Each repeats ``frozen=True``, as type checkers do not inherit it.
     """
+
+
+def _make_floats(value: msgspec.Struct, *names: str) -> None:
+    for name in names:
+        msgspec.structs.force_setattr(value, name, float(getattr(value, name)))
 
 
 class Member(_Value, frozen=True):
@@ -105,16 +123,94 @@ class RouteDefinition(_Value, frozen=True):
 
 
 class Retry(_Value, frozen=True):
-    """How attempts follow one another. Times in microseconds; ``for_us`` is the whole span."""
+    """How attempts follow one another. Times in microseconds; ``for_us`` is the whole span.
+
+    At most ``attempts`` attempts, 0 for any number. ``jitter`` is the share of a wait that is
+    drawn by chance, 1 for all of it. A ``schedule_us`` names each wait and takes the place of
+    ``first_us``, ``factor`` and ``most_us``. ``asked_most_us`` caps a consumer's Retry-After.
+    """
 
     first_us: _Amount
     factor: _Factor
     most_us: _Amount
     for_us: _Amount
+    attempts: _Amount = 0
+    jitter: _Share = 1.0
+    schedule_us: Annotated[tuple[_Amount, ...], Meta(max_length=SCHEDULE_MAX)] = ()
+    asked_most_us: _Amount = 3_600_000_000
 
     def __post_init__(self) -> None:
-        """Make ``factor`` a float, so that 2 and 2.0 are the same bytes."""
-        msgspec.structs.force_setattr(self, "factor", float(self.factor))
+        """Make numbers that may be whole floats, so that 2 and 2.0 are the same bytes."""
+        _make_floats(self, "factor", "jitter")
+
+
+class Answers(_Value, frozen=True):
+    """Which statuses have the message retried, the consumer held, or the message dead.
+
+    Each is a status as text, ``"404"``, or all of a hundred, ``"4xx"``; the exact one decides
+    before the class. Statuses that none names go by the table of ``crowd/delivery/outcome.py``.
+    """
+
+    retry: _Statuses = ()
+    hold: _Statuses = ()
+    dead: _Statuses = ()
+
+
+class Breaker(_Value, frozen=True):
+    """When attempts stop for a while: after so many failures in a row, or by their share.
+
+    ``ratio`` is the share of failures among the last attempts, from ``failures`` of them on;
+    above 1 for never. The waits before probes double from ``first_us`` to ``most_us``.
+    """
+
+    failures: _Counted = 10
+    ratio: Annotated[float, Meta(ge=0, le=2)] = 0.9
+    first_us: _Counted = 1_000_000
+    most_us: _Counted = 60_000_000
+
+    def __post_init__(self) -> None:
+        """Make ``ratio`` a float."""
+        _make_floats(self, "ratio")
+
+
+class Batch(_Value, frozen=True):
+    """Many messages in one request: at most ``count``, and ``bytes_max`` of bodies.
+
+    A batch that is not full waits ``linger_us`` for more.
+    """
+
+    form: Literal["ndjson", "json", "cloudevents", "bulk"]
+    count: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    bytes_max: _Counted = 1 << 20
+    linger_us: _Amount = 100_000
+
+
+class Proof(_Value, frozen=True):
+    """What TLS with a consumer rests on: paths of files that every node has, or None.
+
+    Without an ``authority`` it is the system's; ``certificate`` and ``private_key`` are ours.
+    """
+
+    authority: _Text | None = None
+    certificate: _Text | None = None
+    private_key: _Text | None = None
+
+
+class Reach(_Value, frozen=True):
+    """Which addresses a consumer's host may be at: networks, ``"10.0.0.0/8"``.
+
+    Any may be that ``allow`` names; without it, any that ``deny`` does not.
+    """
+
+    allow: _Networks = ()
+    deny: _Networks = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
+
+
+class Dead(_Value, frozen=True):
+    """How long, and how many bytes of, a consumer's dead letters are kept."""
+
+    for_us: _Amount = 30 * 86_400_000_000
+    bytes_max: _Amount = 1 << 30
 
 
 class ConsumerDefinition(_Value, frozen=True):
@@ -123,6 +219,8 @@ class ConsumerDefinition(_Value, frozen=True):
     ``routes`` are paths of routes, and none means all. ``from_`` says where a consumer that
     is new begins. ``rate`` and ``order`` are texts in the configuration's syntax, which
     ``crowd/config.py`` has checked. ``path`` is None to keep each message's own target.
+    ``on_dead`` says what a dead letter does to its key. ``secrets`` are references,
+    ``"file:/path"`` or ``"env:NAME"``, and never the secrets themselves.
     """
 
     name: _Name
@@ -137,6 +235,17 @@ class ConsumerDefinition(_Value, frozen=True):
     retry: Retry
     backlog_bytes: _Amount
     when_full: Literal["refuse", "skip"]
+    on_dead: Literal["release", "hold"] = "release"
+    adaptive: bool = True
+    answers: Answers = Answers()
+    breaker: Breaker = Breaker()
+    form: Literal["request", "cloudevents-binary", "cloudevents-structured"] = "request"
+    batch: Batch | None = None
+    gzip: bool = False
+    secrets: Annotated[tuple[_Text, ...], Meta(max_length=SECRETS_MAX)] = ()
+    proof: Proof = Proof()
+    reach: Reach = Reach()
+    dead: Dead = Dead()
 
 
 class Birth(_Value, frozen=True, tag=1):

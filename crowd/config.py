@@ -20,7 +20,17 @@ import msgspec
 
 from crowd import kinds
 from crowd.codec import pack
-from crowd.command import ConsumerDefinition, Retry, RouteDefinition
+from crowd.command import (
+    Answers,
+    Batch,
+    Breaker,
+    ConsumerDefinition,
+    Dead,
+    Proof,
+    Reach,
+    Retry,
+    RouteDefinition,
+)
 from crowd.errors import ConfigurationError
 from crowd.table import Findings, Setting, Table, show
 
@@ -268,6 +278,17 @@ def _consumer(table: Table, routes: Iterable[RouteDefinition]) -> ConsumerDefini
         retry=_retry(table.table("retry")),
         backlog_bytes=table.read("backlog", kinds.SIZE, "5 GiB"),
         when_full=table.read("when_full", kinds.WHEN_FULL, "refuse"),
+        on_dead=table.read("on_dead", kinds.ON_DEAD, "release"),
+        adaptive=table.read("adaptive", kinds.FLAG, True),
+        answers=_answers(table.table("answers")),
+        breaker=_breaker(table.table("breaker")),
+        form=table.read("form", kinds.FORM, "request"),
+        batch=_batch(table),
+        gzip=table.read("gzip", kinds.FLAG, False),
+        secrets=table.read("secrets", kinds.SECRETS, []),
+        proof=_proof(table.table("tls")),
+        reach=_reach(table.table("reach")),
+        dead=_dead(table.table("dead")),
     )
     table.not_in_force("backlog", f"{_UNBOUNDED}, limits.backlog is for all together")
     table.not_in_force("when_full", f"{_UNBOUNDED}, at limits.backlog producers get 503")
@@ -284,12 +305,87 @@ def _retry(table: Table) -> Retry:
         factor=table.read("factor", kinds.FACTOR, 2.0),
         most_us=table.read("most", kinds.DELAY, "5 min"),
         for_us=table.read("for", kinds.DELAY, "24 h"),
+        attempts=table.read("attempts", kinds.ATTEMPTS, 0),
+        jitter=table.read("jitter", kinds.SHARE, 1.0),
+        schedule_us=table.read("schedule", kinds.SCHEDULE, []),
+        asked_most_us=table.read("asked_most", kinds.DELAY, "1 h"),
     )
     table.not_in_force("for", "a message is retried for good, nothing is dead-lettered")
     if 0 < retry.most_us < retry.first_us:
         table.problem("most", "at least retry.first")
     table.close()
     return retry
+
+
+def _answers(table: Table) -> Answers:
+    answers = Answers(
+        retry=table.read("retry", kinds.STATUSES, []),
+        hold=table.read("hold", kinds.STATUSES, []),
+        dead=table.read("dead", kinds.STATUSES, []),
+    )
+    named = [*answers.retry, *answers.hold, *answers.dead]
+    for status in sorted({status for status in named if named.count(status) > 1}):
+        table.findings.problem(table.key(status), f"{show(status)} twice", "each status once")
+    table.close()
+    return answers
+
+
+def _breaker(table: Table) -> Breaker:
+    breaker = Breaker(
+        failures=table.read("failures", kinds.FAILURES, 10),
+        ratio=table.read("ratio", kinds.RATIO, 0.9),
+        first_us=table.read("first", kinds.DELAY, "1 s"),
+        most_us=table.read("most", kinds.DELAY, "1 min"),
+    )
+    if 0 < breaker.most_us < breaker.first_us:
+        table.problem("most", "at least breaker.first")
+    table.close()
+    return breaker
+
+
+def _batch(consumer: Table) -> Batch | None:
+    table = consumer.table("batch")
+    if not consumer.has("batch"):
+        consumer.note("batch", "not set")
+        return None
+    batch = Batch(
+        form=table.read("form", kinds.BATCH_FORM),
+        count=table.read("count", kinds.BATCH_COUNT, 500),
+        bytes_max=table.read("bytes", kinds.BODY, "1 MiB"),
+        linger_us=table.read("linger", kinds.LINGER, "100 ms"),
+    )
+    table.close()
+    return batch
+
+
+def _proof(table: Table) -> Proof:
+    proof = Proof(
+        authority=table.read_optional("authority", kinds.TEXT),
+        certificate=table.read_optional("certificate", kinds.TEXT),
+        private_key=table.read_optional("private_key", kinds.TEXT),
+    )
+    if (proof.certificate is None) != (proof.private_key is None):
+        table.problem("private_key", "both of tls.certificate and tls.private_key, or neither")
+    table.close()
+    return proof
+
+
+def _reach(table: Table) -> Reach:
+    reach = Reach(
+        allow=table.read("allow", kinds.NETWORKS, []),
+        deny=table.read("deny", kinds.NETWORKS, list(Reach().deny)),
+    )
+    table.close()
+    return reach
+
+
+def _dead(table: Table) -> Dead:
+    dead = Dead(
+        for_us=table.read("for", kinds.DELAY, "30 d"),
+        bytes_max=table.read("bytes", kinds.SIZE, "1 GiB"),
+    )
+    table.close()
+    return dead
 
 
 def _check_unique(findings: Findings, what: str, key: str, values: list[str]) -> None:

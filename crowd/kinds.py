@@ -6,17 +6,28 @@ which kind, and what must fit together, to `crowd.config`.
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from crowd.command import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX
 from crowd.quantity import duration_us, rate_per_s, size_bytes
 from crowd.table import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+T = TypeVar("T")
+
 _MIB: Final = 2**20
+_S: Final = 1_000_000
+_H: Final = 3_600 * _S
+PATIENT_US: Final = (
+    5 * _S, 300 * _S, 1_800 * _S, 2 * _H, 5 * _H, 10 * _H, 14 * _H, 20 * _H, 24 * _H,
+)  # fmt: skip
+"""The waits of the Standard Webhooks specification's example: 75 h 35 min 5 s in all."""
+
 _TEXT_MAX: Final = 4_096
 """Characters; what a definition in the log may hold (`crowd.command`)."""
 
@@ -26,6 +37,10 @@ _VISIBLE = re.compile(r"[!-~]+\Z")
 _PLACEHOLDER = re.compile(r"<(?:[a-zA-Z_]\w*(?:\([^()<>]*\))?:)?[a-zA-Z_]\w*>")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})\Z")
 _TCP = re.compile(r"(?:tcp6?|ssl):(?:port=)?([^:]*)")
+_STATUS = re.compile(r"[345]([0-9][0-9]|xx)\Z")
+_POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)+\Z")  # RFC 6901
+_POINTER_MAX: Final = 240
+_SECRET = re.compile(r"(?:file:/.+|env:[A-Za-z_][A-Za-z0-9_]*)\Z")
 _NOT_ACCEPTED: Final = frozenset({"GET", "HEAD", "OPTIONS", "CONNECT", "TRACE"})
 
 
@@ -68,8 +83,10 @@ def _number(value: Any) -> int:
     return value
 
 
-def _each(value: Any, parse: Callable[[Any], str], least: int) -> tuple[str, ...]:
-    if type(value) is not list or not least <= len(value) <= 1_024:
+def _each(
+    value: Any, parse: Callable[[Any], str], least: int, most: int = 1_024
+) -> tuple[str, ...]:
+    if type(value) is not list or not least <= len(value) <= most:
         raise ValueError
     parsed = tuple(map(parse, value))
     if len(set(parsed)) != len(parsed):
@@ -134,33 +151,58 @@ def _rate(value: Any) -> str:
 
 
 def _order(value: Any) -> str:
-    if value != "none":
+    text = _text(value)
+    if text in {"none", "all", "path"}:
+        return text
+    what, _, named = text.partition(":")
+    if what == "header" and _TOKEN.match(named):
+        return text
+    if what == "json" and _POINTER.match(named) and len(named) <= _POINTER_MAX:
+        return text
+    raise ValueError
+
+
+def _one_of(*values: T) -> Callable[[Any], T]:
+    def parse(value: Any) -> T:
+        if type(value) is not str or value not in values:
+            raise ValueError
+        return values[values.index(value)]  # the constant, which type checkers know
+
+    return parse
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
         raise ValueError
-    return "none"
+    return value
 
 
-def _reads(value: Any) -> Literal["proxy", "refuse"]:
-    if value == "proxy":
-        return "proxy"
-    if value == "refuse":
-        return "refuse"
-    raise ValueError
+def _fraction(most: float) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        if type(value) not in {int, float} or not 0 <= value <= most:
+            raise ValueError
+        return float(value)
+
+    return parse
 
 
-def _from(value: Any) -> Literal["now", "beginning"]:
-    if value == "now":
-        return "now"
-    if value == "beginning":
-        return "beginning"
-    raise ValueError
+def _schedule(value: Any) -> tuple[int, ...]:
+    if value == "patient":
+        return PATIENT_US
+    if type(value) is not list or len(value) > SCHEDULE_MAX:
+        raise ValueError
+    return tuple(map(DELAY.parse, value))
 
 
-def _when_full(value: Any) -> Literal["refuse", "skip"]:
-    if value == "refuse":
-        return "refuse"
-    if value == "skip":
-        return "skip"
-    raise ValueError
+def _network(value: Any) -> str:
+    return str(ipaddress.ip_network(_text(value)))
+
+
+def _secret(value: Any) -> str:
+    text = _text(value)
+    if not _SECRET.match(text):
+        raise ValueError
+    return text
 
 
 def _factor(value: Any) -> float:
@@ -198,7 +240,9 @@ METHODS: Final[Kind[tuple[str, ...]]] = Kind(
     (),
     lambda value: _each(value, _method, 1),
 )
-READS: Final[Kind[Literal["proxy", "refuse"]]] = Kind('"proxy" or "refuse"', "refuse", _reads)
+READS: Final[Kind[Literal["proxy", "refuse"]]] = Kind(
+    '"proxy" or "refuse"', "refuse", _one_of("proxy", "refuse")
+)
 
 # 16 MiB: a message is one entry at most, and an entry one frame between peers.
 BODY: Final = Kind('a size from "1 B" to "16 MiB"', 0, _bounded(size_bytes, 1, 16 * _MIB))
@@ -232,7 +276,52 @@ RETENTION: Final = Kind(
 )
 RATE: Final = Kind('a rate such as "200/s", "30/min" or "10/h"', "", _rate)
 FACTOR: Final = Kind("a number from 1 to 1000", 1.0, _factor)
-# An order that is asked for and not kept would break a promise in silence.
-ORDER: Final = Kind('"none", as this version delivers without order', "none", _order)
-FROM: Final[Kind[Literal["now", "beginning"]]] = Kind('"now" or "beginning"', "now", _from)
-WHEN_FULL: Final[Kind[Literal["refuse", "skip"]]] = Kind('"refuse" or "skip"', "refuse", _when_full)
+ORDER: Final = Kind(
+    '"none", "all", "path", "header:NAME" or "json:/pointer" (RFC 6901)', "none", _order
+)
+FROM: Final[Kind[Literal["now", "beginning"]]] = Kind(
+    '"now" or "beginning"', "now", _one_of("now", "beginning")
+)
+WHEN_FULL: Final[Kind[Literal["refuse", "skip"]]] = Kind(
+    '"refuse" or "skip"', "refuse", _one_of("refuse", "skip")
+)
+ON_DEAD: Final[Kind[Literal["release", "hold"]]] = Kind(
+    '"release" or "hold"', "release", _one_of("release", "hold")
+)
+FORM: Final[Kind[Literal["request", "cloudevents-binary", "cloudevents-structured"]]] = Kind(
+    '"request", "cloudevents-binary" or "cloudevents-structured"',
+    "request",
+    _one_of("request", "cloudevents-binary", "cloudevents-structured"),
+)
+BATCH_FORM: Final[Kind[Literal["ndjson", "json", "cloudevents", "bulk"]]] = Kind(
+    '"ndjson", "json", "cloudevents" or "bulk"',
+    "ndjson",
+    _one_of("ndjson", "json", "cloudevents", "bulk"),
+)
+BATCH_COUNT: Final = Kind("a whole number from 1 to 10000", 1, _bounded(_number, 1, 10_000))
+LINGER: Final = Kind(
+    'a duration from "0 s" to "1 min", with its unit', 0, _bounded(duration_us, 0, 60_000_000)
+)
+FLAG: Final = Kind("true or false", False, _flag)
+ATTEMPTS: Final = Kind("a whole number, 0 for no bound", 0, _bounded(_number, 0, 1_000_000))
+FAILURES: Final = Kind("a whole number from 1 to 10000", 1, _bounded(_number, 1, 10_000))
+SHARE: Final = Kind("a number from 0 to 1", 1.0, _fraction(1.0))
+RATIO: Final = Kind("a number from 0 to 2, above 1 for never", 1.0, _fraction(2.0))
+SCHEDULE: Final[Kind[tuple[int, ...]]] = Kind(
+    '"patient", or an array of at most 64 durations such as ["5 s", "5 min"]', (), _schedule
+)
+STATUSES: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of statuses from "300" to "599", or of "3xx", "4xx", "5xx"',
+    (),
+    lambda value: _each(value, _matching(_STATUS), 0),
+)
+NETWORKS: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of at most 64 networks such as ["10.0.0.0/8", "fe80::/10"]',
+    (),
+    lambda value: _each(value, _network, 0, NETWORKS_MAX),
+)
+SECRETS: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of at most 8 references such as ["file:/etc/crowd/secret", "env:SECRET"]',
+    (),
+    lambda value: _each(value, _secret, 0, SECRETS_MAX),
+)

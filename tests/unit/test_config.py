@@ -21,6 +21,8 @@ from crowd.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]
 
+CONSUMER = "[[consumer]]\nname = 'a'\nurl = 'http://a'\n"
+
 WHOLE = """
 [node]
 name = "a"
@@ -69,6 +71,7 @@ when_full = "skip"
 name = "search"
 url = "https://search.internal/index"
 path = "/bulk"
+batch = { form = "ndjson" }
 """
 
 
@@ -173,14 +176,23 @@ def test_six_mistakes_are_reported_at_once():
         ("[[consumer]]\nname = 'a'\nurl = 'http://a'\nroutes = ['/x']", "consumer[a].routes"),
         ("[[consumer]]\nname = 'a'\nurl = 'http://u:p@a'", "consumer[a].url: found"),
         ("[[consumer]]\nname = 'a'\nurl = 'http://a?x'", "consumer[a].url: found"),
+        (CONSUMER + "order = 'header:'", 'found "header:"; expected "none", "all"'),
+        (CONSUMER + "order = 'json:a'", 'found "json:a"; expected "none", "all"'),
+        (CONSUMER + "on_dead = 'drop'", 'expected "release" or "hold"'),
+        (CONSUMER + "adaptive = 1", "consumer[a].adaptive: found 1; expected true or false"),
+        (CONSUMER + "answers.dead = ['200']", 'expected an array of statuses from "300"'),
         (
-            "[[consumer]]\nname = 'a'\nurl = 'http://a'\norder = 'header:X-Shop'",
-            'found "header:X-Shop"; expected "none", as this version delivers without order',
+            CONSUMER + "answers = { dead = ['404'], retry = ['404'] }",
+            'consumer[a].answers.404: found "404" twice; expected each status once',
         ),
-        (
-            "[[consumer]]\nname = 'a'\nurl = 'http://a'\norder = 'all'",
-            'found "all"; expected "none"',
-        ),
+        (CONSUMER + "retry.schedule = 'eager'", 'found "eager"; expected "patient", or an array'),
+        (CONSUMER + "retry.jitter = 2", "found 2; expected a number from 0 to 1"),
+        (CONSUMER + "breaker = { first = '2 min' }", "expected at least breaker.first"),
+        (CONSUMER + "form = 'soap'", 'expected "request", "cloudevents-binary"'),
+        (CONSUMER + "[consumer.batch]", "consumer[a].batch.form: found nothing"),
+        (CONSUMER + "secrets = ['whsec_x']", "expected an array of at most 8 references"),
+        (CONSUMER + "tls.certificate = 'a.pem'", "expected both of tls.certificate and"),
+        (CONSUMER + "reach.allow = ['10.0.0.1/8']", "expected an array of at most 64 networks"),
         (
             "[[consumer]]\nname = 'a'\nurl = 'http://a'\nretry = { first = '1 h', most = '1 s' }",
             'consumer[a].retry.most: found "1 s"; expected at least retry.first',
@@ -195,9 +207,6 @@ def test_six_mistakes_are_reported_at_once():
 )
 def test_a_mistake_is_told_with_its_key(text, problem):
     assert any(problem in line for line in problems(text)), problems(text)
-
-
-CONSUMER = "[[consumer]]\nname = 'a'\nurl = 'http://a'\n"
 
 
 @pytest.mark.parametrize(
@@ -292,6 +301,14 @@ def test_every_key_has_its_heading_in_the_reference(tmp_path):
     keys = {re.sub(r"\[.*\]", "", setting.key) for setting in settings}
     text = (ROOT / "docs/reference/configuration.md").read_text("utf-8")
     assert keys == set(re.findall(r"^### `([\w.]+)`", text, re.MULTILINE))
+
+
+def test_a_schedule_takes_the_place_of_growing_waits():
+    """The patient one is the Standard Webhooks specification's example."""
+    (patient,) = from_text(CONSUMER + "retry.schedule = 'patient'", "a").consumers
+    assert sum(patient.retry.schedule_us) == (75 * 3600 + 35 * 60 + 5) * 10**6
+    (own,) = from_text(CONSUMER + "retry.schedule = ['5 s', '1 h']", "a").consumers
+    assert own.retry.schedule_us == (5_000_000, 3_600_000_000)
 
 
 VALUES = st.recursive(

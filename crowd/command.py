@@ -17,7 +17,8 @@ trusts that and checks nothing again.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, NewType, TypeAlias
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NewType, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +26,9 @@ from msgspec import Meta
 from crowd.codec import pack, unpack
 from crowd.errors import MalformedCommandError, MalformedError, NeedsNewerCrowdError
 from crowd.message import ConsumerId, Position, RouteId
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Index = NewType("Index", int)
 """An entry's number in the log, from 1 without gaps (Raft paper, section 5.3)."""
@@ -62,6 +66,15 @@ SECRETS_MAX: Final = 8
 
 NETWORKS_MAX: Final = 64
 """Networks that a consumer's host may, or may not, be in."""
+
+LETTERS_MAX: Final = 1_024
+"""Letters in one command; with bytes, an entry of 1 MiB holds fewer of any real size."""
+
+TRIALS_MAX: Final = 10_000
+"""Waiting messages whose attempts are remembered. Of more, the leader says the oldest ones."""
+
+WORDS_MAX: Final = 1_024
+"""Characters kept of a last answer's body, or of a failure's words."""
 
 MEMBERS_MAX: Final = 32
 """Members of a cluster. Raft with more than about nine is slow, long before this."""
@@ -351,6 +364,99 @@ class Release(_Value, frozen=True, tag=12):
     floor: _Index
 
 
+class Burial(_Value, frozen=True):
+    """A message that leaves its consumer's backlog, with its stored bytes.
+
+    ``state`` is ``dead``, or ``parked`` for one that is still tried and would pin the log.
+    ``reason`` says why in a word, ``status`` the last answer's (0 for none), ``words`` the rest:
+    a failure's words, or a sanitised piece of the answer's body. Times are the log's, in
+    microseconds since 1970: of its first attempt and of its last one.
+    """
+
+    position: _Position
+    state: Literal["dead", "parked"]
+    reason: Literal["answer", "attempts", "age", "undeliverable", "operator", "window"]
+    status: Annotated[int, Meta(ge=0, le=999)]
+    words: Annotated[str, Meta(max_length=WORDS_MAX)]
+    attempts: _Amount
+    first_us: _Amount
+    last_us: _Amount
+    message: Annotated[bytes, Meta(min_length=1)]
+
+
+class Bury(_Value, frozen=True, tag=13):
+    """Messages of one consumer become letters: settled for it, kept with their bytes."""
+
+    consumer: _ConsumerId
+    letters: Annotated[tuple[Burial, ...], Meta(min_length=1, max_length=LETTERS_MAX)]
+
+
+class Conclude(_Value, frozen=True, tag=14):
+    """These letters are delivered: rising numbers, which the ledger gave them."""
+
+    letters: Annotated[tuple[_Counted, ...], Meta(min_length=1, max_length=LETTERS_MAX)]
+
+
+class Replay(_Value, frozen=True, tag=15):
+    """These letters are to be delivered again, to `consumer`: rising numbers."""
+
+    consumer: _ConsumerId
+    letters: Annotated[tuple[_Counted, ...], Meta(min_length=1, max_length=LETTERS_MAX)]
+
+
+class Purge(_Value, frozen=True, tag=16):
+    """These letters are given up for good: rising numbers. ``reason`` is told of them."""
+
+    reason: Literal["operator", "age"]
+    letters: Annotated[tuple[_Counted, ...], Meta(min_length=1, max_length=LETTERS_MAX)]
+
+
+class Trial(_Value, frozen=True):
+    """A message that failed and waits: its ``attempts`` so far, and when the next one is due.
+
+    ``letter`` is a letter's number, or 0 for the message at ``position``.
+    """
+
+    position: _Position
+    letter: _Amount
+    attempts: _Counted
+    first_us: _Amount
+    due_us: _Amount
+
+
+class Remember(_Value, frozen=True, tag=17):
+    """What the leader knows of one consumer's delivery, in place of what it said before.
+
+    ``opened`` counts the breaker's waits in a row, 0 while it is closed; attempts begin again
+    at ``held_until_us``. ``aged_us`` is how long the consumer answered, of all the time since
+    it began. Times are the log's. Trials rise by position and letter.
+    """
+
+    consumer: _ConsumerId
+    opened: _Amount
+    held_until_us: _Amount
+    aged_us: _Amount
+    trials: Annotated[tuple[Trial, ...], Meta(max_length=TRIALS_MAX)]
+
+
+class Dismiss(_Value, frozen=True, tag=18):
+    """A consumer is none any more; what it had not been delivered is dropped, or made letters.
+
+    ``backlog`` says which: ``drop`` counts it as dropped, ``refuse`` has no effect while there
+    is any.
+    """
+
+    consumer: _ConsumerId
+    backlog: Literal["drop", "refuse"]
+
+
+class Skip(_Value, frozen=True, tag=19):
+    """All of a consumer's messages up to ``through`` are settled: skipped, and counted so."""
+
+    consumer: _ConsumerId
+    through: _Position
+
+
 Command: TypeAlias = (
     Birth
     | OpenSession
@@ -364,8 +470,15 @@ Command: TypeAlias = (
     | Demote
     | Expel
     | Release
+    | Bury
+    | Conclude
+    | Replay
+    | Purge
+    | Remember
+    | Dismiss
+    | Skip
 )
-_KIND_MAX: Final = 12
+_KIND_MAX: Final = 19
 
 _STAMP_HEAD: Final = b"\x82\x1b"  # an array of two; an unsigned integer in eight bytes
 _STAMP_BYTES: Final = len(_STAMP_HEAD) + 8
@@ -428,6 +541,17 @@ def _check(command: Command) -> None:
             if not before < first <= last:
                 raise MalformedCommandError(f"range {first}-{last} after {before}")
             before = last
+    elif isinstance(command, Conclude | Replay | Purge):
+        _check_rising(command.letters, "letter")
+    elif isinstance(command, Bury):
+        _check_rising([letter.position for letter in command.letters], "position")
+    elif isinstance(command, Remember):
+        _check_rising([(trial.position, trial.letter) for trial in command.trials], "trial")
+
+
+def _check_rising(values: Sequence[Any], what: str) -> None:
+    if not all(one < other for one, other in pairwise(values)):
+        raise MalformedCommandError(f"{what}s of a command do not rise")
 
 
 def stamp(log_time_us: int, command: bytes) -> bytes:

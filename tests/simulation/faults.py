@@ -368,8 +368,11 @@ class Injector:
     def _memory_rot(self, fault, node):
         """Flip a bit of one of the two copies of term and vote."""
         path = f"{DIRECTORY}/memory"
-        if node.process is None or path not in node.system.inodes:
-            return False  # the copies are compared at a start: one flip at a time
+        inode = node.system.inodes.get(path)
+        if node.process is None or inode is None or inode.changes:
+            # The copies are compared at a start: one is harmed at a time, and one that is being
+            # written may be torn.
+            return False
         node.kill(power=False)
         node.system.flip(path, int(fault.chance * 8 * len(node.system.inodes[path].seen)))
         node.start_in(fault.for_s / 2)

@@ -369,12 +369,13 @@ class Injector:
         """Flip a bit of one of the two copies of term and vote."""
         path = f"{DIRECTORY}/memory"
         inode = node.system.inodes.get(path)
-        if node.process is None or inode is None or inode.changes:
-            # The copies are compared at a start: one is harmed at a time, and one that is being
-            # written may be torn.
+        if node.process is None or inode is None:
             return False
         node.kill(power=False)
-        node.system.flip(path, int(fault.chance * 8 * len(node.system.inodes[path].seen)))
+        # The copies are compared at a start: one is harmed at a time. One that was just being
+        # written may be torn.
+        if not inode.changes:
+            node.system.flip(path, int(fault.chance * 8 * len(inode.seen)))
         node.start_in(fault.for_s / 2)
         return None
 

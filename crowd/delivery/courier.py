@@ -53,7 +53,8 @@ class _ParsedURL(EncodedURL):
     """A consumer's address that treq need not parse and encode anew at each attempt.
 
     The agent's endpoint is fixed, and the request's own head holds its target, so this says
-    only what is asked of whom. Parsing and IDNA would cost more than the rest of treq's work.
+    only what is asked of whom. Parsing and IDNA would cost more than the rest of treq's work,
+    and IDNA knows neither IPv6 addresses nor names with underscores.
     """
 
     _text = ""
@@ -63,7 +64,7 @@ class _ParsedURL(EncodedURL):
         """Return an address, parsed."""
         parsed = EncodedURL.from_text(text)
         url = cls(parsed.scheme, parsed.host, parsed.path, port=parsed.port)
-        url._text = parsed.to_uri().to_text()
+        url._text = text
         return url
 
     def to_uri(self) -> _ParsedURL:

@@ -16,7 +16,7 @@ from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.logger import Logger
 
-from crowd.delivery.agent import ConsumerAgent, PreparedRequest
+from crowd.delivery.agent import NO_HEADERS, ConsumerAgent, PreparedRequest
 from crowd.delivery.connection import PIECE_BYTES_MAX
 from crowd.delivery.endpoint import endpoint_to
 from crowd.delivery.outcome import Answered, Failed, FailureKind, retry_after_s
@@ -98,6 +98,7 @@ class HTTPCourier:
         asked: Deferred[Any] = self._treq.request(
             "POST",
             self._url,
+            headers=NO_HEADERS,
             data=prepared,
             cookies=self._cookies,
             allow_redirects=False,

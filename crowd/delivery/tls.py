@@ -51,8 +51,9 @@ class _TLSFactory(TLSMemoryBIOFactory):
 class ConsumerTLS:
     """The connecting side of TLS with one consumer, whose URL names `host`.
 
-    Reads files within `securing`, in the reactor's thread: a few kilobytes, at most once a
-    minute while all is well. They should not be on a network's file system.
+    Files are read within `securing`, in the reactor's thread: a few kilobytes, and only if
+    they have changed. They should not be on a network's file system. OpenSSL takes some
+    milliseconds to read the system's authorities, at the first connection.
     """
 
     def __init__(self, clock: Clock, host: str, proof: Proof) -> None:

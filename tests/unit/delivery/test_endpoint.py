@@ -145,6 +145,14 @@ def test_a_name_is_judged_by_its_addresses(reactor, names):
     )
 
 
+def test_a_name_with_many_denied_addresses(reactor, names):
+    """The words stay short, whatever a name server says."""
+    names.known["api.internal"] = [[f"169.254.1.{n}" for n in range(200)]]
+    answer = attempt(reactor, "http://api.internal:1")
+    assert answer.words.endswith(" of reach.deny; and 196 more")
+    assert len(answer.words) < 400
+
+
 def test_only_what_allow_names(reactor, names, consumer):
     """With `allow`, a name is reached inside its networks and nowhere else."""
     names.known["api.internal"] = [[HERE]]

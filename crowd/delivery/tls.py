@@ -169,10 +169,8 @@ class ConsumerTLS:
         self._options = None
         self._stamps = stamps
         read = {key: (f"{key} {path}", _content(key, path)) for key, path in self._paths.items()}
-        if "tls.authority" in read:
-            trust = _trusted(*read["tls.authority"])
-        else:
-            trust = platformTrust()  # type: ignore[no-untyped-call]  # Twisted's
+        systems: Callable[[], Any] = platformTrust  # which Twisted has not annotated
+        trust = _trusted(*read["tls.authority"]) if "tls.authority" in read else systems()
         ours: dict[str, Any] = {}
         if "tls.certificate" in read and "tls.private_key" in read:
             ours = _shown(read["tls.certificate"], read["tls.private_key"])

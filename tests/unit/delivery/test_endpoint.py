@@ -409,6 +409,16 @@ def test_a_wildcard(reactor, names, files, consumer, name):
     assert consumer.called == [b"api.shop.internal"]
 
 
+def test_no_tls_at_that_port(reactor, consumer):
+    """An https url that points at a plain port is told as that."""
+    answer = attempt(reactor, f"https://{HERE}:{consumer.port}")
+    assert isinstance(answer, Failed)
+    assert answer.kind is FailureKind.TLS
+    assert consumer.read.startswith(b"\x16\x03")  # a handshake, and nothing of a message
+    assert MESSAGE.target not in consumer.read
+    assert answer.words in {"no TLS: wrong version number", "no TLS: packet length too long"}
+
+
 def test_without_an_authority_it_is_the_systems(reactor, files, consumer):
     """An authority of one's own is not believed unless the definition names it."""
     port = listen(reactor, consumer, files.server_options())

@@ -34,11 +34,11 @@ REQUIRES = [
 
 TEST = [
     "hypothesis>=6.100",
-    "Flask>=3.0",  # a consumer of the kind that crowd must not be noticed by
-    "standardwebhooks>=1.0.0",  # the oracle for signatures
+    "standardwebhooks>=1.0",  # verifies what is signed
     "pytest>=8.2",
     "mypy>=1.13",
     "ruff>=0.8",
+    "Flask>=3.0",  # a consumer that must not notice crowd
 ]
 
 setup(

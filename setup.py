@@ -34,9 +34,11 @@ REQUIRES = [
 
 TEST = [
     "hypothesis>=6.100",
+    "standardwebhooks>=1.0",  # verifies what is signed
     "pytest>=8.2",
     "mypy>=1.13",
     "ruff>=0.8",
+    "Flask>=3.0",  # a consumer that must not notice crowd
 ]
 
 setup(

@@ -16,7 +16,9 @@ from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.logger import Logger
 
-from crowd.delivery.agent import ConsumerAgent, PreparedRequest, endpoint_to
+from crowd.delivery.agent import NO_HEADERS, ConsumerAgent, PreparedRequest
+from crowd.delivery.connection import PIECE_BYTES_MAX
+from crowd.delivery.endpoint import endpoint_to
 from crowd.delivery.outcome import Answered, Failed, FailureKind, retry_after_s
 from crowd.delivery.request import parse_destination, request_head
 from crowd.errors import AttemptFailedError
@@ -51,7 +53,8 @@ class _ParsedURL(EncodedURL):
     """A consumer's address that treq need not parse and encode anew at each attempt.
 
     The agent's endpoint is fixed, and the request's own head holds its target, so this says
-    only what is asked of whom. Parsing and IDNA would cost more than the rest of treq's work.
+    only what is asked of whom. Parsing and IDNA would cost more than the rest of treq's work,
+    and IDNA knows neither IPv6 addresses nor names with underscores.
     """
 
     _text = ""
@@ -61,7 +64,7 @@ class _ParsedURL(EncodedURL):
         """Return an address, parsed."""
         parsed = EncodedURL.from_text(text)
         url = cls(parsed.scheme, parsed.host, parsed.path, port=parsed.port)
-        url._text = parsed.to_uri().to_text()
+        url._text = text
         return url
 
     def to_uri(self) -> _ParsedURL:
@@ -95,6 +98,7 @@ class HTTPCourier:
         asked: Deferred[Any] = self._treq.request(
             "POST",
             self._url,
+            headers=NO_HEADERS,
             data=prepared,
             cookies=self._cookies,
             allow_redirects=False,
@@ -113,11 +117,13 @@ class HTTPCourier:
 
     def _answered(self, response: Any) -> Answer:
         headers = response.headers
+        status = response.code
+        piece = response.original.body[:PIECE_BYTES_MAX] if status >= 300 else b""
         asked = headers.getRawHeaders(b"retry-after")
         if asked is None:
-            return Answered(response.code)
+            return Answered(status, None, piece)
         date = headers.getRawHeaders(b"date")
-        return Answered(response.code, retry_after_s(asked[0], date[0] if date else None))
+        return Answered(status, retry_after_s(asked[0], date[0] if date else None), piece)
 
     def _failed(self, failure: Failure) -> Answer:
         error = failure.value
@@ -140,7 +146,7 @@ def make_courier(
     destination = parse_destination(definition.url, definition.path)
     agent = ConsumerAgent(
         reactor,
-        endpoint_to(reactor, destination),
+        endpoint_to(reactor, destination, definition),
         definition.timeout_us / 1e6,
         may_send,
         spent,

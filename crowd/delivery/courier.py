@@ -16,7 +16,9 @@ from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.logger import Logger
 
-from crowd.delivery.agent import ConsumerAgent, PreparedRequest, endpoint_to
+from crowd.delivery.agent import ConsumerAgent, PreparedRequest
+from crowd.delivery.connection import PIECE_BYTES_MAX
+from crowd.delivery.endpoint import endpoint_to
 from crowd.delivery.outcome import Answered, Failed, FailureKind, retry_after_s
 from crowd.delivery.request import parse_destination, request_head
 from crowd.errors import AttemptFailedError
@@ -113,11 +115,13 @@ class HTTPCourier:
 
     def _answered(self, response: Any) -> Answer:
         headers = response.headers
+        status = response.code
+        piece = response.original.body[:PIECE_BYTES_MAX] if status >= 300 else b""
         asked = headers.getRawHeaders(b"retry-after")
         if asked is None:
-            return Answered(response.code)
+            return Answered(status, None, piece)
         date = headers.getRawHeaders(b"date")
-        return Answered(response.code, retry_after_s(asked[0], date[0] if date else None))
+        return Answered(status, retry_after_s(asked[0], date[0] if date else None), piece)
 
     def _failed(self, failure: Failure) -> Answer:
         error = failure.value
@@ -140,7 +144,7 @@ def make_courier(
     destination = parse_destination(definition.url, definition.path)
     agent = ConsumerAgent(
         reactor,
-        endpoint_to(reactor, destination),
+        endpoint_to(reactor, destination, definition),
         definition.timeout_us / 1e6,
         may_send,
         spent,

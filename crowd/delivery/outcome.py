@@ -54,10 +54,14 @@ class FailureKind(StrEnum):
 
 
 class Answered(msgspec.Struct, frozen=True, gc=False):
-    """A whole answer. ``retry_after_s`` is what it asked for, in seconds, if anything."""
+    """A whole answer. ``retry_after_s`` is what it asked for, in seconds, if anything.
+
+    ``piece`` is the beginning of its body, 1 024 bytes at most, and none after a 2xx.
+    """
 
     status: int
     retry_after_s: float | None = None
+    piece: bytes = b""
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False):

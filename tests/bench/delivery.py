@@ -40,9 +40,10 @@ from crowd.command import (
     SessionId,
     Term,
 )
-from crowd.delivery.agent import ConsumerAgent, PreparedRequest, endpoint_to
+from crowd.delivery.agent import ConsumerAgent, PreparedRequest
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
+from crowd.delivery.endpoint import endpoint_to
 from crowd.delivery.outcome import Answered
 from crowd.delivery.request import Naming, parse_destination, request_head
 from crowd.ledger import Ledger
@@ -107,7 +108,7 @@ def stock_treq(url, concurrency):
 
 def agent_alone(url, concurrency):
     destination = parse_destination(url, None)
-    endpoint = endpoint_to(reactor, destination)
+    endpoint = endpoint_to(reactor, destination, definition(url, concurrency))
     agent = ConsumerAgent(reactor, endpoint, 15.0, lambda: True, lambda _: None, secure=False)
 
     def once():

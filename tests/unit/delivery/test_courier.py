@@ -10,15 +10,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet import ssl
-from twisted.internet.endpoints import HostnameEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.selectreactor import SelectReactor
 
 from crowd.command import ConsumerDefinition, Retry
-from crowd.delivery.agent import endpoint_to
 from crowd.delivery.courier import make_courier
 from crowd.delivery.outcome import Answered, Failed, FailureKind
-from crowd.delivery.request import Naming, parse_destination
+from crowd.delivery.request import Naming
 from crowd.message import Message, Position
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -215,11 +213,3 @@ def test_a_certificate_of_nobody(reactor, consumer):
     assert isinstance(answer, Failed)
     assert answer.kind is FailureKind.TLS
     assert consumer.read == b""
-
-
-def test_only_names_are_looked_up(reactor):
-    """An address given in figures needs no resolver, and so no thread."""
-    named = endpoint_to(reactor, parse_destination("http://api.internal", None))
-    figured = endpoint_to(reactor, parse_destination("http://[::1]:80", None))
-    assert isinstance(named, HostnameEndpoint)
-    assert isinstance(figured, TCP6ClientEndpoint)

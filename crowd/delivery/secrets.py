@@ -61,7 +61,7 @@ class Keyring:
         if now_s >= self._read_at_s:
             self._read(now_s)
         if self._trouble is not None:
-            raise self._trouble
+            raise self._trouble.with_traceback(None)
         return self._keys
 
     def _read(self, now_s: float) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from crowd.command import WORDS_MAX
 from crowd.delivery.forms.document import compact, wrapped
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 
@@ -41,6 +42,7 @@ def answer_bytes_max(count: int) -> int:
 class _Item(msgspec.Struct, frozen=True, rename={"id": "_id"}):
     status: Annotated[int, Meta(ge=100, le=599)]
     id: str | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _BulkAnswer(msgspec.Struct, frozen=True):
@@ -82,7 +84,8 @@ def answers(items: Sequence[tuple[Message, Naming]], answer: Answered, body: byt
         result = next(iter(results.values()), None)
         if result is None or result.id not in {None, naming.id}:
             return _none(items, "a bulk answer whose items are not the batch's")
-        found.append(Answered(result.status, answer.retry_after_s))
+        piece = bytes(result.error)[:WORDS_MAX]
+        found.append(Answered(result.status, answer.retry_after_s, piece))
     return found
 
 

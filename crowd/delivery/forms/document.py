@@ -29,7 +29,9 @@ def compact(body: bytes) -> bytes | None:
     try:
         text = msgspec.json.format(body, indent=-1)
         if not text.isascii():
-            text.decode("utf-8")  # the formatter looks at what stands between quotes for its end only
+            text.decode(
+                "utf-8"
+            )  # the formatter looks at what stands between quotes for its end only
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return text

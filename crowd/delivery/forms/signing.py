@@ -29,7 +29,9 @@ ASYMMETRIC: Final = b"whsk_"
 KEY_BYTES: Final = (24, 64)
 """How long a symmetric key is, in bytes: what the specification asks for."""
 
-_SEED_BYTES: Final = 32  # of an ed25519 key (RFC 8032); some write the public key, as long, behind it
+_SEED_BYTES: Final = (
+    32  # of an ed25519 key (RFC 8032); some write the public key, as long, behind it
+)
 _HEADERS: Final = frozenset({b"webhook-id", b"webhook-timestamp", b"webhook-signature"})
 
 
@@ -134,7 +136,9 @@ def signature_headers(
     )
 
 
-def as_signed(message: Message, keys: Sequence[Key], webhook_id: bytes, timestamp_s: int) -> Message:
+def as_signed(
+    message: Message, keys: Sequence[Key], webhook_id: bytes, timestamp_s: int
+) -> Message:
     """Return the message signed as it is to be sent; a producer's own signature is replaced."""
     kept = (pair for pair in message.headers if pair[0].lower() not in _HEADERS)
     added = signature_headers(keys, webhook_id, timestamp_s, message.body)

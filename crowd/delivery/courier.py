@@ -104,7 +104,7 @@ class HTTPCourier:
     def attempt(self, message: Message, naming: Naming) -> Deferred[Answer]:
         """Make one attempt; fires with its Answer and never fails."""
         try:
-            keys = self._keyring.keys()
+            keys = self._keyring.current()
         except SecretUnreadableError as error:
             return succeed(Failed(FailureKind.UNSIGNED, str(error)))
         outgoing = self._form.request(message, naming, keys, int(self._wall_s()))
@@ -113,7 +113,7 @@ class HTTPCourier:
     def attempt_batch(self, items: Sequence[tuple[Message, Naming]]) -> Deferred[list[Answer]]:
         """Make one attempt with many messages; fires with an Answer for each, in their order."""
         try:
-            keys = self._keyring.keys()
+            keys = self._keyring.current()
         except SecretUnreadableError as error:
             return succeed([Failed(FailureKind.UNSIGNED, str(error))] * len(items))
         asked = self._ask(self._form.batch(items, keys, int(self._wall_s())))

@@ -15,7 +15,7 @@ from crowd.delivery.forms.signing import Secret, parse_key
 from crowd.errors import SecretUnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from crowd.delivery.forms.signing import Key
 
@@ -39,17 +39,21 @@ class Keyring:
         self,
         references: Sequence[str],
         seconds: Callable[[], float],
-        environment: Mapping[str, str] = os.environ,
+        variable: Callable[[str], str | None] = os.getenv,
     ) -> None:
-        """Make a keyring that has read nothing yet. `seconds` is a monotonic clock."""
+        """Make a keyring that has read nothing yet. `seconds` is a monotonic clock.
+
+        `variable` returns one of the environment. The environment itself is handed nowhere:
+        where it is shown, as a traceback may, every secret in it is.
+        """
         self._references = tuple(references)
         self._seconds = seconds
-        self._environment = environment
+        self._variable = variable
         self._keys: tuple[Key, ...] = ()
         self._trouble: SecretUnreadableError | None = None
         self._read_at_s = float("-inf")
 
-    def keys(self) -> tuple[Key, ...]:
+    def current(self) -> tuple[Key, ...]:
         """Return a key for each reference, in their order; none for a consumer without secrets.
 
         Raises SecretUnreadableError if one cannot be read now. Older keys are then not used:
@@ -66,7 +70,7 @@ class Keyring:
 
     def _read(self, now_s: float) -> None:
         try:
-            self._keys = tuple([read_key(each, self._environment) for each in self._references])
+            self._keys = tuple([read_key(each, self._variable) for each in self._references])
         except SecretUnreadableError as trouble:
             self._keys, self._trouble = (), trouble
             self._read_at_s = now_s + READ_AGAIN_S
@@ -75,22 +79,22 @@ class Keyring:
             self._read_at_s = now_s + READ_EVERY_S
 
 
-def read_key(reference: str, environment: Mapping[str, str]) -> Key:
+def read_key(reference: str, variable: Callable[[str], str | None]) -> Key:
     """Return the key that `reference` leads to; raise SecretUnreadableError if there is none."""
     try:
-        return parse_key(_read_secret(reference, environment))
+        return parse_key(_read_secret(reference, variable))
     except OSError as error:
         raise SecretUnreadableError(reference, error.strerror or "it cannot be read") from None
     except ValueError as error:
         raise SecretUnreadableError(reference, str(error)) from None
 
 
-def _read_secret(reference: str, environment: Mapping[str, str]) -> Secret:
+def _read_secret(reference: str, variable: Callable[[str], str | None]) -> Secret:
     kind, _, name = reference.partition(":")
     if kind == "env":
-        if name not in environment:
+        if variable(name) is None:
             raise ValueError("there is no such variable")
-        return Secret(os.fsencode(environment[name]))
+        return Secret(os.fsencode(variable(name) or ""))
     if kind == "file":
         return _read_file(name)
     raise ValueError("expected file:/path or env:NAME")

@@ -39,8 +39,9 @@ def compact(body: bytes) -> bytes | None:
 
 def header(message: Message, lowered: bytes) -> bytes | None:
     """Return the value of a message's first header of that name, given in lower case."""
+    length = len(lowered)
     for name, value in message.headers:
-        if len(name) == len(lowered) and name.lower() == lowered:
+        if len(name) == length and name.lower() == lowered:
             return value
     return None
 

@@ -75,7 +75,7 @@ def event_json(message: Message, naming: Naming) -> bytes:
     ``data``; any other, unless it is empty, is ``data_base64``. A body that the producer
     encoded stays so, and the extension ``contentencoding`` says how.
     """
-    members = [b'"%b":%b' % (name, quoted(value)) for name, value in attributes(message, naming)]
+    members = _members(attributes(message, naming))
     content_type, coding = media_type(message), content_coding(message)
     if content_type is not None:
         members.append(b'"datacontenttype":' + quoted(content_type))
@@ -91,6 +91,14 @@ def event_json(message: Message, naming: Naming) -> bytes:
         else:
             members.append(b'"data_base64":"%b"' % b64encode(body))
     return b"{%b}" % b",".join(members)
+
+
+def _members(pairs: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """Return attributes as members of a JSON object."""
+    text = b",".join([b'"%b":"%b"' % pair for pair in pairs])
+    if b"\\" in text or text.count(b'"') != 4 * len(pairs):  # seldom, so looked for in all at once
+        return [b'"%b":%b' % (name, quoted(value)) for name, value in pairs]
+    return [text]
 
 
 def as_structured(message: Message, naming: Naming) -> Message:
@@ -110,7 +118,13 @@ def as_structured(message: Message, naming: Naming) -> Message:
 
 def as_binary(message: Message, naming: Naming) -> Message:
     """Return the message, posted, with its attributes as headers and its body as it is."""
-    kept = (pair for pair in message.headers if not pair[0].lower().startswith(b"ce-"))
+    kept = (
+        (name, value)
+        for name, value in message.headers
+        # No attribute is empty, so neither is what stands for one.
+        if not (lowered := name.lower()).startswith(b"ce-")
+        and (value or lowered != b"content-type")
+    )
     added = ((b"ce-" + name, _in_header(value)) for name, value in attributes(message, naming))
     return msgspec.structs.replace(message, method=b"POST", headers=(*kept, *added))
 
@@ -118,7 +132,7 @@ def as_binary(message: Message, naming: Naming) -> Message:
 def _may_be_json(message: Message, content_type: bytes | None) -> bool:
     if content_type is not None:
         return says_json(content_type)
-    return header(message, b"content-type") is None  # one that says something odd says not JSON
+    return not header(message, b"content-type")  # one that says something odd does not say JSON
 
 
 def _source(message: Message, target: bytes) -> bytes:

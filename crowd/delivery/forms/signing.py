@@ -4,8 +4,8 @@ Decides what a secret may be and what is signed. Pure: the time is an argument. 
 secrets are kept to ``crowd/delivery/secrets.py``. Only here, in delivery's pure part, is
 cryptography named.
 
-Invariant: a secret is in no text that this code makes. Its types show nothing of it, and
-errors say what is wrong with it and nothing of what it is.
+Invariant: a secret is in no text that this code makes. Its types show nothing of it, errors
+say what is wrong with it and nothing of what it is, and no frame of a traceback holds it.
 """
 
 from __future__ import annotations
@@ -89,33 +89,42 @@ def parse_key(secret: Secret) -> Key:
     ``whsec_`` and base64 of 24 to 64 bytes, or ``whsk_`` and base64 of an ed25519 private
     key: its 32 bytes, or those with the public key's behind them.
     """
+    found = _parse(secret)
+    if not isinstance(found, str):
+        return found
+    raise ValueError(found)  # here, where no variable holds a part of the secret
+
+
+def _parse(secret: Secret) -> Key | str:
+    """Return a secret's key, or why it is none."""
     text = secret.reveal().strip()
-    if text.startswith(SYMMETRIC):
-        key = _decoded(text[len(SYMMETRIC) :])
-        least, most = KEY_BYTES
-        if not least <= len(key.reveal()) <= most:
-            raise ValueError(f"expected base64 of {least} to {most} bytes after whsec_")
-        return SymmetricKey(key)
-    if text.startswith(ASYMMETRIC):
-        return _asymmetric(_decoded(text[len(ASYMMETRIC) :]))
-    raise ValueError("expected whsec_ or whsk_ at its start")
+    for prefix, make in ((SYMMETRIC, _symmetric), (ASYMMETRIC, _asymmetric)):
+        if text.startswith(prefix):
+            encoded = text[len(prefix) :]
+            try:
+                content = binascii.a2b_base64(
+                    encoded + b"=" * (-len(encoded) % 4), strict_mode=True
+                )
+            except binascii.Error:
+                return f"expected base64 after {prefix.decode()}"
+            return make(content)
+    return "expected whsec_ or whsk_ at its start"
 
 
-def _decoded(text: bytes) -> Secret:
-    try:
-        return Secret(binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True))
-    except binascii.Error:
-        raise ValueError("expected base64 after its prefix") from None
+def _symmetric(content: bytes) -> Key | str:
+    least, most = KEY_BYTES
+    if not least <= len(content) <= most:
+        return f"expected base64 of {least} to {most} bytes after whsec_"
+    return SymmetricKey(Secret(content))
 
 
-def _asymmetric(secret: Secret) -> AsymmetricKey:
-    content = secret.reveal()
+def _asymmetric(content: bytes) -> Key | str:
     if len(content) not in {_SEED_BYTES, 2 * _SEED_BYTES}:
-        raise ValueError("expected base64 of 32 or 64 bytes after whsk_")
+        return "expected base64 of 32 or 64 bytes after whsk_"
     key = Ed25519PrivateKey.from_private_bytes(content[:_SEED_BYTES])
     public = content[_SEED_BYTES:]
     if public and public != key.public_key().public_bytes_raw():
-        raise ValueError("its second half is not the public key of its first")
+        return "its second half is not the public key of its first"
     return AsymmetricKey(key)
 
 

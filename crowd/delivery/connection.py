@@ -169,7 +169,9 @@ class ConsumerConnection(TwistedProtocol):
         started_s = self._seconds()
         exchange = self.exchange
         if exchange is None or not self._sent:
-            self.abort()  # it speaks without having been asked: nothing after this can be trusted
+            # It speaks without having been asked: nothing after this can be trusted.
+            self._owner.lost(self)
+            self.abort()
             return
         self._received += len(data)
         try:

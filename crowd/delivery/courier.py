@@ -19,7 +19,7 @@ from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import succeed
 from twisted.logger import Logger
 
-from crowd.delivery.agent import ConsumerAgent, PreparedRequest
+from crowd.delivery.agent import NO_HEADERS, ConsumerAgent, PreparedRequest
 from crowd.delivery.connection import PIECE_BYTES_MAX
 from crowd.delivery.endpoint import endpoint_to
 from crowd.delivery.forms.form import Form
@@ -59,7 +59,8 @@ class _ParsedURL(EncodedURL):
     """A consumer's address that treq need not parse and encode anew at each attempt.
 
     The agent's endpoint is fixed, and the request's own head holds its target, so this says
-    only what is asked of whom. Parsing and IDNA would cost more than the rest of treq's work.
+    only what is asked of whom. Parsing and IDNA would cost more than the rest of treq's work,
+    and IDNA knows neither IPv6 addresses nor names with underscores.
     """
 
     _text = ""
@@ -69,7 +70,7 @@ class _ParsedURL(EncodedURL):
         """Return an address, parsed."""
         parsed = EncodedURL.from_text(text)
         url = cls(parsed.scheme, parsed.host, parsed.path, port=parsed.port)
-        url._text = parsed.to_uri().to_text()
+        url._text = text
         return url
 
     def to_uri(self) -> _ParsedURL:
@@ -132,6 +133,7 @@ class HTTPCourier:
         asked: Deferred[Any] = self._treq.request(
             "POST",
             self._url,
+            headers=NO_HEADERS,
             data=prepared,
             cookies=self._cookies,
             allow_redirects=False,

@@ -148,7 +148,9 @@ class ReachingEndpoint:
             words = "; ".join(refused[:ADDRESSES_MAX]) or "no address for that name"
             raise AttemptFailedError(FailureKind.CONNECT, f"{self._host}: {words}")
         looked_up = _LookedUp(self._reactor, self._host, allowed[:ADDRESSES_MAX])
-        endpoint: Any = HostnameEndpoint(looked_up, self._host, self._port, timeout=CONNECT_S)
+        # Not by its name, which Twisted would refuse if it has an underscore.
+        host = allowed[0].host
+        endpoint: Any = HostnameEndpoint(looked_up, host, self._port, timeout=CONNECT_S)
         return endpoint.connect(factory)  # type: ignore[no-any-return]  # untyped
 
 

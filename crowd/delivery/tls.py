@@ -56,6 +56,8 @@ class ConsumerTLS:
     """
 
     def __init__(self, clock: Clock, host: str, proof: Proof) -> None:
+        """Read nothing yet; ValueError if no certificate can be for `host`."""
+        optionsForClientTLS(host)
         self._clock = clock
         self._host = host
         self._paths = {

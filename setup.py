@@ -34,8 +34,8 @@ REQUIRES = [
 
 TEST = [
     "hypothesis>=6.100",
-    "cloudevents>=2.0",  # what is sent is read by it; the first with its `core`
-    "standardwebhooks>=1.0",  # what is signed is verified by it
+    "cloudevents>=2.2",  # reads what is sent
+    "standardwebhooks>=1.0",  # verifies what is signed
     "pytest>=8.2",
     "mypy>=1.13",
     "ruff>=0.8",

@@ -109,7 +109,8 @@ class Courier(Protocol):
         """Make one attempt with many messages, at least one; the consumer takes batches.
 
         The Deferred fires once, in bounded time, with an Answer for each message in their
-        order, and never fails.
+        order, and never fails. Where the request's answer is everyone's, it is the same object
+        (`forms.batch.is_shared`).
         """
 
     def close(self) -> None:

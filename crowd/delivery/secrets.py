@@ -30,9 +30,10 @@ FILE_BYTES_MAX: Final = 4096
 
 
 class Keyring:
-    """The keys of one consumer, as fresh as `READ_EVERY_S`. In the reactor's thread.
+    """The keys of one consumer, as fresh as `READ_EVERY_S`.
 
-    Reading some small files takes it about 20 µs each, once a minute.
+    It reads in the reactor's thread: a few small files once a minute, which docs/ asks to be
+    on a local disk.
     """
 
     def __init__(

@@ -1,21 +1,28 @@
 """What it costs to make a batch's request, in microseconds a message.
 
-    .venv/bin/python -m tests.bench.forms [--messages 500] [--rounds 40]
+    .venv/bin/python -m tests.bench.forms [--messages 500] [--rounds 40] [--send]
 
 Builds batches of the same 327-byte JSON POST in each form, with and without a signature and
 gzip, and reads a bulk answer. `floor` is what joining the bodies alone takes. Each figure is
-the best of the rounds, in CPU time of one thread.
+the best of the rounds, in CPU time of one thread. With `--send` the batches also go through a
+courier, four at a time, to a consumer in a process of its own that answers 200: each message
+decoded from its stored form, made a batch, sent and answered; that is counted in wall time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import msgspec
+from twisted.internet.defer import Deferred, DeferredList
 
 from crowd.command import Batch, ConsumerDefinition, Retry
+from crowd.delivery.courier import make_courier
 from crowd.delivery.forms.form import Form
 from crowd.delivery.forms.signing import Secret, parse_key
 from crowd.delivery.outcome import Answered
@@ -57,11 +64,59 @@ def best_us(work, rounds, messages):
     return min(taken) / messages * 1e6
 
 
+async def send(url, stored, namings, batches):
+    """Print how fast couriers bring batches to a consumer, for each form that it can answer."""
+    from twisted.internet import reactor
+
+    for form in ("ndjson", "json", "cloudevents"):
+        known = msgspec.structs.replace(definition(form, batch=True), url=url)
+        courier = make_courier(reactor, known, lambda: True, lambda _: None)
+        left = batches
+
+        async def worker(courier=courier):
+            nonlocal left
+            while left > 0:
+                left -= 1
+                items = list(zip(map(decode_message, stored), namings, strict=True))
+                answers = await courier.attempt_batch(items)
+                assert answers == [Answered(200)] * len(items), answers[0]
+
+        await worker()  # connections, caches
+        left = batches
+        started = time.perf_counter()
+        await DeferredList(
+            [Deferred.fromCoroutine(worker()) for _ in range(4)], fireOnOneErrback=True
+        )
+        rate = batches * len(stored) / (time.perf_counter() - started)
+        print(f"sent {form:29} {1e6 / rate:7.2f} us a message {rate:12,.0f} messages/s", flush=True)
+        courier.abort()
+
+
+def send_all(stored, namings, batches):
+    from twisted.internet import reactor
+
+    reactor.seconds = time.monotonic
+    command = [sys.executable, str(Path(__file__).with_name("delivery.py")), "--sink"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sink:
+        url = f"http://127.0.0.1:{int(sink.stdout.readline())}"
+
+        async def run():
+            try:
+                await send(url, stored, namings, batches)
+            finally:
+                sink.stdin.close()
+                reactor.stop()
+
+        reactor.callWhenRunning(lambda: Deferred.fromCoroutine(run()))
+        reactor.run()
+
+
 def main():
     """Measure, and print a line for each form."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--messages", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--send", action="store_true")
     options = parser.parse_args()
     count = options.messages
     items = [
@@ -117,6 +172,8 @@ def main():
         "single request, signed",
         lambda: [single.request(message, naming, key, 1_700_000_000) for message, naming in items],
     )
+    if options.send:
+        send_all(stored, [naming for _, naming in items], options.rounds)
 
 
 if __name__ == "__main__":

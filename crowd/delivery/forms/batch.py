@@ -97,3 +97,12 @@ def answers(batch: Batch, items: Items, answer: Answer, body: bytes) -> list[Ans
     if batch.form == "bulk" and isinstance(answer, Answered) and delivered:
         return bulk.answers(items, answer, body)
     return [answer] * len(items)
+
+
+def is_shared(answers: Sequence[Answer]) -> bool:
+    """Return whether a batch's messages, more than one, have the request's answer in common.
+
+    Such an answer may be about one of them only: none is to be given up before it was
+    attempted alone.
+    """
+    return len(answers) > 1 and all(answer is answers[0] for answer in answers)

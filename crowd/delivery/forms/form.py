@@ -42,7 +42,6 @@ class Form:
     """What is made of messages for one consumer."""
 
     def __init__(self, definition: ConsumerDefinition, destination: Destination) -> None:
-        self.batches = definition.batch is not None
         self._batch = definition.batch
         self._destination = destination
         self._gzip = definition.gzip

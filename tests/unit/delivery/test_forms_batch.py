@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crowd.command import Batch, ConsumerDefinition, Retry
-from crowd.delivery.forms.batch import batch_body, batch_id
+from crowd.delivery.forms.batch import batch_body, batch_id, is_shared
 from crowd.delivery.forms.bulk import answer_bytes_max
 from crowd.delivery.forms.form import Form
 from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome, outcome_of
@@ -178,6 +178,16 @@ def test_a_bulk_answer_tells_each(ids):
     assert [outcome_of(answer) is Outcome.DELIVERED for answer in found] == [True, False, False]
     assert [len(answer.piece) for answer in found] == [0, 1_024, 1_024]
     assert found[1].piece.startswith(b'{"type": "mapper_parsing_exception"')
+
+
+def test_whose_answer_it_is():
+    """One for all may be about one of them; an item's own, and that of one alone, is not."""
+    three, one = items(b"{}", b"{}", b"{}"), items(b"{}")
+    refused = Answered(400)
+    assert is_shared(form("json").answers(three, refused, b""))
+    assert is_shared(form("bulk").answers(three, refused, b""))
+    assert not is_shared(form("json").answers(one, refused, b""))
+    assert not is_shared(form("bulk").answers(three, Answered(200), bulk_answer(400, 400, 400)))
 
 
 def test_a_bulk_answer_without_errors():

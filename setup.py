@@ -34,8 +34,9 @@ REQUIRES = [
 
 TEST = [
     "hypothesis>=6.100",
+    "Flask>=3.0",  # a consumer of the kind that crowd must not be noticed by
     "cloudevents>=2.2",  # reads what is sent
-    "standardwebhooks>=1.0",  # verifies what is signed
+    "standardwebhooks>=1.0.0",  # the oracle for signatures
     "pytest>=8.2",
     "mypy>=1.13",
     "ruff>=0.8",

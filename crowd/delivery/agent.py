@@ -91,8 +91,7 @@ class _NoHeaders(Headers):
 
     treq and the agents that it puts in between copy the headers of a request, look for
     cookies in them, and add to them; and then to those of the answer. The request's own head
-    has everything, and of most answers nothing is kept: for those this one does, always the
-    same, which saves a tenth of what a delivery costs.
+    has everything, and of most answers nothing is kept, so this one does for all of them.
     """
 
     def copy(self) -> _NoHeaders:

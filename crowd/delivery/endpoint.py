@@ -40,6 +40,10 @@ ADDRESSES_MAX: Final = 16
 """Of a name's addresses so many are tried: more are not reached within `CONNECT_S`."""
 
 
+_TOLD_MAX: Final = 4
+"""Refused addresses in a failure's words, which stand in a log line and in the status."""
+
+
 @implementer(IResolutionReceiver)
 class _Lookup:
     """A lookup under way, and whoever waits for it."""
@@ -145,7 +149,9 @@ class ReachingEndpoint:
             else:
                 refused.append(words)
         if not allowed:
-            words = "; ".join(refused[:ADDRESSES_MAX]) or "no address for that name"
+            words = "; ".join(refused[:_TOLD_MAX]) or "no address for that name"
+            if len(refused) > _TOLD_MAX:
+                words += f"; and {len(refused) - _TOLD_MAX} more"
             raise AttemptFailedError(FailureKind.CONNECT, f"{self._host}: {words}")
         looked_up = _LookedUp(self._reactor, self._host, allowed[:ADDRESSES_MAX])
         # Not by its name, which Twisted would refuse if it has an underscore.

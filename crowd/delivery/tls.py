@@ -1,28 +1,44 @@
 """TLS with a consumer: whom crowd believes, and what it shows of itself.
 
-Decides which authority, and which certificate of crowd's own, a connection uses, and when
-their files are read again. The checks are Twisted's `optionsForClientTLS`: the chain by
-OpenSSL, and by service-identity (RFC 6125) that the certificate is for the host of the
-consumer's URL, a name or an IP address, whatever address the connection goes to. TLS 1.2 or
-newer. Leaves connecting to ``endpoint``.
+Decides which authority, and which certificate of crowd's own, a connection uses, when their
+files are read again, and whether a consumer has proved that it is the host of its URL, a name
+or an IP address, whatever address the connection goes to: the chain by OpenSSL, the host by
+service-identity (RFC 6125). TLS 1.2 or newer. Leaves connecting to ``endpoint``.
+
+Twisted's `optionsForClientTLS` would do the same, but for one thing: to a certificate of a
+believed authority in which there is no name at all, or one that makes no sense, its check
+raises an error that it logs, and goes on as if there had been none. Here all that is not
+proof is refused, and OpenSSL's reason is told.
 
 With ``raft/tls`` the only place of OpenSSL.
 """
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
-from OpenSSL.SSL import Error as TLSError
 from service_identity import CertificateError, VerificationError
-from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+from service_identity.cryptography import extract_patterns
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    platformTrust,
+    trustRootFromCertificates,
+)
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from crowd.delivery.outcome import FailureKind
+from crowd.delivery.reach import numeric
 from crowd.errors import AttemptFailedError
 
 if TYPE_CHECKING:
@@ -38,6 +54,14 @@ before an old certificate ends. While they are of no use, each new connection lo
 FILE_BYTES_MAX: Final = 4 << 20
 """The bundle of all authorities that browsers trust has a quarter of a megabyte."""
 
+_NOT_TRUSTED: Final = "is not of an authority that is trusted"
+_FLAWS: Final = {
+    2: _NOT_TRUSTED, 9: "is not valid yet", 10: "has expired", 18: _NOT_TRUSTED, 19: _NOT_TRUSTED,
+    20: _NOT_TRUSTED, 21: _NOT_TRUSTED, 23: "is revoked",
+    26: "is not made for a server",
+}  # fmt: skip
+"""What the more frequent of OpenSSL's results of verification mean (X509_V_ERR_...)."""
+
 _Read = tuple[str, bytes]
 _Stamp = tuple[int, int, int]
 
@@ -48,16 +72,68 @@ class _TLSFactory(TLSMemoryBIOFactory):
     protocol = TLSMemoryBIOProtocol
 
 
+@implementer(IOpenSSLClientConnectionCreator)
+class _Demanding:
+    """Makes the TLS of connections to one host, each of which demands that it is the host."""
+
+    def __init__(self, host: str, trust: Any, shown: dict[str, Any]) -> None:
+        """Believe `trust` (a trust root of Twisted's), and have `shown` to show.
+
+        Raises ValueError if no certificate can be for `host`.
+        """
+        # Neither tickets nor a session cache (Twisted's defaults): each connection is proved.
+        options: Any = CertificateOptions(trustRoot=trust, **shown)
+        self._context: SSL.Context = options.getContext()
+        self._host = host
+        self._identity, self._called = _identity(host)
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N802, N803
+        """Return what does the handshake for `tlsProtocol`, which hears of what is no proof."""
+        connection = SSL.Connection(self._context, None)
+        if self._called is not None:
+            connection.set_tlsext_host_name(self._called)
+        protocol = weakref.ref(tlsProtocol)  # which holds the connection: no cycle
+
+        def judge(_: Any, certificate: X509, flaw: int, depth: int, ok: int) -> bool:
+            # OpenSSL asks for each certificate from the authority's down to the consumer's
+            # own, at depth 0, and again for each flaw; the first refusal ends the handshake.
+            words = self._refusal(certificate, flaw, depth) if ok else _flaw(flaw, depth)
+            judged = protocol()
+            if words is not None and judged is not None:
+                judged.failVerification(Failure(_unusable(words)))  # type: ignore[no-untyped-call]
+            return words is None
+
+        connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, judge)
+        return connection
+
+    def _refusal(self, certificate: X509, flaw: int, depth: int) -> str | None:
+        if flaw:
+            return _flaw(flaw, depth)
+        if depth:
+            return None
+        try:
+            patterns = extract_patterns(certificate.to_cryptography())
+            verify_service_identity(patterns, [self._identity], [])
+        except VerificationError:
+            return f"the certificate is not for {self._host}"
+        except CertificateError as error:
+            return f"the certificate is not for {self._host}: {error}"
+        except Exception as error:  # noqa: BLE001  whatever it is, nothing was proved
+            return f"the certificate makes no sense: {error}"
+        return None
+
+
 class ConsumerTLS:
     """The connecting side of TLS with one consumer, whose URL names `host`.
 
-    Reads files within `securing`, in the reactor's thread: a few kilobytes, at most once a
-    minute while all is well. They should not be on a network's file system.
+    Files are read within `securing`, in the reactor's thread: a few kilobytes, and only if
+    they have changed. They should not be on a network's file system. OpenSSL takes some
+    milliseconds to read the system's authorities, at the first connection.
     """
 
     def __init__(self, clock: Clock, host: str, proof: Proof) -> None:
         """Read nothing yet; ValueError if no certificate can be for `host`."""
-        optionsForClientTLS(host)
+        _identity(host)
         self._clock = clock
         self._host = host
         self._paths = {
@@ -93,26 +169,22 @@ class ConsumerTLS:
         self._options = None
         self._stamps = stamps
         read = {key: (f"{key} {path}", _content(key, path)) for key, path in self._paths.items()}
-        trust = None if "tls.authority" not in read else _trusted(*read["tls.authority"])
+        systems: Callable[[], Any] = platformTrust  # which Twisted has not annotated
+        trust = _trusted(*read["tls.authority"]) if "tls.authority" in read else systems()
         ours: dict[str, Any] = {}
         if "tls.certificate" in read and "tls.private_key" in read:
             ours = _shown(read["tls.certificate"], read["tls.private_key"])
-        self._options = optionsForClientTLS(
-            self._host, trustRoot=trust, extraCertificateOptions=ours
-        )
+        self._options = _Demanding(self._host, trust, ours)
 
 
 def words_of(error: BaseException | None) -> str | None:
     """Return what went wrong with TLS in words for an operator; None if `error` is no TLS error."""
-    if isinstance(error, (VerificationError, CertificateError)):
-        return "the certificate is not for the host of the consumer's url"
-    if isinstance(error, TLSError):
+    if isinstance(error, AttemptFailedError):
+        return error.words
+    if isinstance(error, SSL.Error):
         # OpenSSL's errors are (library, function, reason), the first one first.
-        reasons = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
-        words = ", ".join(reasons) or "ended by the consumer"
-        if "certificate verify failed" in words:
-            words += ": expired, not valid yet, or of an authority that is not trusted"
-        return words
+        entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
+        return ", ".join(entry[2] for entry in entries if entry[2]) or "ended by the consumer"
     return None
 
 
@@ -122,8 +194,23 @@ def refuses_us(error: BaseException | None) -> bool:
     In TLS 1.3 it says so after the handshake, and so perhaps after a request was written;
     it has read none of it.
     """
-    words = (words_of(error) or "") if isinstance(error, TLSError) else ""
+    words = (words_of(error) or "") if isinstance(error, SSL.Error) else ""
     return "alert" in words and ("certificate" in words or "unknown ca" in words)
+
+
+def _identity(host: str) -> tuple[Any, bytes | None]:
+    """Return what a certificate must be for, and the name to call (SNI); an address has none."""
+    if numeric(host) is not None:
+        return IPAddress_ID(host), None
+    # A dot at the end is the resolver's business; neither certificates nor SNI have it.
+    identity = DNS_ID(host.removesuffix("."))
+    return identity, identity.hostname
+
+
+def _flaw(flaw: int, depth: int) -> str:
+    """Return the words for a result of OpenSSL's verification."""
+    which = "an authority's certificate" if depth else "the certificate"
+    return f"{which} {_FLAWS.get(flaw, f'does not hold (verify error {flaw} of OpenSSL)')}"
 
 
 def _unusable(words: str) -> AttemptFailedError:

@@ -1,18 +1,21 @@
 """What one delivery costs the leader's reactor, and how much faster it is than stock treq.
 
-    python tests/bench/delivery.py [--deliveries 4000] [--concurrency 32] [--rounds 5]
+    python tests/bench/delivery.py [--deliveries 4000] [--concurrency 32] [--rounds 5] [--profile]
 
 A consumer in a process of its own answers 200 to everything. Four senders bring it the same
 327-byte POST: stock treq on Twisted's Agent with a connection pool; crowd's agent without
 treq, and with it; and the whole path from a ledger and its log (decoding, plan, settling)
 through the dispatcher. They take turns, so that what else the machine does meets them all;
 of the rounds the median is printed: microseconds of the sending process's CPU, deliveries a
-second, and the ratio of these to stock treq's of the same round.
+second, and the ratio of these to stock treq's of the same round. With --profile there is one
+sender, treq on crowd's agent, and where its time goes.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
+import pstats
 import random
 import statistics
 import subprocess
@@ -224,6 +227,16 @@ async def measure(url, options):
         )
 
 
+async def profile(url, options):
+    """Print where the time of treq on crowd's agent goes."""
+    await closed_loop(courier(url, options.concurrency), BATCH, options.concurrency)
+    profiler = cProfile.Profile()
+    profiler.enable()
+    await closed_loop(courier(url, options.concurrency), options.deliveries, options.concurrency)
+    profiler.disable()
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
+
+
 async def one_round(url, n, concurrency):
     """Return, for each sender, its CPU for a delivery in microseconds and its rate."""
     log = Log(url, n, concurrency)
@@ -247,6 +260,7 @@ def main():
     parser.add_argument("--deliveries", type=int, default=4_000)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--sink", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.sink:
@@ -259,7 +273,7 @@ def main():
 
         async def run():
             try:
-                await measure(url, options)
+                await (profile if options.profile else measure)(url, options)
             finally:
                 sink.stdin.close()
                 reactor.stop()

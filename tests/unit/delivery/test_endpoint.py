@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 from twisted.internet import ssl
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -145,6 +148,14 @@ def test_a_name_is_judged_by_its_addresses(reactor, names):
     )
 
 
+def test_a_name_with_many_denied_addresses(reactor, names):
+    """The words stay short, whatever a name server says."""
+    names.known["api.internal"] = [[f"169.254.1.{n}" for n in range(200)]]
+    answer = attempt(reactor, "http://api.internal:1")
+    assert answer.words.endswith(" of reach.deny; and 196 more")
+    assert len(answer.words) < 400
+
+
 def test_only_what_allow_names(reactor, names, consumer):
     """With `allow`, a name is reached inside its networks and nowhere else."""
     names.known["api.internal"] = [[HERE]]
@@ -237,13 +248,13 @@ def test_only_names_are_looked_up(reactor, names, consumer):
     ("url", "reach"),
     [
         ("http://" + "a" * 64 + ".internal", Reach()),
-        ("https://no_certificate", Reach()),
+        ("https://2130706433", Reach()),
         ("http://a", Reach(allow=("x",))),
     ],
 )
 def test_what_makes_no_sense_is_told_at_once(reactor, url, reach):
     """A name that no resolver would answer for, and a network that is none."""
-    with pytest.raises(ValueError, match=r"label|network|Codepoint"):
+    with pytest.raises(ValueError, match=r"label|network|DNS-ID"):
         courier_to(reactor, url, reach=reach)
 
 
@@ -307,28 +318,105 @@ def test_a_consumer_that_proves_its_address(reactor, files, consumer):
 
 
 AGO = datetime(2010, 1, 1, tzinfo=UTC)
+LATER = datetime(2040, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
     ("host", "options", "words"),
     [
-        (HERE, {"hosts": ("127.0.0.9", "api.internal")}, "not for the host of the consumer's url"),
-        ("api.internal", {"hosts": (HERE, "api.other")}, "not for the host of the consumer's url"),
-        (HERE, {"now": AGO}, "expired"),
-        (HERE, {"authority": "theirs"}, "an authority that is not trusted"),
+        (HERE, {"hosts": ("127.0.0.9", "api.internal")}, "the certificate is not for 127.0.0.1"),
+        ("api.internal", {"hosts": (HERE, "api.other")}, "the certificate is not for api.internal"),
+        (HERE, {"now": AGO}, "the certificate has expired"),
+        (HERE, {"now": LATER}, "the certificate is not valid yet"),
+        (HERE, {"authority": "theirs"}, "the certificate is not of an authority that is trusted"),
     ],
 )
 def test_a_consumer_that_proves_nothing(reactor, names, files, consumer, host, options, words):
-    """A wrong name, an expired certificate, another authority: not a byte of a message goes."""
+    """A wrong name, a wrong time, another authority: not a byte of a message goes."""
     names.known["api.internal"] = [[HERE]]
     if "authority" in options:
         options = {"authority": files.theirs}
     port = listen(reactor, consumer, files.server_options(**options))
     answer = attempt(reactor, f"https://{host}:{port}", proof=Proof(files.authority))
+    assert answer == Failed(FailureKind.TLS, f"no TLS: {words}")
+    assert consumer.read == b""
+
+
+def signed(files, *extensions):
+    """Return a certificate of the believed authority for HERE by its common name alone."""
+    issuer = x509.load_pem_x509_certificate(files.ours[0])
+    signer = serialization.load_pem_private_key(files.ours[1], None)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HERE)]))
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    pem = builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return ssl.PrivateCertificate.loadPEM(
+        pem
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    ).options()
+
+
+@pytest.mark.parametrize(
+    "names_in_it",
+    [
+        (),
+        (x509.DNSName("127.0.0.1"),),
+        (x509.DNSName("*.*"),),
+        (x509.RFC822Name("a@b.c"),),
+        (x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7"), b"\x01\x01\xff"),),
+    ],
+)
+@pytest.mark.parametrize("host", [HERE, "api.internal"])
+def test_a_certificate_whose_names_prove_nothing(
+    reactor, names, files, consumer, host, names_in_it
+):
+    """Without a name that makes sense, a believed authority's certificate proves nobody.
+
+    The common name counts for nothing (RFC 6125, 6.4.4). A check that raises something
+    unforeseen refuses as well.
+    """
+    names.known["api.internal"] = [[HERE]]
+    extensions = [x509.SubjectAlternativeName(names_in_it)] if names_in_it else []
+    port = listen(reactor, consumer, signed(files, *extensions))
+    answer = attempt(reactor, f"https://{host}:{port}", proof=Proof(files.authority))
     assert isinstance(answer, Failed)
     assert answer.kind is FailureKind.TLS
-    assert words in answer.words
+    assert "the certificate " in answer.words
     assert consumer.read == b""
+
+
+@pytest.mark.parametrize("name", ["api.shop.internal", "API.shop.internal", "api.shop.internal."])
+def test_a_wildcard(reactor, names, files, consumer, name):
+    """A star stands for one label, as everywhere; case and a final dot make no difference."""
+    names.known[name.lower()] = [[HERE]]
+    star = x509.SubjectAlternativeName([x509.DNSName("*.shop.internal")])
+    port = listen(reactor, consumer, signed(files, star))
+    assert attempt(reactor, f"https://{name}:{port}", proof=Proof(files.authority)) == Answered(200)
+    assert consumer.called == [b"api.shop.internal"]
+
+
+def test_no_tls_at_that_port(reactor, consumer):
+    """An https url that points at a plain port is told as that."""
+    answer = attempt(reactor, f"https://{HERE}:{consumer.port}")
+    assert isinstance(answer, Failed)
+    assert answer.kind is FailureKind.TLS
+    assert consumer.read.startswith(b"\x16\x03")  # a handshake, and nothing of a message
+    assert MESSAGE.target not in consumer.read
+    assert answer.words in {"no TLS: wrong version number", "no TLS: packet length too long"}
 
 
 def test_without_an_authority_it_is_the_systems(reactor, files, consumer):

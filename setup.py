@@ -19,7 +19,7 @@ REQUIRES = [
     "pyOpenSSL>=24.2.1",  # TLS between peers; what Twisted's `tls` extra asks for
     "service-identity>=24.1.0",  # both sides' identity, checked by crowd itself
     "idna>=3.7",  # host names of https consumers; what Twisted's `tls` extra asks for
-    "cryptography>=43.0.0",  # `crowd init` makes certificates; validity in aware UTC
+    "cryptography>=43.0.0",  # certificates' validity in aware UTC; ed25519 signatures
     "klein>=24.8.0",  # handlers that may be coroutines, strict types
     "Werkzeug>=3.0.3",  # the rules beneath Klein; the cached match calls it directly
     "treq>=24.9.1",  # first that supports Python 3.13
@@ -34,11 +34,12 @@ REQUIRES = [
 
 TEST = [
     "hypothesis>=6.100",
-    "standardwebhooks>=1.0",  # verifies what is signed
+    "Flask>=3.0",  # a consumer of the kind that crowd must not be noticed by
+    "cloudevents>=2.2",  # reads what is sent
+    "standardwebhooks>=1.0.0",  # the oracle for signatures
     "pytest>=8.2",
     "mypy>=1.13",
     "ruff>=0.8",
-    "Flask>=3.0",  # a consumer that must not notice crowd
 ]
 
 setup(

@@ -295,6 +295,8 @@ def _consumer(table: Table, routes: Iterable[RouteDefinition]) -> ConsumerDefini
     table.not_in_force("when_full", f"{_UNBOUNDED}, at limits.backlog producers get 503")
     if consumer.proof != Proof() and consumer.url.startswith("http://"):
         table.problem("url", "a url that begins with https://, as tls is set")
+    if consumer.batch is not None and consumer.form != "request":
+        table.problem("form", "none beside batch, as batch.form says what is sent")
     paths = {route.path for route in routes}
     if not paths.issuperset(consumer.routes):
         table.problem("routes", "paths of routes in this file: " + ", ".join(sorted(paths)))

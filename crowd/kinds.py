@@ -334,4 +334,5 @@ SECRETS: Final[Kind[tuple[str, ...]]] = Kind(
     'an array of at most 8 references such as ["file:/etc/crowd/secret", "env:SECRET"]',
     (),
     lambda value: _each(value, _secret, 0, SECRETS_MAX),
+    veiled=True,  # it may well be the secret itself
 )

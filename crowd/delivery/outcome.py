@@ -49,6 +49,8 @@ class FailureKind(StrEnum):
     """Not sent at all: this node may no longer lead."""
     STOPPED = "stopped"
     """Abandoned, because this node stops or leads no more."""
+    UNSIGNED = "unsigned"
+    """Not sent: a secret that is to sign it cannot be read on this node."""
     UNDELIVERABLE = "undeliverable"
     """The stored message cannot be made a request."""
 

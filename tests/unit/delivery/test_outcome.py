@@ -30,6 +30,7 @@ def test_only_a_2xx_delivers(status):
         (FailureKind.CONNECT, Outcome.RETRY),
         (FailureKind.TLS, Outcome.RETRY),
         (FailureKind.FENCED, Outcome.RETRY),
+        (FailureKind.UNSIGNED, Outcome.RETRY),
         (FailureKind.UNDELIVERABLE, Outcome.RETRY),
         (FailureKind.TIMEOUT, Outcome.UNKNOWN),
         (FailureKind.BROKEN, Outcome.UNKNOWN),
@@ -55,6 +56,7 @@ def test_what_may_have_arrived_is_unknown_not_failed(kind, outcome):
         (Answered(503), False),
         (Failed(FailureKind.CONNECT, ""), False),
         (Failed(FailureKind.TIMEOUT, ""), False),
+        (Failed(FailureKind.UNSIGNED, ""), False),
         (Failed(FailureKind.UNDELIVERABLE, ""), True),
     ],
 )

@@ -1,4 +1,4 @@
-"""Sizes, durations and rates as people write them: ``"1 MiB"``, ``"5 s"``, ``"200/s"``.
+"""Sizes, durations, rates and times as people write them: ``"1 MiB"``, ``"5 s"``, ``"200/s"``.
 
 Decides the units and their exact meaning. Leaves bounds to who asks. A number without a
 unit is refused: whether 30 was seconds or milliseconds is not for a program to guess.
@@ -7,6 +7,7 @@ unit is refused: whether 30 was seconds or milliseconds is not for a program to 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -38,6 +39,8 @@ RATE_UNITS: Final = {"s": 1.0, "min": 60.0, "h": 3_600.0}
 
 _AMOUNT = re.compile(r"([0-9][0-9_]{0,17}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)\Z")
 _RATE = re.compile(r"([0-9][0-9_]{0,17}(?:\.[0-9]{1,9})?) ?/ ?([a-z]+)\Z")
+_TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,6}))?Z\Z")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def size_bytes(text: str) -> int:
@@ -56,6 +59,18 @@ def rate_per_s(text: str) -> float:
     if match is None or match[2] not in RATE_UNITS or not (count := Decimal(match[1])):
         raise ValueError(f'{text!r} is no rate such as "200/s", "30/min" or "10/h"')
     return float(count) / RATE_UNITS[match[2]]
+
+
+def time_us(text: str) -> int:
+    """Return the microseconds since 1970 that `text`, such as ``"2026-11-24T12:00:00Z"``, means.
+
+    RFC 3339 in UTC, with up to six digits behind the second, from 1970 on. Raises ValueError.
+    """
+    match = _TIME.match(text)
+    if match is None or text < "1970":
+        raise ValueError(f'{text!r} is no time such as "2026-11-24T12:00:00Z"')
+    whole = datetime.fromisoformat(match[1] + "+00:00") - _EPOCH
+    return whole // timedelta(microseconds=1) + int((match[2] or "").ljust(6, "0"))
 
 
 def _amount(text: str, units: dict[str, int], what: str) -> int:

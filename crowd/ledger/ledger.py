@@ -34,32 +34,42 @@ from crowd.command import (
     FORMAT,
     Accept,
     Birth,
+    Bury,
     Command,
+    Conclude,
     Control,
     Define,
     Demote,
+    Dismiss,
     Enroll,
     Expel,
     Index,
     OpenSession,
     Promote,
+    Purge,
     RaiseFormat,
     Release,
+    Remember,
+    Replay,
     SessionId,
     Settle,
+    Skip,
     Term,
 )
 from crowd.errors import MalformedError, NeedsNewerCrowdError
 from crowd.ledger.chunk import CHUNK_ROWS
-from crowd.ledger.definitions import Definitions, Route
-from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT, Head, expect, read_head
+from crowd.ledger.definitions import Definitions, Gone, Route, Starts
+from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT, GONE_MAX, Head, expect, read_head
+from crowd.ledger.letters import Letter, Letters, State, Tally
+from crowd.ledger.marks import Marks
 from crowd.ledger.members import Members, MemberState
+from crowd.ledger.memories import Memories
 from crowd.ledger.rows import Place, Rows
 from crowd.ledger.sessions import Sessions
 from crowd.message import ConsumerId, Position, RouteId
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from crowd.ledger.consumers import Consumer
 
@@ -92,6 +102,9 @@ class Ledger:
         self._definitions = Definitions()
         self._sessions = Sessions()
         self._rows = Rows(chunk_rows=chunk_rows)
+        self._letters = Letters()
+        self._memories = Memories()
+        self._marks = Marks()
         self._history = bytes(32)  # a hash chain over every accepted batch
         self._bytes_below = (Position(0), 0)  # not state: a watermark and the bytes up to it
 
@@ -113,7 +126,7 @@ class Ledger:
         if isinstance(command, Accept):  # first: nearly every entry is one
             self._accept(command)
         elif isinstance(command, Settle):
-            self._settle(command)
+            self._apply_to_one(command)
         else:
             self._apply_rare(command)
         self._remember_digest()
@@ -163,17 +176,73 @@ class Ledger:
                 self._sessions.open(SessionId(self.applied_index), command.node, command.nonce)
         elif isinstance(command, Define):
             if command.node in self.members:
-                self._definitions.define(command, self._rows, self.beginning)
+                starts = Starts(self.beginning, self.log_time_us, self._marks)
+                self._definitions.define(command, self._rows, starts)
         elif isinstance(command, Enroll | Promote | Demote | Expel):
             self._change_members(command)
         elif isinstance(command, Release):
             self._release(command.floor)
-        elif isinstance(command, Control):
-            consumer = self.consumers.get(command.consumer)
-            if consumer is not None:
-                consumer.paused = command.action == "pause"
         elif isinstance(command, RaiseFormat):
             self.format = max(self.format, command.version)
+        elif isinstance(command, Conclude | Purge):
+            self._let_letters_go(command)
+        elif not isinstance(command, Accept):
+            self._apply_to_one(command)
+
+    def _apply_to_one(
+        self, command: Settle | Control | Bury | Replay | Remember | Dismiss | Skip
+    ) -> None:
+        """Apply what is said of one consumer, if it is there."""
+        consumer = self.consumers.get(command.consumer)
+        if consumer is None:
+            return
+        if isinstance(command, Settle):
+            consumer.settle(command.ranges, self._rows)
+        elif isinstance(command, Bury):
+            self._letters.bury(command, consumer, self._rows, self.log_time_us)
+        elif isinstance(command, Remember):
+            self._memories.keep(command)
+        elif isinstance(command, Replay):
+            self._letters.replay(consumer.id, command.letters)
+        elif isinstance(command, Control):
+            consumer.paused = command.action == "pause"
+        elif isinstance(command, Skip):
+            consumer.skip(Position(1), command.through, self._rows)
+        else:
+            self._dismiss(consumer, command)
+
+    def _let_letters_go(self, command: Conclude | Purge) -> None:
+        if isinstance(command, Conclude):
+            self._letters.conclude(command.letters)
+        elif command.reason == "age":
+            self._letters.expire(command.letters, self._buried_until_us(self.log_time_us))
+        else:
+            self._letters.purge(command.letters)
+
+    def _dismiss(self, consumer: Consumer, command: Dismiss) -> None:
+        if command.backlog == "refuse" and consumer.backlog:
+            return
+        gone = self._definitions.gone
+        if len(gone) >= GONE_MAX:
+            oldest = next((one for one in gone if not self._letters.tally_of(one).held), None)
+            if oldest is None:
+                return
+            del gone[oldest]
+            self._letters.forget_consumer(oldest)
+        self._definitions.dismiss(consumer, self.applied_index, self.log_time_us)
+        self._letters.dismiss(consumer.id)
+        self._memories.forget(consumer.id)
+
+    def _buried_until_us(self, log_time_us: int) -> Callable[[ConsumerId], int]:
+        """Return how to tell up to when a consumer's letters were buried that are to go now."""
+
+        def until_us(consumer: ConsumerId) -> int:
+            known = self.consumers.get(consumer)
+            if known is not None:
+                return log_time_us - known.definition.dead.for_us
+            return log_time_us - self._definitions.gone[consumer].dead_for_us
+
+        return until_us
 
     def _be_born(self, birth: Birth) -> None:
         if self.tag is None:
@@ -197,6 +266,7 @@ class Ledger:
         through = self._rows.last_through(floor)
         if through <= self.lowest_watermark:
             self.released_index, self.beginning = floor, through
+            self._marks.forget(through)
 
     def _accept(self, batch: Accept) -> None:
         session = self._sessions.get(batch.session)
@@ -211,25 +281,23 @@ class Ledger:
                 session.raise_low(batch.low)
             return
         before = self.tip
+        if self.log_time_us >= self._marks.due_us or before >= self._marks.due_position:
+            self._marks.note(self.log_time_us, before)
         sizes = [len(message) for message in batch.messages]
         first = self._rows.append(self.applied_index, batch.routes, sizes)
         session.accepted[batch.number] = first
         session.raise_low(batch.low)
         for route, count in counts.items():
             self._definitions.accepted[route] += count
+        amounts = _amounts(batch.routes, sizes, counts)
         for consumer in self.consumers.values():
-            consumer.accepted(counts.items(), before, self._rows)
+            consumer.accepted(amounts, before, self._rows)
         # The messages themselves are in the chain, so that equal digests mean equal messages.
         head = pack([self.applied_index, batch.session, batch.number, batch.routes, sizes])
         chain = hashlib.sha256(self._history)
         chain.update(head)
         chain.update(b"".join(batch.messages))
         self._history = chain.digest()
-
-    def _settle(self, command: Settle) -> None:
-        consumer = self.consumers.get(command.consumer)
-        if consumer is not None:
-            consumer.settle(command.ranges, self._rows)
 
     # --- Asking: who, and which proposals ----------------------------------------------------------
 
@@ -332,10 +400,10 @@ class Ledger:
     def lowest_watermark(self) -> Position:
         """The position up to which (inclusive) no consumer needs a message.
 
-        0 while there is no consumer: then no message has been anywhere, and all are kept.
+        While there is no consumer, all is kept that was not released: one may come for it.
         """
         if not self.consumers:
-            return Position(0)
+            return self.beginning
         return min(consumer.watermark for consumer in self.consumers.values())
 
     @property
@@ -355,6 +423,86 @@ class Ledger:
         """How many rows are held: runs of messages of one route in one entry, not forgotten."""
         return self._rows.held
 
+    # --- Asking: letters, and what else delivery goes by ------------------------------------------
+
+    @property
+    def letters(self) -> Mapping[int, Letter]:
+        """Every letter by its number, rising. Looking at one costs some ten microseconds."""
+        return self._letters
+
+    def is_letter(self, consumer: ConsumerId, position: Position) -> bool:
+        """Return whether this consumer's message at `position` is a letter now."""
+        return self._letters.number_of(consumer, position) is not None
+
+    def letter_at(self, consumer: ConsumerId, position: Position) -> int | None:
+        """Return the number of the letter that `is_letter` tells of, or None."""
+        return self._letters.number_of(consumer, position)
+
+    def letters_due(self, consumer: ConsumerId, after: int, limit: int) -> list[int]:
+        """Return the next letters that wait for `consumer`: above `after`, rising, to `limit`.
+
+        Parked ones of its own, and those replayed to it, whosever they were.
+        """
+        return self._letters.due(consumer, after, limit)
+
+    def expired(self, log_time_us: int, limit: int) -> list[int]:
+        """Return dead letters, rising, that are past their age at this log time (µs).
+
+        At most `limit`; a leader proposes to purge them, as nothing goes by itself.
+        """
+        return self._letters.expired(self._buried_until_us(log_time_us), limit)
+
+    def dead_bytes(self, consumer: ConsumerId) -> int:
+        """Return the bytes of this consumer's letters, dead ones and those that wait."""
+        return self._letters.size_of(consumer)
+
+    def letter_counts(self, consumer: ConsumerId) -> dict[State, int]:
+        """Return how many letters of this consumer's there are, in each state."""
+        return self._letters.counts_of(consumer)
+
+    def letter_tally(self, consumer: ConsumerId) -> Tally:
+        """Return what all letters of this consumer's came to, a dismissed one's too."""
+        return self._letters.tally_of(consumer)
+
+    def take_letter_changes(self) -> tuple[list[tuple[int, bytes]], list[int]]:
+        """Return the letters that came, with their bytes, and those that went, since last asked.
+
+        A number that is in both came and went. Not part of the state: `restore` leaves nothing
+        to take, and whoever keeps the bytes compares with `letters` then. To be asked after
+        every entry, which bounds what waits here to one entry's bytes.
+        """
+        return self._letters.take_changes()
+
+    def remembered(self, consumer: ConsumerId) -> Remember | None:
+        """Return what a leader last said of this consumer's delivery, or None.
+
+        Costs some microseconds for each trial in it.
+        """
+        return self._memories.of(consumer)
+
+    @property
+    def gone(self) -> Mapping[ConsumerId, Gone]:
+        """The consumers that were dismissed, in the order of that, as far as remembered."""
+        return self._definitions.gone
+
+    def full_routes(self) -> dict[RouteId, list[str]]:
+        """Return the routes that a full consumer takes which refuses, each with their names.
+
+        What a node's door asks a few times a second. A batch under way may still be accepted,
+        so a backlog passes its bound by what was offered meanwhile.
+        """
+        full: dict[RouteId, list[str]] = {}
+        for consumer in self.consumers.values():
+            if consumer.is_full and consumer.definition.when_full == "refuse":
+                for route in self.routes.values():
+                    if consumer.routes >> route.id & 1:
+                        full.setdefault(route.id, []).append(consumer.definition.name)
+        return full
+
+    def full_consumers(self, route: RouteId) -> list[str]:
+        """Return the names of the full consumers for which this route is refused."""
+        return self.full_routes().get(route, [])
+
     # --- One history ---------------------------------------------------------------------------------
 
     def state(self) -> list[Any]:
@@ -373,6 +521,9 @@ class Ledger:
             [self.released_index, self.beginning],
             self._sessions.state(),
             *self._definitions.state(),
+            self._letters.state(),
+            self._memories.state(),
+            self._marks.state(),
         ]
 
     def digest(self) -> bytes:
@@ -388,13 +539,18 @@ class Ledger:
     # --- Captured and restored -----------------------------------------------------------------------
 
     def capture(self) -> tuple[bytes, ...]:
-        """Return the whole state as sections: the head, then each sealed chunk of rows.
+        """Return the whole state as sections: the head, then chunks of rows, letters, memories.
 
         They are immutable, and all but the head were made before: a million entries of one
-        message cost well below 5 ms, measured by ``tests/unit/ledger/measure.py``. What a
+        message, or all letters that there may be, cost well below 5 ms, measured by ``tests/unit/ledger/measure.py``. What a
         section holds is drawn in docs/reference/ledger.md.
         """
-        return self._head(), *self._rows.sections()
+        return (
+            self._head(),
+            *self._rows.sections(),
+            *self._letters.sections(),
+            *self._memories.sections(),
+        )
 
     def _head(self) -> bytes:
         return pack([*self.state(), self._rows.state(), list(self.digests.items())])
@@ -417,7 +573,7 @@ class Ledger:
         expect(ledger._head() == sections[0], what="byte form")
         vars(self).update(vars(ledger))
 
-    def _become(self, head: Head, chunks: Sequence[bytes]) -> None:
+    def _become(self, head: Head, sections: Sequence[bytes]) -> None:
         """Take over what was captured; raise MalformedError where the parts do not fit."""
         self.format, self.cluster, self.tag = head.format, head.cluster, head.tag
         self.applied_index, self.applied_term = head.applied.index, head.applied.term
@@ -428,4 +584,23 @@ class Ledger:
         self._members.restore(head.members, born=self.tag is not None)
         self._sessions.restore(head)
         self._definitions.restore(head)
-        self._rows.restore(head, chunks)
+        memories = len(sections) - len(head.memories)
+        letters = memories - head.letters.sections
+        expect(letters >= 0, what="number of sections")
+        self._rows.restore(head, sections[:letters])
+        consumers = self.consumers
+        self._letters.restore(head, sections[letters:memories], consumers, self.gone)
+        self._memories.restore(head, sections[memories:], consumers)
+        self._marks.restore(head)
+
+
+def _amounts(
+    routes: Sequence[RouteId], sizes: Sequence[int], counts: Mapping[RouteId, int]
+) -> list[tuple[RouteId, int, int]]:
+    """Return each route of a batch with its messages and their bytes."""
+    if len(counts) == 1:
+        return [(routes[0], len(routes), sum(sizes))]
+    held = dict.fromkeys(counts, 0)
+    for route, size in zip(routes, sizes, strict=True):
+        held[route] += size
+    return [(route, count, held[route]) for route, count in counts.items()]

@@ -160,11 +160,11 @@ class Letters(Mapping[int, Letter]):
                 died.append(older)
             self.last += 1
             taken.append((burial, _record(self.last, consumer.id, burial, log_time_us)))
-        self._remove(sorted(died))
+        self._remove(list(self._found(sorted(died))))
         self._add(kept, taken)
         kept.tally.dead -= len(died)
         kept.tally.again += len(died)
-        consumer.settle([(burial.position, burial.position) for burial, _ in taken], rows)
+        consumer.settle(_ranges(record.position for _, record in taken), rows)
 
     def _add(self, kept: _Kept, taken: Sequence[tuple[Burial, Record]]) -> None:
         self._records.add([record for _, record in taken])
@@ -179,36 +179,36 @@ class Letters(Mapping[int, Letter]):
                 kept.put(record.number, "parked", record.consumer)
             self._came.append((record.number, burial.message))
 
-    def _remove(self, numbers: Sequence[int]) -> list[Record]:
-        records = list(map(self._record, numbers))
+    def _remove(self, records: Sequence[Record]) -> None:
         for record in records:
             kept = self._kept[record.consumer]
             kept.take(record.number)
             kept.size -= record.size
             del kept.numbers[record.position]
-        self._went.extend(numbers)
+        numbers = [record.number for record in records]
         self._records.remove(numbers)
-        return records
+        self._went.extend(numbers)
 
     def conclude(self, numbers: Iterable[int]) -> None:
         """Let go of letters that were delivered: of those of `numbers` that wait for it."""
-        for record in self._remove([number for number in numbers if self.is_waiting(number)]):
+        gone = [record for record in self._found(numbers) if self._state_of(record) != "dead"]
+        self._remove(gone)
+        for record in gone:
             self._kept[record.consumer].tally.concluded += 1
 
     def replay(self, target: ConsumerId, numbers: Iterable[int]) -> None:
         """Have `target` wait for these, which are dead or wait to be replayed."""
-        for number in numbers:
-            record = self._records.get(number)
-            if record is None:
-                continue
-            kept = self._kept[record.consumer]
-            if kept.state_of(number)[0] != "parked":
-                kept.take(number)
-                kept.put(number, "replay", target)
+        for record in self._found(numbers):
+            if self._state_of(record) != "parked":
+                kept = self._kept[record.consumer]
+                kept.take(record.number)
+                kept.put(record.number, "replay", target)
 
     def purge(self, numbers: Iterable[int]) -> None:
         """Give letters up, whatever their state."""
-        for record in self._remove([number for number in numbers if number in self._records]):
+        gone = list(self._found(numbers))
+        self._remove(gone)
+        for record in gone:
             self._kept[record.consumer].tally.purged += 1
 
     def expire(self, numbers: Iterable[int], until_us: Callable[[ConsumerId], int]) -> None:
@@ -216,21 +216,20 @@ class Letters(Mapping[int, Letter]):
 
         `until_us` says of a consumer up to which log time its letters were buried then.
         """
-        gone = []
-        for number in numbers:
-            record = self._records.get(number)
-            if record is not None and record.buried_us <= until_us(record.consumer):
-                state, _ = self._kept[record.consumer].state_of(number)
-                gone += [number] if state == "dead" else []
-        for record in self._remove(gone):
+        gone = [
+            record
+            for record in self._found(numbers)
+            if record.buried_us <= until_us(record.consumer) and self._state_of(record) == "dead"
+        ]
+        self._remove(gone)
+        for record in gone:
             self._kept[record.consumer].tally.expired += 1
 
     def dismiss(self, consumer: ConsumerId) -> None:
         """Nothing waits for this consumer any more: what did is dead."""
         for kept in self._kept.values():
             for standing in [standing for standing in kept.sets if standing[1] == consumer]:
-                for first, last in kept.sets.pop(standing):
-                    kept.sets.setdefault(("dead", NOBODY), RangeSet()).add(first, last)
+                kept.sets.setdefault(("dead", NOBODY), RangeSet()).unite(kept.sets.pop(standing))
 
     def forget_consumer(self, consumer: ConsumerId) -> None:
         """Forget the tally of a consumer without letters."""
@@ -262,11 +261,6 @@ class Letters(Mapping[int, Letter]):
         kept = self._kept.get(consumer)
         return None if kept is None else kept.numbers.get(position)
 
-    def is_waiting(self, number: int) -> bool:
-        """Return whether there is such a letter and it is to be delivered."""
-        record = self._records.get(number)
-        return record is not None and self._kept[record.consumer].state_of(number)[0] != "dead"
-
     def due(self, target: ConsumerId, after: int, limit: int) -> list[int]:
         """Return the next letters that wait for `target`, above `after` and rising."""
         found: list[int] = []
@@ -284,10 +278,10 @@ class Letters(Mapping[int, Letter]):
             if dead is None:
                 continue
             # Numbers rise with the time of burial: behind the first that is young all are.
-            for number in dead.values(0, limit):
-                if self._record(number).buried_us > until_us(consumer):
+            for record in self._found(dead.values(0, limit)):
+                if record.buried_us > until_us(consumer):
                     break
-                found.append(number)
+                found.append(record.number)
         return sorted(found)[:limit]
 
     def size_of(self, consumer: ConsumerId) -> int:
@@ -314,10 +308,15 @@ class Letters(Mapping[int, Letter]):
         self._came, self._went = [], []
         return changes
 
-    def _record(self, number: int) -> Record:
-        record = self._records.get(number)
-        assert record is not None, number
-        return record
+    def _found(self, numbers: Iterable[int]) -> Iterator[Record]:
+        """Yield the records of those of `numbers` that are letters."""
+        for number in numbers:
+            record = self._records.get(number)
+            if record is not None:
+                yield record
+
+    def _state_of(self, record: Record) -> State:
+        return self._kept[record.consumer].state_of(record.number)[0]
 
     # --- Captured and restored --------------------------------------------------------------------
 
@@ -402,3 +401,14 @@ def _record(number: int, consumer: ConsumerId, burial: Burial, log_time_us: int)
         burial.attempts, burial.first_us, burial.last_us, log_time_us, len(burial.message),
         hashlib.sha256(burial.message).digest(),
     )  # fmt: skip
+
+
+def _ranges(positions: Iterable[Position]) -> list[tuple[Position, Position]]:
+    """Return rising positions as inclusive ranges."""
+    ranges: list[tuple[Position, Position]] = []
+    for position in positions:
+        if ranges and ranges[-1][1] == position - 1:
+            ranges[-1] = (ranges[-1][0], position)
+        else:
+            ranges.append((position, position))
+    return ranges

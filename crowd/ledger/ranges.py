@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
+from itertools import chain
 from operator import lt
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,16 @@ class RangeSet:
         if right % 2:
             new.append(last + 1)
         bounds[left:right] = new
+
+    def unite(self, other: RangeSet) -> None:
+        """Add every value of `other`, which has none in common. Costs a sort of two runs."""
+        new = array("Q")
+        for bound in sorted(chain(self._bounds, other._bounds)):
+            if new and new[-1] == bound:  # where two ranges touch, none begins and none ends
+                new.pop()
+            else:
+                new.append(bound)
+        self._bounds = new
 
     def values(self, after: int, limit: int) -> list[int]:
         """Return the lowest values above `after`, rising, at most `limit`."""

@@ -18,6 +18,7 @@ import hashlib
 from array import array
 from bisect import bisect_left, bisect_right
 from itertools import accumulate, groupby, pairwise
+from operator import sub
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
@@ -30,7 +31,7 @@ from crowd.ledger.head import expect
 from crowd.message import ConsumerId, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 LEAF_MAX: Final = 64
 """Records in a leaf: some 15 KB, made anew in microseconds when one of them goes."""
@@ -79,17 +80,43 @@ class _Leaf:
 
     __slots__ = ("ends", "numbers", "section", "sha256")
 
-    def __init__(self, numbers: Sequence[int], packed: Sequence[bytes]) -> None:
-        count = len(numbers)
-        head = bytes((0x80 | count,)) if count < 24 else bytes((0x98, count))  # RFC 8949, 3.1
+    def __init__(self, numbers: Iterable[int], sizes: Iterable[int], body: bytes) -> None:
+        """Make a leaf of records with these numbers, of so many bytes each, `body` in all."""
         self.numbers = array("Q", numbers)
-        self.ends = array("I", accumulate(map(len, packed), initial=len(head)))
-        self.section = b"".join((head, *packed))
+        count = len(self.numbers)
+        head = bytes((0x80 | count,)) if count < 24 else bytes((0x98, count))  # RFC 8949, 3.1
+        self.ends = array("I", accumulate(sizes, initial=len(head)))
+        self.section = head + body
         self.sha256 = hashlib.sha256(self.section).digest()
 
-    def packed(self) -> list[bytes]:
+    @property
+    def body(self) -> bytes:
+        """All records' bytes."""
+        return self.section[self.ends[0] :]
+
+    def sizes(self) -> list[int]:
         """Return each record's bytes."""
-        return [self.section[start:end] for start, end in pairwise(self.ends)]
+        return list(map(sub, self.ends[1:], self.ends))
+
+    def without(self, rows: Sequence[int]) -> _Leaf:
+        """Return a leaf of all but the records in these rows, which rise."""
+        edges = (-1, *rows, len(self.numbers))
+        pieces = [self.section[self.ends[a + 1] : self.ends[b]] for a, b in pairwise(edges)]
+        numbers, sizes = self.numbers[:], self.sizes()
+        for row in reversed(rows):
+            del numbers[row], sizes[row]
+        return _Leaf(numbers, sizes, b"".join(pieces))
+
+    def joined(self, other: _Leaf) -> _Leaf:
+        """Return a leaf of this one's records and of the other's, which follow them."""
+        sizes = [*self.sizes(), *other.sizes()]
+        return _Leaf(self.numbers + other.numbers, sizes, self.body + other.body)
+
+
+def _leaf_of(records: Sequence[Record]) -> _Leaf:
+    packed = [pack(msgspec.structs.astuple(record)) for record in records]
+    numbers = (record.number for record in records)
+    return _Leaf(numbers, map(len, packed), b"".join(packed))
 
 
 class Records:
@@ -108,17 +135,17 @@ class Records:
 
     def add(self, records: Sequence[Record]) -> None:
         """Add records, whose numbers rise and are above all that ever were."""
-        numbers = [record.number for record in records]
-        packed = [pack(msgspec.structs.astuple(record)) for record in records]
+        leaves, start = self._leaves, 0
+        while start < len(records):
+            room = LEAF_MAX - len(leaves[-1].numbers) if leaves else 0
+            more = _leaf_of(records[start : start + (room or LEAF_MAX)])
+            if room:
+                leaves[-1] = leaves[-1].joined(more)
+            else:
+                leaves.append(more)
+            start += room or LEAF_MAX
+            self._bytes += len(more.body)
         self.count += len(records)
-        self._bytes += sum(map(len, packed))
-        if self._leaves and records and len(self._leaves[-1].numbers) < LEAF_MAX:
-            last = self._leaves.pop()
-            numbers = [*last.numbers, *numbers]
-            packed = [*last.packed(), *packed]
-        for start in range(0, len(numbers), LEAF_MAX):
-            stop = start + LEAF_MAX
-            self._leaves.append(_Leaf(numbers[start:stop], packed[start:stop]))
         self._digest = None
 
     def remove(self, numbers: Sequence[int]) -> None:
@@ -126,15 +153,12 @@ class Records:
 
         Costs some ten microseconds for each leaf that holds any of them.
         """
-        for place, group in reversed([(p, set(g)) for p, g in groupby(numbers, self._leaf_of)]):
+        groups = [(place, list(group)) for place, group in groupby(numbers, self._place_of)]
+        for place, group in reversed(groups):
             leaf = self._leaves[place]
-            both = list(zip(leaf.numbers, leaf.packed(), strict=True))
-            left = [(number, packed) for number, packed in both if number not in group]
-            self._bytes -= sum(len(packed) for number, packed in both if number in group)
-            if left:
-                self._leaves[place] = _Leaf(*zip(*left, strict=True))
-            else:
-                del self._leaves[place]
+            left = leaf.without([bisect_left(leaf.numbers, number) for number in group])
+            self._bytes -= len(leaf.body) - len(left.body)
+            self._leaves[place : place + 1] = [left] if left.numbers else []
             self._join(place)
         self.count -= len(numbers)
         self._digest = None
@@ -147,10 +171,9 @@ class Records:
                 one, other = leaves[low], leaves[low + 1]
                 if len(one.numbers) + len(other.numbers) > JOINED_MAX:
                     break
-                joined = _Leaf([*one.numbers, *other.numbers], [*one.packed(), *other.packed()])
-                leaves[low : low + 2] = [joined]
+                leaves[low : low + 2] = [one.joined(other)]
 
-    def _leaf_of(self, number: int) -> int:
+    def _place_of(self, number: int) -> int:
         return max(0, bisect_right(self._leaves, number, key=lambda leaf: leaf.numbers[0]) - 1)
 
     def __contains__(self, number: int) -> bool:
@@ -159,7 +182,7 @@ class Records:
     def _find(self, number: int) -> tuple[_Leaf, int] | None:
         if not self._leaves:
             return None
-        leaf = self._leaves[self._leaf_of(number)]
+        leaf = self._leaves[self._place_of(number)]
         row = bisect_left(leaf.numbers, number)
         return (leaf, row) if row < len(leaf.numbers) and leaf.numbers[row] == number else None
 
@@ -205,13 +228,12 @@ class Records:
             for record in records:
                 expect(before < record.number, what="letters' numbers")
                 before = record.number
-            packed = [pack(msgspec.structs.astuple(record)) for record in records]
-            leaf = _Leaf([record.number for record in records], packed)
+            leaf = _leaf_of(records)
             previous = len(self._leaves[-1].numbers) if self._leaves else LEAF_MAX
             expect(leaf.section == section, what="byte form of letters")
             expect(previous + len(records) > JOINED_MAX, what="sections of letters")
             self._leaves.append(leaf)
-            self._bytes += sum(map(len, packed))
+            self._bytes += len(leaf.body)
             self.count += len(records)
             yield from records
         expect(self.count <= RECORDS_MAX, self._bytes <= RECORDS_BYTES_MAX, what="letters")

@@ -58,6 +58,15 @@ def test_equal_sets_are_equal_bytes_however_they_came_about(one, other):
     assert again.to_bytes() == left.to_bytes()
 
 
+@given(STEPS, STEPS)
+def test_sets_without_common_values_are_united(one, other):
+    (left, left_model), (right, right_model) = built(one), built(other)
+    for first, last in runs(left_model):
+        right.discard(first, last)
+    left.unite(right)
+    assert list(left) == runs(left_model | right_model)
+
+
 @given(STEPS, RANGE)
 def test_gaps_are_what_is_missing(steps, asked):
     ranges, model = built(steps)

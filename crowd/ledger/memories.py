@@ -26,9 +26,10 @@ MEMORIES_BYTES_MAX: Final = 64 << 20
 
 
 class Memories:
-    """The newest `Remember` of each consumer, packed."""
+    """The newest `Remember` of each consumer, packed: at most `bytes_max` together."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bytes_max: int = MEMORIES_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
         self._packed: dict[ConsumerId, bytes] = {}
         self._hashes: dict[ConsumerId, bytes] = {}
         self._bytes = 0
@@ -40,7 +41,7 @@ class Memories:
         """
         self.forget(command.consumer)
         packed = encode_command(command)
-        if self._bytes + len(packed) > MEMORIES_BYTES_MAX:
+        if self._bytes + len(packed) > self._bytes_max:
             packed = encode_command(msgspec.structs.replace(command, trials=()))
         self._put(command.consumer, packed)
 
@@ -91,4 +92,4 @@ class Memories:
                 what="memories",
             )
             self._put(consumer, section)
-        expect(self._bytes <= MEMORIES_BYTES_MAX, what="memories")
+        expect(self._bytes <= self._bytes_max, what="memories")

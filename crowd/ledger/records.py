@@ -120,9 +120,11 @@ def _leaf_of(records: Sequence[Record]) -> _Leaf:
 
 
 class Records:
-    """All records. Not for threads."""
+    """All records, at most `count_max` of them, and `bytes_max` together. Not for threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, count_max: int = RECORDS_MAX, bytes_max: int = RECORDS_BYTES_MAX) -> None:
+        self._count_max = count_max
+        self._bytes_max = bytes_max
         self.count = 0
         self._bytes = 0
         self._leaves: list[_Leaf] = []
@@ -131,7 +133,7 @@ class Records:
     def has_room(self, count: int, words_bytes: int) -> bool:
         """Return whether `count` more lie within the bounds, which have such words together."""
         more = count * _FIXED_BYTES + words_bytes
-        return self.count + count <= RECORDS_MAX and self._bytes + more <= RECORDS_BYTES_MAX
+        return self.count + count <= self._count_max and self._bytes + more <= self._bytes_max
 
     def add(self, records: Sequence[Record]) -> None:
         """Add records, whose numbers rise and are above all that ever were."""
@@ -236,4 +238,4 @@ class Records:
             self._bytes += len(leaf.body)
             self.count += len(records)
             yield from records
-        expect(self.count <= RECORDS_MAX, self._bytes <= RECORDS_BYTES_MAX, what="letters")
+        expect(self.count <= self._count_max, self._bytes <= self._bytes_max, what="letters")

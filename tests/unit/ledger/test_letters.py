@@ -113,6 +113,9 @@ def test_i7_at_the_bound_a_message_stays_in_its_backlog():
     held = len(history.ledger.letters)
     assert count * 0.95 < held < count
     assert history.ledger.pending(1, 0, 1) == [held + 1]
+    for position in range(held + 1, held + 40):  # one by one, until not one more fits
+        history.bury(1, burial(position, words=words))
+    assert len(history.ledger.letters) < held + 39
     history.bury(2, burial(1, words=words))
     assert history.ledger.pending(2, 0, 1) == [1]
     history.apply(Purge("operator", (7,)))

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crowd.codec import pack
 from crowd.command import (
@@ -62,6 +62,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from crowd.ledger.consumers import Consumer
+
+
+class Letter(Protocol):
+    """What is said of a letter's bytes."""
+
+    sha256: bytes
+    size: int
 
 
 class Ledger:
@@ -230,6 +237,17 @@ class Ledger:
         consumer = self.consumers.get(command.consumer)
         if consumer is not None:
             consumer.settle(command.ranges, self._rows)
+
+    # --- Letters --------------------------------------------------------------------------------
+
+    @property
+    def letters(self) -> Mapping[int, Letter]:
+        """Every letter by its number."""
+        return {}
+
+    def take_letter_changes(self) -> tuple[list[tuple[int, bytes]], list[int]]:
+        """Return the letters that the last entry brought, with their bytes, and those it removed."""
+        return [], []
 
     # --- Asking: who, and which proposals ----------------------------------------------------------
 

@@ -35,6 +35,8 @@ from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
 from crowd.raft.wire import objection
 from tests.unit.journal.fakes import FaultyFileSystem, ManualWriter
+from tests.unit.letters.fakes import FaultyShelf
+from tests.unit.raft.lettered import LetteredLedger
 
 LEADS = RouteDefinition(path="/leads", methods=("POST",), reads="refuse", upstream=None)
 REST_API = ConsumerDefinition(
@@ -204,13 +206,14 @@ class Cluster:
         return self
 
     def _start(self, name, peers):
-        writers = self.writers[name] = (ManualWriter(), ManualWriter())
+        writers = self.writers[name] = (ManualWriter(), ManualWriter(), ManualWriter())
         disk = self.disks[name]
 
         def open_disk():
             return open_storage(
                 f"/{name}", cluster="leads", node=name, filesystem=disk,
-                writer=writers[0], background=writers[1], segment_bytes=self.segment_bytes,
+                writer=writers[0], background=writers[1], letters=writers[2],
+                shelf=partial(FaultyShelf, disk), segment_bytes=self.segment_bytes,
                 cache_bytes=1 << 12, seconds=self.clock.seconds, draw=self.chance.randbytes,
             )  # fmt: skip
 
@@ -230,6 +233,7 @@ class Cluster:
             seams,
             Bounds(5.0, 1 << 30, self.retention_us, checkpoints=self.pace),
         )
+        engine.ledger = LetteredLedger()
         define = Define(name, b"f" * 32, (LEADS,), (REST_API,))
         engine.want("file", lambda ledger: name in ledger.file_hashes, lambda: define)
         engine.startService()

@@ -10,6 +10,7 @@ from crowd.cli import main
 from crowd.errors import DamagedError
 from crowd.raft.checkpoints import Head
 from crowd.raft.journal import DiskFileSystem, open_journal
+from crowd.raft.letters import SqliteShelf
 from crowd.raft.membership import Roster, Seat, encode_roster
 from crowd.raft.storage import open_storage
 from crowd.tools.init import ClusterPlan, write_cluster
@@ -43,7 +44,7 @@ class Stopped:
         (path / "token").write_text("5e" * 32 + "\n")
 
     def open(self):
-        self.writers = [ManualWriter(), ManualWriter()]
+        self.writers = [ManualWriter(), ManualWriter(), ManualWriter()]
         storage = open_storage(
             self.directory,
             cluster="leads",
@@ -51,12 +52,16 @@ class Stopped:
             filesystem=DiskFileSystem(),
             writer=self.writers[0],
             background=self.writers[1],
+            letters=self.writers[2],
+            shelf=lambda: SqliteShelf(self.directory),
             segment_bytes=SEGMENT_BYTES,
         )
         self.settle()
         return storage
 
     def close(self, storage):
+        storage.letters.close()
+        self.settle()
         storage.store.close()
         storage.journal.close()
 

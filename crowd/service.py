@@ -34,7 +34,7 @@ from crowd.kinds import split_address
 from crowd.raft import guard
 from crowd.raft.engine import Engine
 from crowd.raft.journal import DiskFileSystem, ThreadWriter
-from crowd.raft.letters import SqliteShelf
+from crowd.raft.letters import LetterStore, SqliteShelf
 from crowd.raft.links import PeerLinks
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
@@ -236,8 +236,7 @@ class Node(Service):
                 filesystem=self._filesystem,
                 writer=self._writer,
                 background=self._background,
-                shelf=lambda: SqliteShelf(node.directory),
-                letters=self._letters,
+                letters=lambda: LetterStore(SqliteShelf(node.directory), self._letters),
             ),
             make_links=self._links_of() if cluster is not None else None,
             space=self._space,

@@ -16,7 +16,6 @@ from twisted.logger import Logger
 from crowd.errors import DamagedError, FatalError
 from crowd.raft.checkpoints import PIECE_BYTES, open_store
 from crowd.raft.journal import open_journal
-from crowd.raft.letters import LetterStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from crowd.raft.checkpoints import Checkpoint, CheckpointStore, Loaded
     from crowd.raft.journal import Journal
     from crowd.raft.journal.ports import FileSystem, Writer
-    from crowd.raft.letters.ports import Shelf
+    from crowd.raft.letters import LetterStore
 
 _log = Logger()
 
@@ -34,8 +33,8 @@ class Storage(NamedTuple):
 
     journal: Journal
     store: CheckpointStore
-    restored: tuple[Checkpoint, Loaded] | None
     letters: LetterStore
+    restored: tuple[Checkpoint, Loaded] | None
 
 
 def open_storage(
@@ -46,17 +45,15 @@ def open_storage(
     filesystem: FileSystem,
     writer: Writer,
     background: Writer,
-    shelf: Callable[[], Shelf],
-    letters: Writer,
+    letters: Callable[[], LetterStore],
     piece_bytes: int = PIECE_BYTES,
     **sizes: object,
 ) -> Storage:
     """Open a node's directory, made if there is none. Blocks.
 
-    `writer` is the log's own thread, `letters` that of the letters; `background` does what can
-    wait. `shelf` opens the letters' table. `sizes` go to the journal, `piece_bytes` to the
-    checkpoints. A snapshot that was received whole but not installed when the node ended is
-    installed now. Raises as `open_journal` and `shelf`; DamagedError too if the log ends below
+    `writer` is the log's own thread, `background` does what can wait; `letters` opens the
+    letters. `sizes` go to the journal, `piece_bytes` to the checkpoints. A snapshot that was received whole but not installed when the node ended is
+    installed now. Raises as `open_journal` and `letters`; DamagedError too if the log ends below
     its own checkpoint, or begins above every one that is whole.
     """
     opened: list[tuple[CheckpointStore, tuple[Checkpoint, Loaded] | None]] = []
@@ -79,11 +76,11 @@ def open_storage(
         store.discard()  # overtaken: the log went on before it was installed
     try:
         _fit(directory, journal, store, restored)
-        kept = LetterStore(shelf(), letters)
+        kept = letters()
     except FatalError:
         journal.close()
         raise
-    return Storage(journal, store, restored, kept)
+    return Storage(journal, store, kept, restored)
 
 
 def _newest_whole(store: CheckpointStore) -> tuple[Checkpoint, Loaded] | None:

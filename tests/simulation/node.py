@@ -16,6 +16,7 @@ from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import DamagedError, DirectoryError, FatalError
 from crowd.raft.compaction import Pace
 from crowd.raft.engine import Engine
+from crowd.raft.letters import LetterStore
 from crowd.raft.replication import Window
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
@@ -137,8 +138,8 @@ class Process:
         node, plan = self.node, self.node.cluster.plan
         storage = open_storage(
             DIRECTORY, cluster=CLUSTER, node=self.name, filesystem=node.system, writer=self.writer,
-            background=self.background, shelf=lambda: FaultyShelf(node.system),
-            letters=self.letters, segment_bytes=plan.segment_bytes,
+            background=self.background, segment_bytes=plan.segment_bytes,
+            letters=lambda: LetterStore(FaultyShelf(node.system), self.letters),
             cache_bytes=plan.cache_bytes, piece_bytes=PIECE_BYTES, seconds=self.clock.look, draw=chance.randbytes,
         )  # fmt: skip
         journal = self.journal = storage.journal

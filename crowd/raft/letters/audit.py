@@ -53,10 +53,10 @@ class Audit:
         self._ask(0)
 
     def _ask(self, after: int) -> None:
-        self._store.rows(after, ROWS_AT_ONCE, partial(self._compare, self._run, after))
+        self._store.rows(after, ROWS_AT_ONCE, partial(self._compare, self._run))
 
-    def _compare(self, run: int, after: int, rows: list[tuple[int, bytes]]) -> None:
-        """Compare a slice: all numbers above `after` up to where both sides are known."""
+    def _compare(self, run: int, rows: list[tuple[int, bytes]]) -> None:
+        """Compare a slice: all numbers behind the last one, up to where both sides are known."""
         if run != self._run:
             return
         upto = rows[-1][0] if len(rows) == ROWS_AT_ONCE else None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crowd.clock import Clock
     from crowd.raft.letters.ports import LetterLedger
     from crowd.raft.letters.store import LetterStore
-    from crowd.raft.wire import FetchLetter, LetterFetched, PeerMessage
+    from crowd.raft.wire import PeerMessage
 
 
 class Letters:
@@ -79,7 +79,8 @@ class Letters:
         if self._fetching.is_lacking(number):
             self._fetching.first(number)
         elif number not in self._reading and self._may_read(letter.size):
-            if self._store.read(number, letter.sha256, partial(self._read, number)):
+            reads = self._store.read(number, letter.sha256, partial(self._read, number))
+            if reads:
                 self._reading[number] = letter.size
         return None
 

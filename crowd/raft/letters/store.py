@@ -156,14 +156,14 @@ class LetterStore:
             self._settle()
 
     def _settle(self) -> None:
-        """What was being written is durable."""
+        """Count what was being written as durable."""
         written, self._writing, self._writing_index = self._writing, {}, None
         self.pending_bytes -= sum(map(_size, written.values()))
         self.on_durable([number for number, message in written.items() if message is not None])
         self._soon()
 
     def _take_back(self) -> None:
-        """What was being written waits again, before what was gathered since."""
+        """Have what was being written wait again, before what was gathered since."""
         gathered, self._gathered, self._writing = self._gathered, self._writing, {}
         first, self._writing_index = self._writing_index, None
         self._gathered_index = first if first is not None else self._gathered_index

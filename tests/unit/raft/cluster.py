@@ -30,6 +30,7 @@ from crowd.command import (
 from crowd.raft import guard
 from crowd.raft.compaction import Pace
 from crowd.raft.engine import Engine
+from crowd.raft.letters import LetterStore
 from crowd.raft.ports import REGULAR
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
@@ -212,8 +213,9 @@ class Cluster:
         def open_disk():
             return open_storage(
                 f"/{name}", cluster="leads", node=name, filesystem=disk,
-                writer=writers[0], background=writers[1], letters=writers[2],
-                shelf=partial(FaultyShelf, disk), segment_bytes=self.segment_bytes,
+                writer=writers[0], background=writers[1],
+                letters=lambda: LetterStore(FaultyShelf(disk), writers[2]),
+                segment_bytes=self.segment_bytes,
                 cache_bytes=1 << 12, seconds=self.clock.seconds, draw=self.chance.randbytes,
             )  # fmt: skip
 

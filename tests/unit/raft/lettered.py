@@ -28,9 +28,7 @@ class LetteredLedger(Ledger):
                 kept.append((self._next, burial.message))
                 self._next += 1
         elif isinstance(command, Conclude):
-            for number in command.letters:
-                if self._found.pop(number, None) is not None:
-                    gone.append(number)
+            gone += [n for n in command.letters if self._found.pop(n, None) is not None]
 
     def take_letter_changes(self):
         news, self._news = self._news, ([], [])

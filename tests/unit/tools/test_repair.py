@@ -10,7 +10,7 @@ from crowd.cli import main
 from crowd.errors import DamagedError
 from crowd.raft.checkpoints import Head
 from crowd.raft.journal import DiskFileSystem, open_journal
-from crowd.raft.letters import SqliteShelf
+from crowd.raft.letters import LetterStore, SqliteShelf
 from crowd.raft.membership import Roster, Seat, encode_roster
 from crowd.raft.storage import open_storage
 from crowd.tools.init import ClusterPlan, write_cluster
@@ -52,8 +52,7 @@ class Stopped:
             filesystem=DiskFileSystem(),
             writer=self.writers[0],
             background=self.writers[1],
-            letters=self.writers[2],
-            shelf=lambda: SqliteShelf(self.directory),
+            letters=lambda: LetterStore(SqliteShelf(self.directory), self.writers[2]),
             segment_bytes=SEGMENT_BYTES,
         )
         self.settle()

@@ -46,13 +46,18 @@ _Batch = dict[int, bytes | None]
 class LetterStore:
     """The letters of one node. `shelf` is used in `writer`'s thread only, from here on.
 
+    It holds from `pending_bytes_max` on, and above that for what one entry brings.
+
     ``on_fatal`` hears once that the process must end (I8); ``on_durable`` hears which numbers
     just became durable, ``on_damaged`` that all that was kept is to be looked for again.
     """
 
     _log = Logger()
 
-    def __init__(self, shelf: Shelf, writer: Writer) -> None:
+    def __init__(
+        self, shelf: Shelf, writer: Writer, *, pending_bytes_max: int = PENDING_BYTES_MAX
+    ) -> None:
+        self._pending_bytes_max = pending_bytes_max
         self._shelf = shelf
         self._background = Background(writer, self._fail)
         self._gathered: _Batch = {}
@@ -76,7 +81,7 @@ class LetterStore:
     @property
     def holds(self) -> bool:
         """Whether so much waits for the disk that nothing more may be added."""
-        return self.pending_bytes >= PENDING_BYTES_MAX
+        return self.pending_bytes >= self._pending_bytes_max
 
     # --- Keeping ------------------------------------------------------------------------------
 

@@ -70,7 +70,9 @@ class Node:
         """Have whoever was asked for a letter answer."""
         name = name or next(n for n, m in self.sent if m.number == number)
         self.sent = [one for one in self.sent if one[1].number != number]
-        self.letters.fetched(name, LetterFetched(number, text(number) if message is None else message))
+        self.letters.fetched(
+            name, LetterFetched(number, text(number) if message is None else message)
+        )
         return self.finish()
 
 

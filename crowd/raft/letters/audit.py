@@ -4,6 +4,9 @@ Decides which letters this node lacks and which it need not keep. It runs after 
 snapshot was installed, and after damage; in between the ledger's own changes keep the two equal.
 Both are gone through by rising number, a slice at a time.
 
+Whether the bytes are still what was written, the audit does not ask: that is read and hashed a
+little at a time, for ever (`Scrub`).
+
 In the reactor only.
 """
 
@@ -89,3 +92,33 @@ class Audit:
             self._lacking(lacking)
         if superfluous:
             store.change((), superfluous)
+
+
+class Scrub:
+    """The verifying of stored bytes, in turn. `lacking` hears of those that are not whole."""
+
+    def __init__(
+        self,
+        store: LetterStore,
+        ledger: LetterLedger,
+        lacking: Callable[[Iterable[int]], object],
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._lacking = lacking
+        self._after = 0
+        self._busy = False
+
+    def step(self) -> None:
+        """Verify the next few letters, if the last few are done."""
+        if not self._busy and self._ledger.letters:
+            self._busy = True
+            self._store.verify(self._after, self._verified)
+
+    def _verified(self, last: int, bad: list[int]) -> None:
+        self._busy = False
+        self._after = last
+        letters, store = self._ledger.letters, self._store
+        found = [n for n in bad if n in letters and not store.is_pending(n)]
+        if found:
+            self._lacking(found)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from crowd.raft.letters.audit import Audit
+from crowd.raft.letters.audit import Audit, Scrub
 from crowd.raft.letters.fetching import Fetching
 from crowd.raft.letters.store import CACHE_BYTES_MAX
 
@@ -42,6 +42,7 @@ class Letters:
         self._changed = changed
         self._fetching = Fetching(clock, store, ledger, send, peers)
         self._audit = Audit(store, ledger, self._fetching.lack)
+        self._scrub = Scrub(store, ledger, self._fetching.lack)
         self._reading: dict[int, int] = {}
         store.on_durable = self._durable
         store.on_damaged = self.begin
@@ -60,9 +61,10 @@ class Letters:
         self._fetching.have(gone)
 
     def look(self) -> None:
-        """Ask peers again, and try a full disk again. Call it now and then."""
+        """Ask peers again, try a full disk again, verify a little. Call it now and then."""
         self._store.retry()
         self._fetching.look()
+        self._scrub.step()
 
     def letter(self, number: int) -> bytes | None:
         """Return a letter's bytes, verified; None if they are not at hand.

@@ -36,6 +36,8 @@ PENDING_BYTES_MAX: Final = 32 << 20
 stuck or full does not fill the memory. Two of the largest messages; a second of a slow disk."""
 CACHE_BYTES_MAX: Final = 32 << 20
 """Letters that were read and not taken yet, and then those that were: two of the largest."""
+VERIFIED_ROWS, VERIFIED_BYTES = 32, 1 << 20
+"""Letters verified in one job: some milliseconds of the disk's thread."""
 READS_MAX: Final = 256
 """Letters that wait to be read; the disk's thread does one after the other."""
 
@@ -258,6 +260,24 @@ class LetterStore:
             "list letters", partial(_try, partial(self._shelf.rows, after, limit)), listed
         )
 
+    def verify(self, after: int, done: Callable[[int, list[int]], object]) -> None:
+        """Read and hash the next letters numbered above `after`, about `VERIFIED_BYTES` of them.
+
+        `done` is called with the last one that was looked at, 0 if there was none, and those
+        whose bytes are not what was written.
+        """
+
+        def verified(result: tuple[int, list[int]] | DamagedError) -> None:
+            if isinstance(result, DamagedError):
+                self._damaged(result)
+                done(0, [])
+            else:
+                done(*result)
+
+        self._background.do(
+            "verify letters", partial(_try, partial(_next_bad, self._shelf, after)), verified
+        )
+
     def check(self, message: bytes, sha256: bytes, done: Callable[[bool], None]) -> None:
         """Have `done` called with whether these bytes have this hash: up to 10 ms of a thread."""
         self._background.do(
@@ -295,3 +315,17 @@ def _verified(shelf: Shelf, number: int, sha256: bytes) -> bytes | None:
     if row is None or hashlib.sha256(row.message).digest() != sha256:
         return None
     return row.message
+
+
+def _next_bad(shelf: Shelf, after: int) -> tuple[int, list[int]]:
+    """Return the last of the next letters, and those that are not what was written."""
+    bad: list[int] = []
+    last, size_bytes = 0, 0
+    for number, sha256 in shelf.rows(after, VERIFIED_ROWS):
+        message = _verified(shelf, number, sha256)
+        if message is None:
+            bad.append(number)
+        last, size_bytes = number, size_bytes + _size(message)
+        if size_bytes >= VERIFIED_BYTES:
+            break
+    return last, bad

@@ -373,3 +373,28 @@ def test_what_is_read_for_peers_is_bounded():
         node.letters.asked("b", FetchLetter(number, node.ledger.letters[number].sha256))
     node.finish()
     assert [message.number for _, message in node.sent] == [1, 2]
+
+
+# --- The scrub ------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_in_a_letter_that_nobody_reads_is_found_and_mended():
+    count = 100
+    node = Node("b", count=count, stored=range(1, count + 1)).finish()
+    node.system.letters[77] = Row(node.system.letters[77].sha256, b"letter !!")
+    for _ in range(5):
+        node.wait(0.5).finish()
+    assert node.asked() == [("b", 77)]
+    node.answer(77, name="b")
+    assert node.letters.whole
+    assert node.system.letters[77].message == text(77)
+
+
+def test_the_scrub_comes_round_again():
+    node = Node("b", count=3, stored=[1, 2, 3]).finish()
+    for _ in range(5):
+        node.wait(0.5).finish()
+    node.system.letters[1] = Row(node.system.letters[1].sha256, b"!")
+    for _ in range(5):
+        node.wait(0.5).finish()
+    assert node.letters.lacking == 1

@@ -243,3 +243,27 @@ def test_the_journal_alone_is_read_as_a_start_reads_it(tmp_path, capsys):
     journal.close()
     assert main(["repair", str(tmp_path), "--yes", "--force"]) == 1
     assert "nothing in it says who else is a member" in capsys.readouterr().err
+
+
+def test_letters_are_told_when_damaged_and_set_aside_with_the_rest(stopped, capsys):
+    """A node starts with damaged letters, and has them from the others."""
+    shelf = SqliteShelf(stopped.directory)
+    shelf.write([(number, b"letter %d " % number * 400) for number in (1, 2, 3)], [])
+    shelf.close()
+    file = stopped.path / "letters.sqlite"
+    flip(file, file.read_bytes().index(b"letter 2 letter 2") + 100)
+    content = file.read_bytes()
+    assert main(["repair", stopped.directory, "--yes"]) == 1
+    told = capsys.readouterr().out
+    assert told.count("mended by the node while it runs") == 1
+    assert "checksum of letter 2 at " in told
+    assert main(["repair", stopped.directory, "--yes", "--force"]) == 0
+    (folder,) = stopped.path.glob("damaged-*")
+    assert (folder / "letters.sqlite").read_bytes() == content
+    assert "letters.sqlite" not in stopped.names()
+
+
+def test_letters_that_are_no_database_are_told(stopped, capsys):
+    (stopped.path / "letters.sqlite").write_bytes(b"no database" * 1000)
+    assert main(["repair", stopped.directory, "--yes"]) == 1
+    assert "letters that cannot be read" in capsys.readouterr().out

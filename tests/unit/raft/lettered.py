@@ -1,9 +1,9 @@
-"""A ledger that keeps letters in the simplest way: numbers, hashes and sizes, by Bury and Conclude."""
+"""A ledger that keeps letters in the simplest way: numbers, hashes and sizes, by Bury and Purge."""
 
 from __future__ import annotations
 
 from crowd.codec import pack, unpack
-from crowd.command import Bury, Conclude
+from crowd.command import Bury, Purge
 from crowd.ledger import Ledger
 from tests.unit.letters.fakes import FakeLetter, letter_of
 
@@ -27,7 +27,7 @@ class LetteredLedger(Ledger):
                 self._found[self._next] = letter_of(burial.message)
                 kept.append((self._next, burial.message))
                 self._next += 1
-        elif isinstance(command, Conclude):
+        elif isinstance(command, Purge):
             gone += [n for n in command.letters if self._found.pop(n, None) is not None]
 
     def take_letter_changes(self):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crowd.command import Conclude
+from crowd.command import Purge
 from crowd.errors import StorageFailedError
 from crowd.raft.letters.ports import Row
 from crowd.raft.wire import LetterFetched, NextIndex
@@ -71,7 +71,7 @@ def test_the_bytes_are_there_when_the_log_has_lost_them(cluster):
 
 def test_a_letter_that_is_gone_leaves_the_disk(cluster):
     first, second = cluster.bury_new(2)
-    cluster.engines[cluster.leader].propose(Conclude(letters=(first,)))
+    cluster.engines[cluster.leader].propose(Purge(reason="operator", letters=(first,)))
     cluster.run(1)
     assert {tuple(disk.letters) for disk in cluster.disks.values()} == {(second,)}
     assert cluster.engines[cluster.leader].letter(first) is None
@@ -181,7 +181,7 @@ def test_a_letter_that_is_gone_meanwhile_is_not_waited_for(cluster):
     """The snapshot's ledger has it, nobody has its bytes any more, and the log says so soon."""
     away, numbers = leave_behind(cluster)
     floor = cluster.engines[cluster.leader].store.floor.index
-    cluster.engines[cluster.leader].propose(Conclude(letters=tuple(numbers)))
+    cluster.engines[cluster.leader].propose(Purge(reason="operator", letters=tuple(numbers)))
     cluster.run(1)
     assert cluster.engines[cluster.leader].store.floor.index == floor
     cluster.start(away).converge()

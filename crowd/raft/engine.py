@@ -396,9 +396,11 @@ class Engine(Service):
             self.wake()
 
     def _letters_changed(self) -> None:
-        """Go on where letters were waited for: more are durable, or one was read."""
-        if self._dead:
-            return
+        """Take that more letters are durable, or that one was read."""
+        self._or_die(self._use_letters)
+
+    def _use_letters(self) -> None:
+        """Go on where letters were waited for."""
         self.store.poke()
         for changed in self.letter_hooks:
             changed()

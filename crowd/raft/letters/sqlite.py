@@ -54,9 +54,9 @@ def flaws(directory: str) -> Iterator[str]:
 
     Changes nothing. Which letters there should be, only the ledger knows.
     """
-    path = f"{directory}/{FILE_NAME}"
-    if not Path(path).exists():
-        return
+    path, journal = f"{directory}/{FILE_NAME}", Path(f"{directory}/{FILE_NAME}-journal")
+    if not Path(path).exists() or (journal.exists() and journal.stat().st_size):
+        return  # none, or the next start first undoes a write that was cut short
     try:
         db = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)
         with closing(db):
@@ -83,9 +83,12 @@ class SqliteShelf:
         except DamagedError as error:
             self._log.error("damaged: {error}; letters are fetched from the peers", error=error)
             self.renew()
+        except NoSpaceError as error:
+            raise StorageFailedError(str(error)) from error
 
     def _open(self) -> sqlite3.Connection:
         with self._translated("open"):
+            self._make_file()
             db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             try:
                 for setting in _SETTINGS:
@@ -95,6 +98,13 @@ class SqliteShelf:
                 db.close()
                 raise
         return db
+
+    def _make_file(self) -> None:
+        """Have the file there with the journal's permissions; SQLite's own files follow it."""
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        except OSError as error:
+            raise StorageFailedError(f"could not open {self.path}: {error}") from error
 
     def _check(self, db: sqlite3.Connection) -> None:
         """Make the table in a new file; see that another one has it."""
@@ -151,8 +161,8 @@ class SqliteShelf:
             raise StorageFailedError(f"could not set {self.path} aside: {error}") from error
         try:
             self._db = self._open()
-        except DamagedError as error:
-            raise StorageFailedError(f"a new {self.path} is damaged: {error}") from error
+        except (DamagedError, NoSpaceError) as error:
+            raise StorageFailedError(f"could not begin {self.path} anew: {error}") from error
 
     def close(self) -> None:
         """Close the file."""

@@ -132,6 +132,11 @@ def test_damage_is_said_and_what_is_left_is_kept_for_a_person(tmp_path):
     assert (tmp_path / f"{FILE_NAME}.damaged").stat().st_size == len(content)
 
 
+def test_messages_are_not_for_everybody_to_read(tmp_path):
+    SqliteShelf(str(tmp_path)).write(kept(1), [])
+    assert {file.stat().st_mode & 0o007 for file in tmp_path.iterdir()} == {0}
+
+
 def test_a_file_of_another_format_is_refused(tmp_path):
     SqliteShelf(str(tmp_path)).close()
     with sqlite3.connect(tmp_path / FILE_NAME) as db:

@@ -34,6 +34,7 @@ from crowd.kinds import split_address
 from crowd.raft import guard
 from crowd.raft.engine import Engine
 from crowd.raft.journal import DiskFileSystem, ThreadWriter
+from crowd.raft.letters import LetterStore, SqliteShelf
 from crowd.raft.links import PeerLinks
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
@@ -141,6 +142,7 @@ class Node(Service):
         reactor.seconds = time.monotonic
         self._writer = ThreadWriter(reactor, "crowd-journal")
         self._background = ThreadWriter(reactor, "crowd-background")
+        self._letters = ThreadWriter(reactor, "crowd-letters")
         self._filesystem = DiskFileSystem()
         self.engine = self._make_engine()
         self.dispatcher = self._make_dispatcher()
@@ -197,6 +199,7 @@ class Node(Service):
             await port.stopListening()
         self._writer.close()
         self._background.close()
+        self._letters.close()
         self._log.info("stopped")
 
     def _listen(self, admin: str, token: str) -> None:
@@ -233,6 +236,7 @@ class Node(Service):
                 filesystem=self._filesystem,
                 writer=self._writer,
                 background=self._background,
+                letters=lambda: LetterStore(SqliteShelf(node.directory), self._letters),
             ),
             make_links=self._links_of() if cluster is not None else None,
             space=self._space,

@@ -101,6 +101,7 @@ class EngineView:
             ("session", engine.proposer.has_session, "opened by the log, or not yet"),
             ("journal", not engine.journal.full, self._journal()),
             ("damage", True, self._damage()),
+            ("letters", not engine.letters.stuck, self._letters()),
             ("draining", not self._producers.draining, "yes" if self._producers.draining else "no"),
             ("accepting", True, "yes" if refusal is None else refusal.reason),
             (
@@ -130,6 +131,15 @@ class EngineView:
         entries = [f"{holes} damaged entries, asked of the others"] if holes else []
         return "; ".join([*entries, *places]) or "none known"
 
+    def _letters(self) -> str:
+        """Return whether this node has the bytes of all letters, in words."""
+        letters = self._engine.letters
+        if letters.stuck:
+            return "no space: nothing more is applied"
+        if letters.lacking:
+            return f"{letters.lacking} are lacking, asked of the others"
+        return "all are here" if letters.whole else "being compared with the ledger"
+
     def counters(self) -> Mapping[str, float]:
         """Return the metrics' values by name, labels in braces as in the exposition format."""
         engine, ledger, journal = self._engine, self._engine.ledger, self._engine.journal
@@ -149,6 +159,10 @@ class EngineView:
             "crowd_journal_damaged_entries": engine.repairs.holes,
             "crowd_journal_mended_entries_total": engine.repairs.mended_entries,
             "crowd_journal_mended_total": scrub.mended,
+            "crowd_letters": len(ledger.letters),
+            "crowd_letters_lacking": engine.letters.lacking,
+            "crowd_letters_fetched_total": engine.letters.fetched_letters,
+            "crowd_letters_pending_bytes": engine.letters.pending_bytes,
             "crowd_scrub_read_bytes_total": scrub.scrubbed_bytes,
             "crowd_scrub_passes_total": scrub.passes,
             "crowd_scrub_flaws_total": scrub.flaws,

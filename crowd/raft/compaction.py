@@ -4,7 +4,8 @@ Decides when a checkpoint is taken, when the log's beginning may be released on 
 when this node cuts its own. Leaves the files to ``checkpoints`` and ``journal``, and what a
 release means to the ledger (`crowd.command.Release`).
 
-- A checkpoint holds the ledger as of an applied entry and becomes one when that entry is durable.
+- A checkpoint holds the ledger as of an applied entry and becomes one when that entry is durable,
+  and the letters of all entries up to it: the log may lose their bytes then.
 - The leader proposes a release up to a checkpoint below which every message is settled by every
   consumer and old enough: then a node that begins from that checkpoint lacks nothing.
 - Each node's floor is its newest checkpoint at or below what was released; its log begins there.
@@ -23,6 +24,8 @@ from crowd.errors import DamagedEntryError, NoSpaceError
 from crowd.raft.checkpoints import Head
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from crowd.ledger import Ledger
     from crowd.raft.checkpoints import Checkpoint, CheckpointStore
     from crowd.raft.journal import Journal
@@ -57,12 +60,15 @@ class Compaction:
         *,
         pace: Pace,
         retention_us: int,
+        letters_durable: Callable[[int], bool] = lambda _: True,
     ) -> None:
+        """`letters_durable` tells whether all letters of entries up to an index are durable."""
         self._ledger = ledger
         self._journal = journal
         self._store = store
         self._pace = pace
         self._retention_us = retention_us
+        self._letters_durable = letters_durable
         self._grown_entries = 0
         self._grown_bytes = 0
         self._forgotten = 0
@@ -110,7 +116,7 @@ class Compaction:
             head,
             entry,
             ledger.capture(),
-            durable=lambda: journal.durable_index >= index,
+            durable=lambda: journal.durable_index >= index and self._letters_durable(index),
             done=self._taken,
         )
 

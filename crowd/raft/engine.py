@@ -52,6 +52,7 @@ from crowd.ledger import Ledger
 from crowd.raft.changes import Changes
 from crowd.raft.compaction import Compaction
 from crowd.raft.guard import GuardedRaft
+from crowd.raft.letters import Letters
 from crowd.raft.logclock import LogClock
 from crowd.raft.membership import Membership, Standing
 from crowd.raft.ports import REGULAR
@@ -60,7 +61,17 @@ from crowd.raft.repairs import Repairs
 from crowd.raft.room import Room
 from crowd.raft.scrubbing import Scrubbing
 from crowd.raft.snapshots import Snapshots
-from crowd.raft.wire import PROTOCOL, Fetch, Fetched, Hello, Offer, SnapshotPiece, SnapshotWanted
+from crowd.raft.wire import (
+    PROTOCOL,
+    Fetch,
+    Fetched,
+    FetchLetter,
+    Hello,
+    LetterFetched,
+    Offer,
+    SnapshotPiece,
+    SnapshotWanted,
+)
 
 if TYPE_CHECKING:
     import random
@@ -146,6 +157,8 @@ class Engine(Service):
         self.leading_hooks: list[Callable[[bool], None]] = []
         """Called with True once this node leads and has applied all before its term, and with
         False once it no longer leads."""
+        self.letter_hooks: list[Callable[[], None]] = []
+        """Called when letters that `letter` was asked for may be at hand."""
         self.ledger = Ledger()
         self.proposer = Proposer(
             member.node, clock, self.offer, lambda: chance.randbytes(16),
@@ -163,7 +176,7 @@ class Engine(Service):
         storage = self._seams.open_storage()
         self.journal, self.store = storage.journal, storage.store
         self.journal.on_durable = self._durable
-        self.journal.on_fatal = self.store.on_fatal = self._die
+        self.journal.on_fatal = self.store.on_fatal = storage.letters.on_fatal = self._die
         self.membership = Membership(
             self.member.cluster,
             self.member.node,
@@ -177,6 +190,12 @@ class Engine(Service):
         self.compaction = Compaction(
             self.ledger, self.journal, self.store,
             pace=self._bounds.checkpoints, retention_us=self._bounds.retention_us,
+            letters_durable=storage.letters.durable_through,
+        )  # fmt: skip
+        self._letter_store = storage.letters
+        self.letters = Letters(
+            self._clock, storage.letters, self.ledger, self.send, self._connected,
+            self._letters_changed,
         )  # fmt: skip
         self.repairs = Repairs(self._clock, self.journal, self.send, self._connected, self._mended)
         self.snapshots = Snapshots(
@@ -207,6 +226,7 @@ class Engine(Service):
         """Take up where the directory ends."""
         if storage.restored is None:
             self.ledger.skip(Index(1), Term(0))  # any log's first entry is a no-op
+            self.letters.begin()
             applied_index = 1
         else:
             checkpoint, loaded = storage.restored
@@ -237,6 +257,7 @@ class Engine(Service):
             )
         self._log_clock.follow(self.ledger.log_time_us)
         self.compaction.restored()
+        self.letters.begin()
 
     async def stop(self) -> None:
         """Answer what is in flight, hand leadership over where that is possible, and end."""
@@ -248,6 +269,7 @@ class Engine(Service):
         if self._links is not None:
             await self._links.stopService()
         if hasattr(self, "journal"):
+            self._letter_store.close()
             self.store.close()
             self.journal.close()
 
@@ -381,6 +403,17 @@ class Engine(Service):
         if self.raft.durable():
             self.wake()
 
+    def _letters_changed(self) -> None:
+        """Take that more letters are durable, or that one was read."""
+        self._or_die(self._use_letters)
+
+    def _use_letters(self) -> None:
+        """Go on where letters were waited for."""
+        self.store.poke()
+        for changed in self.letter_hooks:
+            changed()
+        self.wake()  # perhaps nothing was applied meanwhile
+
     def _finish_install(self) -> None:
         """Use a received snapshot for good once the log that begins with it is on disk."""
         if self._installing is not None and self.journal.durable_index >= self._installing.index:
@@ -389,7 +422,8 @@ class Engine(Service):
 
     def _keep_house(self) -> None:
         """Look at the bounds, and propose what the log still lacks."""
-        if self.room.look():
+        self.letters.look()
+        if self.room.look() or self.letters.stuck:
             self.raft.step_down()  # nothing commits here, and others may have room
         if isinstance(self.proposer.refusal, (type(None), BacklogFullError)):
             self.proposer.refusal = self.room.refusal()
@@ -423,9 +457,12 @@ class Engine(Service):
     def _propose_changes(self) -> None:
         """Propose what the log's state asks for: a change of members, and what it may forget."""
         change = self.membership.next_change(
-            lambda name: self.raft.acked(name) >= self.raft.commit_index
+            lambda name: self.raft.has_all(name, self.raft.commit_index)
         )
-        for command in (change, self.compaction.release()):
+        release = self.compaction.release()
+        if release is not None and not self.raft.majority_has_all(release.floor):
+            release = None  # what it lets go, letters' bytes among it, must be with a majority
+        for command in (change, release):
             if command is not None:
                 self.propose(command)
 
@@ -509,6 +546,9 @@ class Engine(Service):
             raise DamagedError(str(error), place=f"entry {index}") from error
         self._log_clock.follow(log_time_us)
         self.compaction.applied(len(command))
+        kept, gone = self.ledger.take_letter_changes()
+        if kept or gone:
+            self.letters.apply(index, kept, gone)
         if isinstance(value, Accept):
             self._appended.discard((value.session, value.number))
         elif isinstance(value, CHANGES):
@@ -533,6 +573,22 @@ class Engine(Service):
             raise DamagedError("an entry that should hold messages", place=f"entry {index}")
         return value.messages
 
+    def letter(self, number: int) -> bytes | None:
+        """Return a letter's stored bytes, verified; None if they are not at hand.
+
+        Then they are read from the disk, or fetched from a peer, and `letter_hooks` are called
+        when they may be there: ask again. None for a number that the ledger does not have.
+        """
+        return self.letters.letter(number)
+
+    def may_apply(self) -> bool:
+        """Tell whether more may be applied: not while too many letters wait for the disk."""
+        return not self.letters.holds
+
+    def has_letters(self) -> bool:
+        """Tell whether this node has the bytes of every letter of its ledger."""
+        return self.letters.whole
+
     def is_voter(self, name: str) -> bool:
         """Tell whether a member's copy counts."""
         return self.membership.is_voter(name)
@@ -556,11 +612,14 @@ class Engine(Service):
     def may_stand(self) -> bool:
         """Tell whether this node could lead: not with a hole in its log, nor with a full disk.
 
+        Of letters, nothing waits that it could not apply any more. (A leader may lack letters:
+        it fetches them.)
+
         One that hands over does not lead again: it would refuse what it is offered.
         """
         if self._handing_over:
             return False
-        return not self.repairs.holes and not self.journal.full
+        return not self.repairs.holes and not self.journal.full and not self.letters.stuck
 
     def wants_snapshot(self, name: str) -> None:
         """Begin to send a follower what the log no longer has, or let another one do so."""
@@ -698,6 +757,7 @@ class Engine(Service):
         self.membership.left(name)
         self.snapshots.left(name)
         if not self._dead:
+            self.letters.left(name)
             self.raft.disconnected(name)
             self.wake()
 
@@ -731,6 +791,10 @@ class Engine(Service):
                 self.repairs.asked(name, message.index, self.raft.commit_index)
             case Fetched():
                 self.repairs.fetched(message)
+            case FetchLetter():
+                self.letters.asked(name, message)
+            case LetterFetched():
+                self.letters.fetched(name, message)
             case _:
                 return self.raft.receive(name, message)
         return False

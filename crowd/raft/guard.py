@@ -249,6 +249,26 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         progress = self._replication.followers.get(name)
         return progress.acked if progress is not None and self.is_leader else 0
 
+    def has_all(self, name: str, index: int) -> bool:
+        """Return whether a follower has all up to `index`: entries and letters (leader only).
+
+        What is behind that is in this leader's log, or comes with a snapshot, whose receiver
+        answers anew what it has: its answers arrive in their order.
+        """
+        progress = self._replication.followers.get(name)
+        return self.acked(name) >= index and progress is not None and progress.whole
+
+    def majority_has_all(self, index: int) -> bool:
+        """Return whether a majority, this leader included, has all up to `index`."""
+        has = sum(
+            self._host.is_voter(name) and self.has_all(name, index)
+            for name in self._replication.followers
+        )
+        mine = (
+            self._votes_itself() and self._host.has_letters() and self._log.durable_index >= index
+        )
+        return self._alone or self._majority(has + mine)
+
     @property
     def roster_is_settled(self) -> bool:
         """Whether a majority has the last change of members on disk (leader only; D14).
@@ -301,7 +321,8 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self.doTick(0)
         self._replicate()
         self._notice()
-        return self.commit_index > self.applied_index and not self._stuck
+        left = self.commit_index > self.applied_index
+        return left and not self._stuck and self._host.may_apply()
 
     def propose(self, payload: bytes) -> None:
         """Append a checked command at the next tick; only on a leader, who wakes the tick."""
@@ -648,6 +669,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             reset=not success,
             stamp=stamp,
             roster=self._host.roster_index(),
+            whole=self._host.has_letters(),
         )
         self._dispatch(name, answer)
 
@@ -732,7 +754,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         """Apply for at most `APPLY_SLICE_S`; never twice, never past a failure (D13)."""
         self._replicate()  # followers first: their producers wait for the commit index
         until = self._now() + APPLY_SLICE_S
-        while self.commit_index > self.applied_index:
+        while self.commit_index > self.applied_index and self._host.may_apply():
             index = self.applied_index + 1
             try:
                 command, _, term = self._log.entry(index)

@@ -36,6 +36,7 @@ from crowd.raft.wire import (
     AppendEntries,
     Fetched,
     Hello,
+    LetterFetched,
     Offer,
     PeerMessage,
     SnapshotPiece,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from crowd.raft.dialer import ClientEndpoint
 
 BULK_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Entries, offers and pieces of snapshots wait with the sender above this: half a second at
+"""Entries, offers, letters and pieces of snapshots wait with the sender above this: half a second at
 10 MB/s."""
 
 QUEUED_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -433,4 +434,4 @@ def _at(address: Any) -> str:
 def _is_bulk(message: PeerMessage) -> bool:
     if isinstance(message, AppendEntries):
         return bool(message.entries)
-    return isinstance(message, Offer | SnapshotPiece | Fetched)
+    return isinstance(message, Offer | SnapshotPiece | Fetched | LetterFetched)

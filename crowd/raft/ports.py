@@ -104,6 +104,12 @@ class Host(Protocol):
     def roster_term(self) -> int:
         """Return the term of the entry at `roster_index`, 0 if it is not known."""
 
+    def may_apply(self) -> bool:
+        """Tell whether more may be applied now: not while too much of it waits for the disk."""
+
+    def has_letters(self) -> bool:
+        """Tell whether this node has the bytes of every letter of its ledger."""
+
     def may_stand(self) -> bool:
         """Tell whether this node could lead: it could not with a hole in its log."""
 

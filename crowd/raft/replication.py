@@ -49,6 +49,7 @@ class Progress:
 
     __slots__ = (
         "acked", "awaiting", "commit_sent", "next", "probing", "roster", "stamp", "under_way",
+        "whole",
     )  # fmt: skip
 
     def __init__(self, next_index: int) -> None:
@@ -59,6 +60,7 @@ class Progress:
         self.commit_sent = 0
         self.stamp = 0
         self.roster = 0
+        self.whole = False
         self.under_way: deque[tuple[int, int]] = deque()
 
     def probe(self, next_index: int) -> None:
@@ -134,6 +136,7 @@ class Replication:
                 f"{self._log.last_index}"
             )
         progress.roster = max(progress.roster, message.roster)
+        progress.whole = message.whole
         if message.stamp:
             progress.stamp = max(progress.stamp, message.stamp)
             progress.awaiting = False

@@ -44,6 +44,8 @@ def describe(engine: Engine) -> dict[str, Any]:
         "damaged_entries": engine.repairs.holes,
         "mended_entries": engine.repairs.mended_entries,
         "damaged_checkpoints": list(engine.store.damaged),
+        "letters": len(ledger.letters),
+        "lacking_letters": engine.letters.lacking,
         "scrub": msgspec.to_builtins(journal.upkeep_counters),
         "snapshots_sent_bytes": engine.snapshots.sent_bytes,
         "stored_bytes": journal.stored_bytes,

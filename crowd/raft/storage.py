@@ -1,4 +1,4 @@
-"""A node's directory: its journal and its checkpoints, opened so that they fit together.
+"""A node's directory: its journal, its checkpoints and its letters, opened so that they fit together.
 
 Decides what of the log must be read at start (what lies above the newest whole checkpoint), and
 which checkpoint the ledger is restored from. Leaves their bytes to ``journal`` and
@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.logger import Logger
 
-from crowd.errors import DamagedError
+from crowd.errors import DamagedError, FatalError
 from crowd.raft.checkpoints import PIECE_BYTES, open_store
 from crowd.raft.journal import open_journal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from crowd.raft.checkpoints import Checkpoint, CheckpointStore, Loaded
     from crowd.raft.journal import Journal
     from crowd.raft.journal.ports import FileSystem, Writer
+    from crowd.raft.letters import LetterStore
 
 _log = Logger()
 
@@ -30,6 +33,7 @@ class Storage(NamedTuple):
 
     journal: Journal
     store: CheckpointStore
+    letters: LetterStore
     restored: tuple[Checkpoint, Loaded] | None
 
 
@@ -41,15 +45,16 @@ def open_storage(
     filesystem: FileSystem,
     writer: Writer,
     background: Writer,
+    letters: Callable[[], LetterStore],
     piece_bytes: int = PIECE_BYTES,
     **sizes: object,
 ) -> Storage:
     """Open a node's directory, made if there is none. Blocks.
 
-    `writer` is the log's own thread; `background` does what can wait. `sizes` go to the
-    journal, `piece_bytes` to the checkpoints. A snapshot that was received whole but not installed when the node ended is
-    installed now. Raises as `open_journal`; DamagedError too if the log ends below its own
-    checkpoint, or begins above every one that is whole.
+    `writer` is the log's own thread, `background` does what can wait; `letters` opens the
+    letters. `sizes` go to the journal, `piece_bytes` to the checkpoints. A snapshot that was received whole but not installed when the node ended is
+    installed now. Raises as `open_journal` and `letters`; DamagedError too if the log ends below
+    its own checkpoint, or begins above every one that is whole.
     """
     opened: list[tuple[CheckpointStore, tuple[Checkpoint, Loaded] | None]] = []
 
@@ -71,10 +76,11 @@ def open_storage(
         store.discard()  # overtaken: the log went on before it was installed
     try:
         _fit(directory, journal, store, restored)
-    except DamagedError:
+        kept = letters()
+    except FatalError:
         journal.close()
         raise
-    return Storage(journal, store, restored)
+    return Storage(journal, store, kept, restored)
 
 
 def _newest_whole(store: CheckpointStore) -> tuple[Checkpoint, Loaded] | None:

@@ -72,7 +72,8 @@ class NextIndex(
 ):
     """A follower's answer to AppendEntries: where the leader should go on, and its `stamp`.
 
-    `roster` is the index of the last change of members that is on the follower's disk.
+    `roster` is the index of the last change of members that is on the follower's disk, and
+    `whole` says that it has the bytes of every letter of its ledger.
     """
 
     term: Number
@@ -81,6 +82,7 @@ class NextIndex(
     reset: bool
     stamp: Number
     roster: Number
+    whole: bool
 
 
 class RequestVote(
@@ -193,6 +195,24 @@ class Fetched(
     term: Number
 
 
+class FetchLetter(
+    msgspec.Struct, frozen=True, array_like=True, tag=20, forbid_unknown_fields=True, gc=False
+):
+    """A request for the bytes of a letter, which the sender lacks; `sha256` is their hash."""
+
+    number: Number
+    sha256: Digest
+
+
+class LetterFetched(
+    msgspec.Struct, frozen=True, array_like=True, tag=21, forbid_unknown_fields=True, gc=False
+):
+    """The bytes of the letter that was asked for; none if the sender does not have them."""
+
+    number: Number
+    message: bytes
+
+
 PeerMessage = (
     AppendEntries
     | NextIndex
@@ -206,6 +226,8 @@ PeerMessage = (
     | SnapshotWanted
     | Fetch
     | Fetched
+    | FetchLetter
+    | LetterFetched
 )
 """Every kind of message between two peers that said hello."""
 

@@ -27,6 +27,8 @@ from crowd.raft.journal.memory import FILE_NAME as MEMORY
 from crowd.raft.journal.memory import Memory, read_slots
 from crowd.raft.journal.opening import LOCK_NAME
 from crowd.raft.journal.recovery import recover
+from crowd.raft.letters.sqlite import FILE_NAME as LETTERS
+from crowd.raft.letters.sqlite import flaws
 from crowd.raft.membership import decode_roster
 from crowd.web.token import FILE_NAME as TOKEN
 
@@ -39,7 +41,9 @@ FOLDER: Final = re.compile(r"damaged-\d{8}T\d{6}Z")
 PIECE_BYTES: Final = 1 << 20
 
 _KEPT: Final = frozenset({TOKEN, LOCK_NAME})
-_OF_A_NODE: Final = re.compile(r"memory|[0-9]+\.(segment|index|checkpoint|floor|install)")
+_OF_A_NODE: Final = re.compile(
+    rf"memory|{re.escape(LETTERS)}|[0-9]+\.(segment|index|checkpoint|floor|install)"
+)
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -99,6 +103,7 @@ class Repair:
             self._damage.refused.append(str(error))
         else:
             self._verify(self._memory)
+        self._damage.mendable.extend(flaws(self._directory))
         for problem in self._damage.refused:
             yield f"damaged, and the node does not start: {problem}"
         for problem in self._damage.mendable:

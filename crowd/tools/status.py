@@ -126,6 +126,8 @@ def _damage_lines(node: dict[str, Any]) -> list[str]:
     lines = list(node.get("damaged_checkpoints", []))
     if entries := node.get("damaged_entries"):
         lines.insert(0, f"{entries} damaged entries, not yet mended by the others' copies")
+    if letters := node.get("lacking_letters"):
+        lines.append(f"{letters} letters lacking, asked of the others")
     return [f"  damaged: {line}" for line in lines]
 
 

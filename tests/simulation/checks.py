@@ -11,6 +11,8 @@ reaches a consumer. The numbers I1 to I9 are those of docs/explanation/guarantee
 
 from __future__ import annotations
 
+import hashlib
+
 from crowd.command import Accept, open_entry, read_command
 from crowd.delivery.plan import WINDOW
 from crowd.errors import DamagedEntryError, DamagedError, DirectoryError, StorageFailedError
@@ -301,6 +303,22 @@ class KeptUntilSettled(Check):
                     return
 
 
+class LettersKept(Check):
+    """I3: at the end the bytes of every letter are on every disk."""
+
+    def ended_well(self, processes):
+        for process in processes:
+            letters, stored = process.engine.ledger.letters, process.node.system.letters
+            good = {
+                number
+                for number, row in stored.items()
+                if number in letters
+                and hashlib.sha256(row.message).digest() == letters[number].sha256
+            }
+            if good != set(letters):
+                self.fail(f"{process.name} has letters {sorted(good)} of {sorted(letters)}")
+
+
 class AtLeastOnce(Check):
     """I4: one name for each message, no attempt of what is settled, one deliverer at a time."""
 
@@ -429,7 +447,7 @@ class Liveness(Check):
 CHECKS = (
     LogMatching, ElectionSafety, LeaderCompleteness, CommittedStays, DurableThenAcknowledged,
     AcceptedOnce,
-    OneHistory, KeptUntilSettled, AtLeastOnce, OnlyWhatWasSent, Bounded, FailedSyncIsTheEnd,
+    OneHistory, KeptUntilSettled, LettersKept, AtLeastOnce, OnlyWhatWasSent, Bounded, FailedSyncIsTheEnd,
     EveryCallerHears, Liveness,
 )  # fmt: skip
 

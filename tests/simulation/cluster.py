@@ -315,6 +315,9 @@ class Cluster:
             yield counts != sorted(voters) and f"{process.name} counts by {counts}"
             ticking = other._ticking.running and other._housekeeping.running
             yield not ticking and f"{process.name} ticks no more"
+            letters = other.letters
+            kept = letters.whole and not letters.pending_bytes
+            yield not kept and f"{process.name} lacks letters"
         yield _unsettled_words(self._unsettled())
         indices = {process.name: process.engine.ledger.applied_index for process in processes}
         yield len(set(indices.values())) > 1 and f"ledgers are at {indices}"

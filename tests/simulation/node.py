@@ -16,6 +16,7 @@ from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import DamagedError, DirectoryError, FatalError
 from crowd.raft.compaction import Pace
 from crowd.raft.engine import Engine
+from crowd.raft.letters import LetterStore
 from crowd.raft.replication import Window
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
@@ -34,6 +35,7 @@ from tests.simulation.disk import (
 from tests.simulation.network import SimulatedLinks
 from tests.simulation.world import WALL_AT_START_US, ProcessClock, ProcessEndedError
 from tests.unit.journal.fakes import PowerCutError
+from tests.unit.letters.fakes import FaultyShelf
 
 CLUSTER = "leads"
 FILE_HASH = b"f" * 32
@@ -81,6 +83,8 @@ class Process:
         plan = cluster.plan
         self.writer = SimulatedWriter(node.world, self, chance=chance)
         self.background = SimulatedWriter(node.world, self, chance=chance)
+        letters_chance = random.Random(f"{plan.seed} {self.name} {self.number} letters")
+        self.letters = SimulatedWriter(node.world, self, chance=letters_chance)
         seams = Seams(
             open_storage=lambda: self._open_storage(chance),
             make_links=self._make_links if node.peers else None,
@@ -135,6 +139,7 @@ class Process:
         storage = open_storage(
             DIRECTORY, cluster=CLUSTER, node=self.name, filesystem=node.system, writer=self.writer,
             background=self.background, segment_bytes=plan.segment_bytes,
+            letters=lambda: LetterStore(FaultyShelf(node.system), self.letters),
             cache_bytes=plan.cache_bytes, piece_bytes=PIECE_BYTES, seconds=self.clock.look, draw=chance.randbytes,
         )  # fmt: skip
         journal = self.journal = storage.journal
@@ -242,6 +247,7 @@ class Process:
         await self.dispatcher.stopService()
         await self.engine.stopService()
         self.background.close()
+        self.letters.close()
         self.node.died(self, "stopped", power=False)
 
     def _drain_failed(self, failure):
@@ -327,6 +333,8 @@ class Node:
         if process is not None:
             for writer in (process.writer, process.background):
                 writer.cut_short(self.chance.randrange(8))
+            if process.letters.is_busy:
+                process.letters.cut_short(self.chance.randrange(3))
             self.died(process, "power" if power else "killed", power=power)
         elif power:
             self._lose_power()

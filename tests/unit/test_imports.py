@@ -50,6 +50,7 @@ SEAMS = {
     "google_crc32c": {"crowd.raft.journal", "crowd.raft.checkpoints"},
     "fcntl": {"crowd.raft.journal.filesystem", "crowd.tools.local_cluster"},
     "threading": {"crowd.raft.journal.writer"},
+    "sqlite3": {"crowd.raft.letters.sqlite"},
     "httptools": {
         "crowd.web.intake", "crowd.delivery.connection", "crowd.tools.sink", "crowd.tools.lane"
     },

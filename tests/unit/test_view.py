@@ -50,6 +50,9 @@ class Engine:
         )
         self.repairs = SimpleNamespace(holes=0, mended_entries=5)
         self.snapshots = SimpleNamespace(sent_bytes=600)
+        self.letters = SimpleNamespace(
+            whole=True, lacking=0, stuck=False, fetched_letters=3, pending_bytes=50
+        )
 
     def apply(self, command):
         self.ledger.apply(Index(self.ledger.applied_index + 1), Term(1), 0, command)
@@ -197,3 +200,18 @@ def test_every_metric_of_a_node_has_a_value():
     assert named == {metric.name for metric in METRICS if "consumer" not in metric.labels}
     engine.store.newest = None
     assert "crowd_checkpoint_index" not in view(engine).counters()
+
+
+@pytest.mark.parametrize(
+    ("state", "well", "words"),
+    [
+        ({}, True, "all are here"),
+        ({"whole": False}, True, "being compared with the ledger"),
+        ({"whole": False, "lacking": 3}, True, "3 are lacking, asked of the others"),
+        ({"stuck": True}, False, "no space: nothing more is applied"),
+    ],
+)
+def test_letters_that_are_lacking_are_told_and_no_space_makes_a_node_unready(state, well, words):
+    engine = Engine("a", "b")
+    vars(engine.letters).update(state)
+    assert lines(engine)["letters"] == (well, words)

@@ -121,6 +121,10 @@ class FaultyFileSystem:
         self.directories: set[str] = set()
         self._held: set[str] = set()
         self.log: list[str] = []
+        self.letters: dict = {}
+        """What the table of letters on this disk has committed."""
+        self.letters_damaged = False
+        """Whether that table can be read no more."""
         self.steps_left: int | None = None
         """Steps until the power goes; None: it stays."""
         self.faults: dict[str, deque[OSError | None]] = {}

@@ -10,7 +10,9 @@ from crowd.raft.wire import (
     AppendEntries,
     Fetch,
     Fetched,
+    FetchLetter,
     Hello,
+    LetterFetched,
     NextIndex,
     Offer,
     PreVote,
@@ -50,7 +52,9 @@ def snapshot_pieces(draw):
 
 PEER_MESSAGES = st.one_of(
     append_entries(),
-    st.builds(NextIndex, numbers, numbers, st.booleans(), st.booleans(), numbers, numbers),
+    st.builds(
+        NextIndex, numbers, numbers, st.booleans(), st.booleans(), numbers, numbers, st.booleans()
+    ),
     st.builds(RequestVote, numbers, numbers, numbers, numbers),
     st.builds(ResponseVote, numbers),
     st.builds(TimeoutNow, numbers),
@@ -61,6 +65,8 @@ PEER_MESSAGES = st.one_of(
     st.builds(SnapshotWanted, numbers, digests, numbers),
     st.builds(Fetch, numbers),
     st.builds(Fetched, st.binary(max_size=100), numbers, numbers),
+    st.builds(FetchLetter, numbers, digests),
+    st.builds(LetterFetched, numbers, st.binary(max_size=100)),
 )
 """Every kind of message, with any fields that it may have."""
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=63)
@@ -98,7 +104,7 @@ PLAIN = st.recursive(
 EXAMPLES = (
     AppendEntries(5, 8, 9, 4, 77, ((b"first", 10, 4), (b"second", 11, 5))),
     AppendEntries(5, 8, 9, 4, 77, ()),
-    NextIndex(5, 12, True, False, 77, 3),
+    NextIndex(5, 12, True, False, 77, 3, True),
     RequestVote(6, 11, 5, 3),
     ResponseVote(6),
     TimeoutNow(5),
@@ -109,6 +115,8 @@ EXAMPLES = (
     SnapshotWanted(5, bytes(range(32)), 1000),
     Fetch(10),
     Fetched(b"first", 10, 4),
+    FetchLetter(7, bytes(range(32))),
+    LetterFetched(7, b"a message"),
 )
 """One or two of each kind."""
 

@@ -47,7 +47,7 @@ def test_every_pair_is_connected_once(network, trio):
 def test_messages_arrive_in_order(network, trio):
     """What is sent first arrives first, from and to the right node."""
     a, b = trio["a"], trio["b"]
-    messages = [NextIndex(1, number, True, False, 0, 0) for number in range(50)]
+    messages = [NextIndex(1, number, True, False, 0, 0, True) for number in range(50)]
     assert all(a.send("b", message) for message in messages)
     assert b.send("a", TimeoutNow(3))
     network.settle()

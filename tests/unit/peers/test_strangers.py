@@ -252,7 +252,7 @@ def test_i7_the_first_frame_has_a_bound_of_its_own():
         (pack([]), "not a peer's message: an empty array"),
         (pack(7), "not a peer's message: int where an array with a kind belongs"),
         (pack({"5": 1}), "not a peer's message: CBOR with a tag or a map; expected neither"),
-        (pack([2, 1]), "no NextIndex: Expected `array` of at least length 7, got 2"),
+        (pack([2, 1]), "no NextIndex: Expected `array` of at least length 8, got 2"),
         (pack([5, 1, 2]), "no TimeoutNow: Expected `array` of at most length"),
         (pack([5, "x"]), "no TimeoutNow: Expected `int`, got `str`"),
         (pack([5, 1.0]), "no TimeoutNow: Expected `int`, got `float`"),

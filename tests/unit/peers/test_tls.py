@@ -157,7 +157,7 @@ def test_i6_two_nodes_prove_themselves_and_talk(start, spin, logged):
     wire = next(iter(a._links)).transport
     assert wire.getHandle().get_protocol_version_name() == "TLSv1.3"
     large = AppendEntries(1, 0, 0, 0, 7, ((bytes(3_000_000), 1, 1),))
-    small = [NextIndex(1, number, True, False, 0, 0) for number in range(2000)]
+    small = [NextIndex(1, number, True, False, 0, 0, True) for number in range(2000)]
     assert a.send("b", large)
     assert all(b.send("a", message) for message in small)
     spin(lambda: b_heard.messages() and len(a_heard.messages()) == len(small))
@@ -207,8 +207,8 @@ def test_a_newcomer_proves_itself_to_a_member_that_missed_its_enrolment(
     new, _ = start(newcomer)
     new.follow({member: str(old.address.port)}, {member})
     spin(lambda: old.connected and new.connected)
-    assert old.send(newcomer, NextIndex(1, 1, True, False, 0, 0))
-    assert new.send(member, NextIndex(1, 2, True, False, 0, 0))
+    assert old.send(newcomer, NextIndex(1, 1, True, False, 0, 0, True))
+    assert new.send(member, NextIndex(1, 2, True, False, 0, 0, True))
     spin(old_heard.messages)
 
 

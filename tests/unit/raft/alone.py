@@ -115,6 +115,7 @@ class Member:
         self.members = {"a", *others}
         (self.roster, self.change_term), self.whole = roster, True
         self.waiting = set(others)
+        self.applies = self.letters = True
         self.raft = GuardedRaft("a", self.journal, self, self, applied_index=applied_index)
         for other in others:
             self.raft.connected(other)
@@ -145,6 +146,12 @@ class Member:
 
     def roster_term(self):
         return self.change_term
+
+    def may_apply(self):
+        return self.applies
+
+    def has_letters(self):
+        return self.letters
 
     def may_stand(self):
         return self.whole
@@ -224,6 +231,7 @@ class Member:
     def acknowledge(self, name, index, **fields):
         given = {
             "term": self.raft.term, "success": True, "reset": False, "stamp": 1, "roster": 0,
+            "whole": True,
             **fields,
         }  # fmt: skip
         self.raft.receive(name, NextIndex(next_index=index + 1, **given))

@@ -15,6 +15,8 @@ from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 
 from crowd.command import (
+    Burial,
+    Bury,
     ConsumerDefinition,
     Define,
     Demote,
@@ -30,11 +32,13 @@ from crowd.command import (
 from crowd.raft import guard
 from crowd.raft.compaction import Pace
 from crowd.raft.engine import Engine
+from crowd.raft.letters import LetterStore
 from crowd.raft.ports import REGULAR
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
 from crowd.raft.wire import objection
 from tests.unit.journal.fakes import FaultyFileSystem, ManualWriter
+from tests.unit.letters.fakes import FaultyShelf
 
 LEADS = RouteDefinition(path="/leads", methods=("POST",), reads="refuse", upstream=None)
 REST_API = ConsumerDefinition(
@@ -189,7 +193,8 @@ class Cluster:
         self.wires = Wires()
         self.disks = {name: FaultyFileSystem() for name in self.names}
         self.engines, self.writers, self.fatal = {}, {}, []
-        self.slow = set()
+        self.slow, self.slow_letters = set(), set()
+        self.pending_bytes_max = 1 << 20
         self.space = Space(100 << 30, 200 << 30)
         self.pace, self.retention_us, self.segment_bytes = pace, retention_us, segment_bytes
 
@@ -204,13 +209,17 @@ class Cluster:
         return self
 
     def _start(self, name, peers):
-        writers = self.writers[name] = (ManualWriter(), ManualWriter())
+        writers = self.writers[name] = (ManualWriter(), ManualWriter(), ManualWriter())
         disk = self.disks[name]
 
         def open_disk():
             return open_storage(
                 f"/{name}", cluster="leads", node=name, filesystem=disk,
-                writer=writers[0], background=writers[1], segment_bytes=self.segment_bytes,
+                writer=writers[0], background=writers[1],
+                letters=lambda: LetterStore(
+                    FaultyShelf(disk), writers[2], pending_bytes_max=self.pending_bytes_max
+                ),
+                segment_bytes=self.segment_bytes,
                 cache_bytes=1 << 12, seconds=self.clock.seconds, draw=self.chance.randbytes,
             )  # fmt: skip
 
@@ -266,8 +275,8 @@ class Cluster:
     def work(self):
         """Have every disk that is not slow do what it was asked for."""
         for name, writers in list(self.writers.items()):
-            for writer in writers:
-                if name in self.slow:
+            for place, writer in enumerate(writers):
+                if name in self.slow or (name in self.slow_letters and place == 2):
                     writer.turn()
                 else:
                     writer.finish()
@@ -324,6 +333,39 @@ class Cluster:
                 lambda: all(e.ledger.watermark(1) >= last for e in self.engines.values())
             )
         return self
+
+    def bury(self, *positions):
+        """Have the consumer's messages at these positions become letters, as the leader does."""
+        leader = self.engines[self.leader]
+        burials = []
+        for position in positions:
+            place = leader.ledger.place(position)
+            message = leader.message(place.index, place.offset)
+            burials.append(Burial(position, "dead", "answer", 400, "no", 1, 0, 0, message))
+        assert leader.propose(Bury(consumer=1, letters=tuple(burials)))
+        return self
+
+    def bury_new(self, count, body=b"letter" * 50, *, wait=True):
+        """Accept so many messages and have them become letters; return their numbers."""
+        leader = self.leader
+        ledger = self.engines[leader].ledger
+        first, before = ledger.tip + 1, len(ledger.letters)
+        self.fill(count, body).bury(*range(first, first + count))
+        self.run_until(lambda: len(ledger.letters) == before + count)
+        if wait:
+            self.run(0.3)
+        return sorted(ledger.letters)[-count:]
+
+    def read(self, name, number, seconds=5):
+        """Return a letter's bytes as a member's delivery gets them."""
+        found = []
+
+        def here():
+            found[:] = [self.engines[name].letter(number)]
+            return found != [None]
+
+        self.run_until(here, seconds)
+        return found[0]
 
     def compact(self):
         """Fill and settle until the log of every living member has lost its beginning."""

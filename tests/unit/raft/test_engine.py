@@ -252,7 +252,13 @@ def test_an_acknowledgement_of_another_term_does_not_count(cluster):
     heard = cluster.post(leader)
     cluster.run(0.1)
     late = NextIndex(
-        term=raft.term - 1, next_index=10**6, success=True, reset=False, stamp=0, roster=0
+        term=raft.term - 1,
+        next_index=10**6,
+        success=True,
+        reset=False,
+        stamp=0,
+        roster=0,
+        whole=True,
     )
     for name in cluster.followers:
         raft.receive(name, late)

@@ -244,7 +244,7 @@ def impossible(term):
     return {
         "a jump of the term": [
             AppendEntries(far, 1, 1, 0, 1, ()),
-            NextIndex(far, 2, True, False, 1, 0),
+            NextIndex(far, 2, True, False, 1, 0, True),
             RequestVote(far, 9, 1, 0),
             ResponseVote(far),
             PreVote(far, 9, 1, 0),

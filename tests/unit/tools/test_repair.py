@@ -10,6 +10,7 @@ from crowd.cli import main
 from crowd.errors import DamagedError
 from crowd.raft.checkpoints import Head
 from crowd.raft.journal import DiskFileSystem, open_journal
+from crowd.raft.letters import LetterStore, SqliteShelf
 from crowd.raft.membership import Roster, Seat, encode_roster
 from crowd.raft.storage import open_storage
 from crowd.tools.init import ClusterPlan, write_cluster
@@ -43,7 +44,7 @@ class Stopped:
         (path / "token").write_text("5e" * 32 + "\n")
 
     def open(self):
-        self.writers = [ManualWriter(), ManualWriter()]
+        self.writers = [ManualWriter(), ManualWriter(), ManualWriter()]
         storage = open_storage(
             self.directory,
             cluster="leads",
@@ -51,12 +52,15 @@ class Stopped:
             filesystem=DiskFileSystem(),
             writer=self.writers[0],
             background=self.writers[1],
+            letters=lambda: LetterStore(SqliteShelf(self.directory), self.writers[2]),
             segment_bytes=SEGMENT_BYTES,
         )
         self.settle()
         return storage
 
     def close(self, storage):
+        storage.letters.close()
+        self.settle()
         storage.store.close()
         storage.journal.close()
 
@@ -239,3 +243,27 @@ def test_the_journal_alone_is_read_as_a_start_reads_it(tmp_path, capsys):
     journal.close()
     assert main(["repair", str(tmp_path), "--yes", "--force"]) == 1
     assert "nothing in it says who else is a member" in capsys.readouterr().err
+
+
+def test_letters_are_told_when_damaged_and_set_aside_with_the_rest(stopped, capsys):
+    """A node starts with damaged letters, and has them from the others."""
+    shelf = SqliteShelf(stopped.directory)
+    shelf.write([(number, b"letter %d " % number * 400) for number in (1, 2, 3)], [])
+    shelf.close()
+    file = stopped.path / "letters.sqlite"
+    flip(file, file.read_bytes().index(b"letter 2 letter 2") + 100)
+    content = file.read_bytes()
+    assert main(["repair", stopped.directory, "--yes"]) == 1
+    told = capsys.readouterr().out
+    assert told.count("mended by the node while it runs") == 1
+    assert "checksum of letter 2 at " in told
+    assert main(["repair", stopped.directory, "--yes", "--force"]) == 0
+    (folder,) = stopped.path.glob("damaged-*")
+    assert (folder / "letters.sqlite").read_bytes() == content
+    assert "letters.sqlite" not in stopped.names()
+
+
+def test_letters_that_are_no_database_are_told(stopped, capsys):
+    (stopped.path / "letters.sqlite").write_bytes(b"no database" * 1000)
+    assert main(["repair", stopped.directory, "--yes"]) == 1
+    assert "letters that cannot be read" in capsys.readouterr().out

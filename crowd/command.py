@@ -483,10 +483,10 @@ class Remember(_Value, frozen=True, tag=17):
 
 
 class Dismiss(_Value, frozen=True, tag=18):
-    """A consumer is none any more; what it had not been delivered is dropped, or made letters.
+    """A consumer is none any more.
 
-    ``backlog`` says which: ``drop`` counts it as dropped, ``refuse`` has no effect while there
-    is any.
+    ``backlog`` says what happens to what it was not delivered: ``drop`` counts it as dropped,
+    ``refuse`` has no effect while there is any. Its letters stay.
     """
 
     consumer: _ConsumerId

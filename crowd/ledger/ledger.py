@@ -159,12 +159,12 @@ class Ledger(Questions):
     ) -> None:
         """Apply what is said of one consumer, if it is there."""
         consumer = self.consumers.get(command.consumer)
+        if isinstance(command, Bury):  # letters outlive their consumer
+            self._letters.bury(command, consumer, self._rows, self.log_time_us)
         if consumer is None:
             return
         if isinstance(command, Settle):
             consumer.settle(command.ranges, self._rows)
-        elif isinstance(command, Bury):
-            self._letters.bury(command, consumer, self._rows, self.log_time_us)
         elif isinstance(command, Remember):
             self._memories.keep(command)
         elif isinstance(command, Replay):
@@ -173,7 +173,7 @@ class Ledger(Questions):
             consumer.paused = command.action == "pause"
         elif isinstance(command, Skip):
             consumer.skip(Position(1), command.through, self._rows)
-        else:
+        elif isinstance(command, Dismiss):
             self._dismiss(consumer, command)
 
     def _let_letters_go(self, command: Conclude | Purge) -> None:

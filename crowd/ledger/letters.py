@@ -136,13 +136,16 @@ class Letters(Mapping[int, Letter]):
 
     # --- What commands do -------------------------------------------------------------------------
 
-    def bury(self, command: Bury, consumer: Consumer, rows: Rows, log_time_us: int) -> None:
+    def bury(self, command: Bury, consumer: Consumer | None, rows: Rows, log_time_us: int) -> None:
         """Make letters of this consumer's messages that are not settled, and settle them.
 
-        One that is a letter already, waits, and is buried as dead, dies under a new number.
+        One that is a letter already, waits, and is buried as dead, dies under a new number;
+        this alone also holds for a consumer that was dismissed, for which `consumer` is None.
         Other burials are ignored, and so are those for which there is no room.
         """
-        kept = self._kept.setdefault(consumer.id, _Kept())
+        if consumer is None and command.consumer not in self._kept:
+            return
+        kept = self._kept.setdefault(command.consumer, _Kept())
         taken: list[tuple[Burial, Record]] = []
         died: list[int] = []
         words_bytes = 0
@@ -152,19 +155,20 @@ class Letters(Mapping[int, Letter]):
                 break
             older = kept.numbers.get(burial.position)
             if older is None:
-                if consumer.is_settled(burial.position, rows):
+                if consumer is None or consumer.is_settled(burial.position, rows):
                     continue
             elif burial.state == "parked" or kept.state_of(older)[0] == "dead":
                 continue
             else:
                 died.append(older)
             self.last += 1
-            taken.append((burial, _record(self.last, consumer.id, burial, log_time_us)))
+            taken.append((burial, _record(self.last, command.consumer, burial, log_time_us)))
         self._remove(list(self._found(sorted(died))))
         self._add(kept, taken)
         kept.tally.dead -= len(died)
         kept.tally.again += len(died)
-        consumer.settle(_ranges(record.position for _, record in taken), rows)
+        if consumer is not None:
+            consumer.settle(_ranges(record.position for _, record in taken), rows)
 
     def _add(self, kept: _Kept, taken: Sequence[tuple[Burial, Record]]) -> None:
         self._records.add([record for _, record in taken])

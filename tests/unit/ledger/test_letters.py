@@ -240,6 +240,18 @@ def test_letters_of_a_consumer_that_went_stay_and_those_that_waited_for_it_are_d
     assert ledger.expired(old, 9) == [1]
 
 
+def test_a_letter_of_a_consumer_that_went_dies_again_where_it_is_replayed():
+    history, _ = with_messages()
+    history.bury(1, 1, 2)
+    history.apply(Dismiss(1, "drop"))
+    history.apply(Replay(2, (1,)))
+    history.bury(1, 1, 2, 3)
+    assert {number: known.state for number, known in history.ledger.letters.items()} == {
+        2: "dead",
+        3: "dead",
+    }
+
+
 def test_i7_of_many_that_went_the_oldest_without_letters_is_forgotten():
     history = History()
     history.define(route("/x"), consumer("c1"), consumer("c2"))

@@ -146,9 +146,9 @@ class Model:
     def count(self, consumer_id, what):
         self.tallies.setdefault(consumer_id, dict.fromkeys(TALLY, 0))[what] += 1
 
-    def bury(self, name, positions, state, index, messages):
-        consumer_id = self.ids[name]
-        left = self.left(name)
+    def bury(self, consumer_id, positions, state, index, messages):
+        name = self.name_of(consumer_id)
+        left = [] if name is None else self.left(name)
         for position, message in zip(positions, messages, strict=True):
             older = self.letter_of(consumer_id, position)
             waits = older is not None and self.letters[older][2] != "dead"
@@ -164,7 +164,8 @@ class Model:
             target = consumer_id if state == "parked" else 0
             self.letters[self.last_letter] = [consumer_id, position, state, target, message, index]
             self.came[self.last_letter] = message
-            self.done[name].add(position)
+            if name is not None:
+                self.done[name].add(position)
 
     def letter_of(self, consumer_id, position):
         return next(
@@ -268,8 +269,7 @@ def play_to_one(history, model, index, what, consumer_id, *given_):
         messages = [b"m" * (1 + position % 3) for position in positions]
         both = zip(positions, messages, strict=True)
         history.bury(consumer_id, *(burial(p, state, message=m) for p, m in both))
-        if name is not None:
-            model.bury(name, positions, state, index, messages)
+        model.bury(consumer_id, positions, state, index, messages)
     elif what == "replay":
         history.apply(Replay(consumer_id, tuple(given_[0])))
         if name is not None:

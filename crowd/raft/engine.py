@@ -23,14 +23,19 @@ from crowd.command import (
     FORMAT,
     Accept,
     Birth,
+    Control,
     Define,
     Demote,
+    Dismiss,
     Enroll,
     Expel,
     Index,
     OpenSession,
     Promote,
+    Purge,
     Release,
+    Replay,
+    Skip,
     Term,
     decode_command,
     encode_command,
@@ -87,7 +92,9 @@ FENCE_S: Final = 0.5
 It is shorter than the shortest election, so no two leaders deliver at once."""
 HAND_OVER_S: Final = 2.0
 """How long a stopping leader waits for a follower that can take over."""
-OFFERED_BY_PEERS: Final = (Accept, OpenSession, Define, Enroll, Expel)
+OFFERED_BY_PEERS: Final = (
+    Accept, OpenSession, Define, Enroll, Expel, Control, Skip, Dismiss, Replay, Purge,
+)  # fmt: skip
 """What a follower may put into the log; the rest is the leader's own to propose."""
 BIRTH: Final = "birth"
 CHANGES: Final = (Enroll, Promote, Demote, Expel)

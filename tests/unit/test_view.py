@@ -10,6 +10,7 @@ import pytest
 from crowd.command import FORMAT, Birth, Enroll, Index, Member, Term
 from crowd.errors import ChangeRefusedError, UnknownMemberError
 from crowd.ledger import Ledger
+from crowd.letters import NoArchive
 from crowd.metrics import METRICS, parse_sample
 from crowd.raft.journal.upkeep import UpkeepCounters
 from crowd.raft.membership import Standing
@@ -68,7 +69,7 @@ class Producers:
 
 
 def view(engine):
-    return EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0)
+    return EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, NoArchive())
 
 
 def lines(engine):

@@ -19,9 +19,9 @@ from crowd.message import ConsumerId, Position
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from crowd.archive import Archive
     from crowd.delivery.dispatcher import Progress
     from crowd.ledger import Consumer, Ledger
-    from crowd.letters import Archive
     from crowd.wishes import Wishes
 
 SOURCE: Final = "the body"

@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from crowd.archive import make_archive
 from crowd.command import Define
 from crowd.config import definitions, load_file, single_node
 from crowd.consumers import EngineConsumers
@@ -32,7 +33,7 @@ from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import ConfigurationError, FatalError
 from crowd.kinds import split_address
-from crowd.letters import EngineLetters, make_archive
+from crowd.letters import EngineLetters
 from crowd.orders import Orders
 from crowd.raft import guard
 from crowd.raft.engine import Engine
@@ -54,8 +55,8 @@ from crowd.wishes import Wishes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from crowd.archive import Archive
     from crowd.config import Configuration
-    from crowd.letters import Archive
     from crowd.raft.wire import Hello
 
 DRAIN_S: Final = 10.0

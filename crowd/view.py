@@ -20,9 +20,9 @@ from crowd.raft.status import describe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from crowd.archive import Archive
     from crowd.delivery.dispatcher import Dispatcher
     from crowd.ledger.members import MemberState
-    from crowd.letters import Archive
     from crowd.raft.engine import Engine
     from crowd.web.listener import Producers
 

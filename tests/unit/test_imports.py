@@ -19,7 +19,7 @@ ROOMS = (
     {"crowd.raft"},
     {"crowd.delivery"},
     {"crowd.web"},
-    {"crowd.wishes", "crowd.consumers", "crowd.letters", "crowd.orders", "crowd.reload",
+    {"crowd.wishes", "crowd.archive", "crowd.consumers", "crowd.letters", "crowd.orders", "crowd.reload",
      "crowd.view", "crowd.service"},
     {"crowd.tools", "crowd.cli"},
 )  # fmt: skip

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from twisted.internet.task import Clock
 
+from crowd.archive import NoArchive
 from crowd.command import (
     FORMAT,
     NO_FILE,
@@ -37,7 +38,7 @@ from crowd.errors import (
     UnknownOrderError,
 )
 from crowd.ledger import Ledger
-from crowd.letters import EngineLetters, NoArchive
+from crowd.letters import EngineLetters
 from crowd.message import ConsumerId, Position, RouteId
 from crowd.orders import ORDERS_MAX, SLICE_MAX, Orders
 from crowd.web.dead import Selection

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from crowd.archive import NoArchive
 from crowd.command import FORMAT, Birth, Enroll, Index, Member, Term
 from crowd.errors import ChangeRefusedError, UnknownMemberError
 from crowd.ledger import Ledger
-from crowd.letters import NoArchive
 from crowd.metrics import METRICS, parse_sample
 from crowd.raft.journal.upkeep import UpkeepCounters
 from crowd.raft.membership import Standing

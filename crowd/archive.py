@@ -134,4 +134,4 @@ class EngineArchive:
 
 def make_archive(engine: Any) -> Archive:
     """Return an engine's letters; none where its ledger keeps none."""
-    return EngineArchive(engine) if hasattr(engine.ledger, "letters") else NoArchive()
+    return EngineArchive(engine) if hasattr(engine, "letter_hooks") else NoArchive()

@@ -46,9 +46,15 @@ METRICS: Final = (
     Metric("crowd_consumer_backlog_messages", _GAUGE, "Messages not yet settled.", ("consumer",)),
     Metric("crowd_consumer_delivered_total", _COUNTER, "Attempts that delivered.", ("consumer",)),
     Metric("crowd_consumer_in_flight", _GAUGE, "Attempts under way.", ("consumer",)),
+    Metric("crowd_consumer_letters", _GAUGE, "Letters, by their state.", ("consumer", "state")),
+    Metric("crowd_consumer_letters_bytes", _GAUGE, "Bytes of letters.", ("consumer",)),
+    Metric(
+        "crowd_consumer_letters_expired_total", _COUNTER, "Letters given up for age.", ("consumer",)
+    ),
+    Metric("crowd_consumer_letters_purged_total", _COUNTER, "Letters purged.", ("consumer",)),
     Metric("crowd_consumer_paused", _GAUGE, "1 where an operator paused it.", ("consumer",)),
+    Metric("crowd_consumer_skipped_total", _COUNTER, "Messages skipped.", ("consumer",)),
     Metric("crowd_consumer_watermark", _GAUGE, "All up to it are settled.", ("consumer",)),
-    Metric("crowd_expired_letters_total", _COUNTER, "Letters given up for age.", ("consumer",)),
     Metric("crowd_http_connections", _GAUGE, "Open connections of producers."),
     Metric("crowd_http_connections_refused_total", _COUNTER, "Connections over the bound."),
     Metric("crowd_http_in_flight_bytes", _GAUGE, "Held for requests not yet answered."),
@@ -62,11 +68,8 @@ METRICS: Final = (
     Metric("crowd_journal_stored_bytes", _GAUGE, "What the log takes of the disk."),
     Metric("crowd_journal_write_seconds_total", _COUNTER, "Time spent writing and syncing."),
     Metric("crowd_journal_written_bytes_total", _COUNTER, "Bytes written to the journal."),
-    Metric("crowd_letters", _GAUGE, "Letters, by their state.", ("consumer", "state")),
-    Metric("crowd_letters_bytes", _GAUGE, "Bytes of letters.", ("consumer",)),
     Metric("crowd_members", _GAUGE, "Members of the cluster.", ("role",)),
     Metric("crowd_producers_waiting", _GAUGE, "Messages offered and not yet answered."),
-    Metric("crowd_purged_letters_total", _COUNTER, "Letters purged.", ("consumer",)),
     Metric("crowd_raft_applied_index", _GAUGE, "The last entry that the ledger applied."),
     Metric("crowd_raft_commit_index", _GAUGE, "The last entry known to be committed."),
     Metric("crowd_raft_leader", _GAUGE, "1 on the leader, 0 elsewhere."),
@@ -75,7 +78,6 @@ METRICS: Final = (
     Metric("crowd_scrub_flaws_total", _COUNTER, "Damage that the scrub found."),
     Metric("crowd_scrub_passes_total", _COUNTER, "Times that all finished segments were verified."),
     Metric("crowd_scrub_read_bytes_total", _COUNTER, "Bytes verified by the scrub."),
-    Metric("crowd_skipped_messages_total", _COUNTER, "Messages skipped.", ("consumer",)),
     Metric("crowd_snapshot_sent_bytes_total", _COUNTER, "Bytes of checkpoints sent to followers."),
 )
 

@@ -248,10 +248,10 @@ class EngineChanges:
 
 
 _TOTALS: Final = {
-    "bytes": "crowd_letters_bytes",
-    "skipped": "crowd_skipped_messages_total",
-    "purged": "crowd_purged_letters_total",
-    "expired": "crowd_expired_letters_total",
+    "bytes": "crowd_consumer_letters_bytes",
+    "skipped": "crowd_consumer_skipped_total",
+    "purged": "crowd_consumer_letters_purged_total",
+    "expired": "crowd_consumer_letters_expired_total",
 }
 """The metric of each figure that is no state's."""
 
@@ -261,7 +261,7 @@ def _letters(name: str, counts: Mapping[str, int]) -> dict[str, float]:
     return {
         f'{_TOTALS[key]}{{consumer="{name}"}}'
         if key in _TOTALS
-        else f'crowd_letters{{consumer="{name}",state="{key}"}}': count
+        else f'crowd_consumer_letters{{consumer="{name}",state="{key}"}}': count
         for key, count in counts.items()
     }
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from twisted.internet.task import Clock
 
-from crowd.archive import NoArchive
+from crowd.archive import EngineArchive, NoArchive, make_archive
 from crowd.command import (
     FORMAT,
     NO_FILE,
@@ -497,3 +497,28 @@ def test_nothing_is_in_an_archive_of_nothing():
     archive.on_messages(lambda: None)
     assert (archive.letter(1), archive.message(1), archive.after(0, 9)) == (None, None, [])
     assert (archive.counts(ConsumerId(1)), archive.gone()) == ({}, {})
+
+
+def test_an_engines_letters_are_asked_where_they_are():
+    tally = SimpleNamespace(purged=4, expired=5)
+    ledger = SimpleNamespace(
+        letters={1: letter(1), 3: letter(3)},
+        letter_tally=lambda _: tally,
+        letter_counts=lambda _: {"dead": 2, "parked": 0, "replay": 0},
+        dead_bytes=lambda _: 6,
+        consumers={ConsumerId(1): SimpleNamespace(skipped=7)},
+        gone={ConsumerId(9): SimpleNamespace(id=ConsumerId(9), name="old")},
+    )
+    engine = SimpleNamespace(ledger=ledger, letter=lambda number: b"m%d" % number, letter_hooks=[])
+    archive = make_archive(engine)
+    assert isinstance(archive, EngineArchive)
+    assert (archive.letter(1).number, archive.letter(2)) == (1, None)
+    assert [archive.after(0, 9), archive.after(1, 9), archive.after(0, 1)] == [[1, 3], [3], [1]]
+    assert archive.counts(ConsumerId(1)) == {
+        "dead": 2, "parked": 0, "replay": 0, "bytes": 6, "purged": 4, "expired": 5, "skipped": 7,
+    }  # fmt: skip
+    assert archive.gone() == {ConsumerId(9): "old"}
+    assert archive.message(3) == b"m3"
+    archive.on_messages(print)
+    assert engine.letter_hooks == [print]
+    assert isinstance(make_archive(SimpleNamespace(ledger=ledger)), NoArchive)

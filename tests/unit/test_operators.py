@@ -14,6 +14,8 @@ from crowd.command import (
     NO_FILE,
     Accept,
     Birth,
+    Burial,
+    Bury,
     Control,
     Define,
     Dismiss,
@@ -522,3 +524,54 @@ def test_an_engines_letters_are_asked_where_they_are():
     archive.on_messages(print)
     assert engine.letter_hooks == [print]
     assert isinstance(make_archive(SimpleNamespace(ledger=ledger)), NoArchive)
+
+
+@pytest.mark.skipif(not hasattr(Ledger, "letters"), reason="the ledger keeps no letters yet")
+def test_orders_are_worked_through_by_a_real_ledger(clock):
+    """Buried, listed, replayed elsewhere, purged; and a removed consumer's letters are its own."""
+    node = Node("first", "second")
+    node.accept(9)
+    burials = tuple(
+        Burial(Position(n), "dead", "answer", 422, "no", 1, 1, 2, b"m") for n in range(1, 6)
+    )
+    node.apply(Bury(ConsumerId(1), burials))
+    wishes = Wishes(node, clock.seconds)
+    engine = SimpleNamespace(ledger=node.ledger, letter={1: b"m"}.get, letter_hooks=[])
+    archive = make_archive(engine)
+    orders = Orders(clock, wishes)
+    letters = EngineLetters(clock, wishes, archive, orders)
+    consumers = EngineConsumers(wishes, "a", archive, list)
+
+    def numbers(**wanted):
+        return [one["number"] for one in letters.page(Selection(**wanted), 0, 100)[0]]
+
+    def work():
+        for _ in range(3):
+            node.commit()
+            clock.advance(0.1)
+        assert orders.describe()[-1]["ended"]
+        assert orders.describe()[-1]["problem"] is None
+
+    assert numbers(consumer="first", state="dead") == [1, 2, 3, 4, 5]
+    assert consumers.describe()[0]["letters"]["dead"] == 5
+    letters.replay((1, 2), to="second", rate=None)
+    work()
+    assert (numbers(state="replay"), letters.show(1)["target"]) == ([1, 2], "second")
+    letters.purge((3,), rate=None)
+    work()
+    assert consumers.describe()[0]["letters"]["purged"] == 1
+    consumers.skip("second", 5)
+    node.commit()
+    assert consumers.describe()[1]["letters"]["skipped"] == 5
+    consumers.remove("second", drop=True)
+    node.commit()
+    assert [one["name"] for one in consumers.describe()] == ["first"]
+    assert numbers(state="dead") == [1, 2, 4, 5]
+    consumers.remove("first", drop=True)
+    node.commit()
+    assert numbers(consumer="first") == [1, 2, 4, 5]
+    with pytest.raises(ChangeRefusedError, match="found first removed"):
+        letters.replay(Selection(consumer="first"), to=None, rate=None)
+    letters.purge(Selection(consumer="first"), rate=None)
+    work()
+    assert numbers() == []

@@ -34,6 +34,10 @@ FETCH_S: Final = 3.0
 """How long an answer waits for a letter's bytes, from the disk or from a peer."""
 
 
+WAITING_MAX: Final = 64
+"""Answers that wait so at once: operators are few, and each holds no more than a letter."""
+
+
 class EngineLetters:
     """The engine as `crowd.web.dead.Letters` asks for it. In the reactor only."""
 
@@ -69,7 +73,7 @@ class EngineLetters:
     def message(self, number: int) -> Deferred[bytes | None]:
         """Return a letter's stored message, within `FETCH_S`; None if it did not come."""
         stored = self._archive.message(number)
-        if stored is not None:
+        if stored is not None or len(self._waiting) >= WAITING_MAX:
             return succeed(stored)
         came: Deferred[bytes | None] = Deferred()
 

@@ -126,7 +126,7 @@ def changes(old: Configuration, new: Configuration) -> Iterator[str]:
                 yield f"{what} {name} is new"
             elif before[name] != each:
                 yield f"{what} {name} is changed"
-        for name in before.keys() - after.keys():
+        for name in sorted(before.keys() - after.keys()):
             if what == "route":
                 yield f"route {name} is taken here no more"
             else:

@@ -164,6 +164,7 @@ class Node(Service):
         self._wishes = Wishes(self.engine, reactor.seconds)
         self._orders = Orders(reactor, self._wishes)
         self._reload = None if path is None else Reload(reactor, path, configuration, self._use)
+        self.engine.applied_hooks.append(self._follow_definitions)
         limits = configuration.limits
         self._within_s = limits.acknowledge_within_s
         self.producers = self._make_producers(
@@ -308,6 +309,16 @@ class Node(Service):
             lambda ledger: ledger.file_hashes.get(name) == configuration.file_hash,
             lambda: define,
         )
+
+    def _follow_definitions(self) -> None:
+        """Want this node's file again if an older form of it came into the log behind a newer one.
+
+        That form was offered, and the file changed twice before the log had it.
+        """
+        own = self._configuration
+        known = self.engine.ledger.file_hashes.get(own.node.name)
+        if known is not None and known != own.file_hash:
+            self._want_definitions(self.engine)
 
     def _links_of(self) -> Callable[[Engine, Callable[[], Hello]], PeerLinks]:
         node, reactor, security = self._configuration.node, self._reactor, self._security

@@ -49,15 +49,17 @@ def post(node, count):
 
 def test_a_file_read_again_adds_a_consumer_that_gets_what_comes_from_then_on(node, capsys):
     """And a bad one changes nothing, with its problems in the log."""
-    before = post(node, 3)
+    before = post(node, 2) | {node.post("a", path="/other")[1]["Crowd-Message-Id"]}
     node.sink(node.other_port)
     file = Path(node.nodes["a"].config)
     good = file.read_text("utf-8")
     file.write_text(
-        f'{good}\n[[consumer]]\nname = "audit"\nurl = "http://127.0.0.1:{node.other_port}"\n'
+        good.replace("/<path:rest>", "/leads")
+        + f'\n[[consumer]]\nname = "audit"\nurl = "http://127.0.0.1:{node.other_port}"\n'
     )
     os.kill(node.nodes["a"].pid, signal.SIGHUP)
     eventually("the consumer", lambda: consumer(node, capsys, "audit"))
+    assert node.post("a", path="/other")[0] == 404, "the doors go by the new file, too"
     after = post(node, 5)
     eventually("what came after", lambda: got(node, 1) >= after)
     assert got(node, 1) == after

@@ -40,7 +40,7 @@ from crowd.errors import (
     UnknownOrderError,
 )
 from crowd.ledger import Ledger
-from crowd.letters import EngineLetters
+from crowd.letters import WAITING_MAX, EngineLetters
 from crowd.message import ConsumerId, Position, RouteId
 from crowd.orders import ORDERS_MAX, SLICE_MAX, Orders
 from crowd.web.dead import Selection
@@ -376,6 +376,10 @@ def test_a_message_that_is_not_at_hand_is_waited_for(clock):
     desk.letters.message(2).addCallback(came.append)
     clock.advance(3.0)
     assert came == [b"stored", b"stored", None]
+    waiting = [desk.letters.message(2) for _ in range(WAITING_MAX)]
+    assert not any(each.called for each in waiting)
+    assert desk.letters.message(2).called, "more answers wait for nothing"
+    clock.advance(3.0)
     assert clock.getDelayedCalls() == []
 
 

@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,20 +20,20 @@ from crowd.config import explain_file
 from crowd.errors import ConfigurationError, CrowdError
 from crowd.quantity import duration_us
 from crowd.raft.journal import describe
+from crowd.tools.door import ALONE, CLUSTER_DIRECTORY, find_doors
 from crowd.tools.init import ClusterPlan, add_node, write_cluster
 from crowd.tools.load import BODY_DEFAULT, Load, LoadPlan, Target, parse_target
 from crowd.tools.loop import Loop
-from crowd.tools.member import Change, Door, change_members, doors_of, member_lines, members
+from crowd.tools.member import Change, change_members, member_lines, members
+from crowd.tools.operators import add_consumer, add_dead
 from crowd.tools.repair import Place, Repair, place_of
 from crowd.tools.sink import SinkPlan, run_sink
 from crowd.tools.status import admin_addresses, gather, status_lines
 from crowd.tools.tally import report_lines
+from crowd.tools.terminal import complain, confirmed, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-CLUSTER_DIRECTORY: Final = ".crowd"
-"""Where ``cluster/up`` keeps a local cluster, and ``crowd status`` looks for one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,14 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
     except ConfigurationError as error:
         for problem in error.problems:
-            _complain(problem)
+            complain(problem)
         return 1
     except BrokenPipeError:
         # Whoever read our lines has had enough (`| head`); nothing else may be written there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (CrowdError, OSError, ValueError) as error:
-        _complain(str(error))
+        complain(str(error))
         return 1
     return status
 
@@ -63,8 +63,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"crowd {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (
-        _add_init, _add_check, _add_status, _add_member, _add_journal, _add_repair, _add_sink,
-        _add_load,
+        _add_init, _add_check, _add_status, _add_member, add_consumer, add_dead, _add_journal,
+        _add_repair, _add_sink, _add_load,
     ):  # fmt: skip
         add(commands)
     return top
@@ -127,7 +127,7 @@ def _check(options: argparse.Namespace) -> int:
         for note in configuration.notes:
             print(f"  not in force yet: {note}")
     for problem in problems:
-        _complain(problem)
+        complain(problem)
     return 1 if problems else 0
 
 
@@ -146,7 +146,7 @@ def _status(options: argparse.Namespace) -> int:
     if addresses is None:
         directory = options.directory or CLUSTER_DIRECTORY
         here = options.directory is not None or Path(directory).is_dir()
-        addresses = admin_addresses(Path(directory)) if here else ["http://127.0.0.1:2106"]
+        addresses = admin_addresses(Path(directory)) if here else [ALONE]
     status = gather(addresses, at=options.at)
     if options.json:
         print(msgspec.json.encode(status).decode())
@@ -177,20 +177,10 @@ def _add_member(commands: _Commands[argparse.ArgumentParser]) -> None:
         where.add_argument("--admin", metavar="URL", help="a node's admin address")
 
 
-def _doors(options: argparse.Namespace) -> list[Door]:
-    """Return the nodes that may be asked."""
-    token_file = getattr(options, "token_file", None)
-    own = Path(token_file) if token_file is not None else None
-    if options.admin is not None:
-        return [Door(options.admin, own)]
-    directory = Path(options.directory or CLUSTER_DIRECTORY)
-    if options.directory is None and not directory.is_dir():
-        return [Door("http://127.0.0.1:2106", own)]
-    return [Door(door.admin, own or door.token_file) for door in doors_of(directory)]
-
-
 def _member_list(options: argparse.Namespace) -> int:
-    found = members(gather([door.admin for door in _doors(options)]))
+    found = members(
+        gather([door.admin for door in find_doors(options.admin, options.directory, None)])
+    )
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
@@ -200,7 +190,8 @@ def _member_list(options: argparse.Namespace) -> int:
 
 def _member_change(options: argparse.Namespace) -> int:
     change = Change(options.name, options.address)
-    change_members(_doors(options), change, wait_s=options.wait, say=_say)
+    doors = find_doors(options.admin, options.directory, options.token_file)
+    change_members(doors, change, wait_s=options.wait, say=say)
     return 0
 
 
@@ -222,23 +213,12 @@ def _repair(options: argparse.Namespace) -> int:
         repair.check(force=options.force)
         for line in repair.warning():
             print(line)
-        if not options.yes and not _confirmed("Set it aside? Type yes: "):
-            _complain("nothing was changed")
+        if not options.yes and not confirmed("Set it aside? Type yes: "):
+            complain("nothing was changed")
             return 1
         for line in repair.set_aside():
             print(line)
     return 0
-
-
-def _confirmed(question: str) -> bool:
-    """Ask at a terminal; without one the answer is no, and how to say yes is told."""
-    if not sys.stdin.isatty():
-        _complain("found no terminal to ask at; expected --yes")
-        return False
-    try:
-        return input(question).strip() == "yes"
-    except EOFError:
-        return False
 
 
 def _add_journal(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -266,7 +246,7 @@ def _add_sink(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 def _sink(options: argparse.Namespace) -> int:
     plan = SinkPlan(options.status, options.fail, options.delay)
-    return run_sink(plan, host=options.host, port=options.port, log=options.log, say=_say)
+    return run_sink(plan, host=options.host, port=options.port, log=options.log, say=say)
 
 
 def _add_load(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -348,14 +328,6 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip() or not text.isprintable():
         raise argparse.ArgumentTypeError(f"found {text!r}; expected 'NAME: VALUE'")
     return name.strip(), value.strip()
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _complain(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -345,8 +345,16 @@ class Settle(_Value, frozen=True, tag=4):
     ranges: Annotated[tuple[_Range, ...], Meta(min_length=1, max_length=RANGES_MAX)]
 
 
+NO_FILE: Final = bytes(32)
+"""In place of a file's hash: an operator's own definitions, which stand in no file."""
+
+
 class Define(_Value, frozen=True, tag=5):
-    """One node's configuration file: its routes and consumers, and their SHA-256."""
+    """One node's configuration file: its routes and consumers, and their SHA-256.
+
+    With `NO_FILE` as its hash it is an operator's order: what `node`'s file last brought stays
+    remembered, so that a node that starts again with that file undoes nothing.
+    """
 
     node: _Name
     file_hash: _Bytes32

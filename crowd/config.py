@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -140,6 +140,46 @@ def single_node(upstream: str, *, directory: str | Path = "crowd-data") -> Confi
     return from_text(text, "--upstream")
 
 
+def read_consumer(
+    content: dict[str, Any], source: str, routes: Iterable[str] | None
+) -> ConsumerDefinition:
+    """Return what one ``[[consumer]]`` table means that stands in no file.
+
+    `source` names it in problems. Its routes must be among the paths `routes`, or may be any
+    if that is None. Raises ConfigurationError with every problem.
+    """
+    findings = Findings(source)
+    (table,) = Table({"consumer": [content]}, "", findings).tables("consumer")
+    consumer = _consumer(table, None if routes is None else frozenset(routes))
+    if findings.problems:
+        raise ConfigurationError(tuple(findings.problems))
+    return consumer
+
+
+def consumer_tables(path: str | Path) -> list[dict[str, Any]]:
+    """Return the ``[[consumer]]`` tables of the file at `path` as they stand there.
+
+    The file may be a node's whole configuration, or hold nothing else. Raises
+    ConfigurationError for a file without one, and with every problem in them.
+    """
+    source = str(path)
+    tables = _parsed(_read(Path(path)), source).get("consumer")
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
+        raise ConfigurationError((f"{source}: found no [[consumer]]; expected one or more",))
+    problems: list[str] = []
+    names = []
+    for table in tables:
+        try:
+            names.append(read_consumer(table, source, None).name)
+        except ConfigurationError as error:
+            problems += error.problems
+    findings = Findings(source)
+    _check_unique(findings, "consumer", "name", names)
+    if problems + findings.problems:
+        raise ConfigurationError((*problems, *findings.problems))
+    return tables
+
+
 def definitions(
     configuration: Configuration,
 ) -> tuple[tuple[RouteDefinition, ...], tuple[ConsumerDefinition, ...]]:
@@ -155,20 +195,24 @@ def _read(path: Path) -> str:
         raise ConfigurationError((f"{path}: found {words}; expected a TOML file",)) from None
 
 
-def _configuration(text: str, findings: Findings, directory: Path) -> Configuration:
+def _parsed(text: str, source: str) -> dict[str, Any]:
     try:
-        content = tomllib.loads(text)
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        problem = f"{findings.source}: found what is not TOML ({error}); expected TOML 1.0"
+        problem = f"{source}: found what is not TOML ({error}); expected TOML 1.0"
         raise ConfigurationError((problem,)) from None
-    root = Table(content, "", findings)
+
+
+def _configuration(text: str, findings: Findings, directory: Path) -> Configuration:
+    root = Table(_parsed(text, findings.source), "", findings)
     in_cluster = root.has("cluster")
     node = _node(root.table("node"), directory, in_cluster=in_cluster)
     table = root.table("cluster")
     cluster = _cluster(table, node, directory) if in_cluster else None
     limits = _limits(root.table("limits"))
     routes = _routes(root)
-    consumers = tuple(_consumer(table, routes) for table in root.tables("consumer"))
+    paths = frozenset(route.path for route in routes)
+    consumers = tuple(_consumer(table, paths) for table in root.tables("consumer"))
     _check_unique(findings, "consumer", "name", [consumer.name for consumer in consumers])
     root.close()
     if findings.problems:
@@ -263,7 +307,7 @@ def _route(table: Table) -> RouteDefinition:
     return route
 
 
-def _consumer(table: Table, routes: Iterable[RouteDefinition]) -> ConsumerDefinition:
+def _consumer(table: Table, paths: frozenset[str] | None) -> ConsumerDefinition:
     consumer = ConsumerDefinition(
         name=table.read("name", kinds.NAME),
         url=table.read("url", kinds.URL),
@@ -293,9 +337,8 @@ def _consumer(table: Table, routes: Iterable[RouteDefinition]) -> ConsumerDefini
         table.problem("url", "a url that begins with https://, as tls is set")
     if consumer.batch is not None and consumer.form != "request":
         table.problem("form", "none beside batch, as batch.form says what is sent")
-    paths = {route.path for route in routes}
-    if not paths.issuperset(consumer.routes):
-        table.problem("routes", "paths of routes in this file: " + ", ".join(sorted(paths)))
+    if paths is not None and not paths.issuperset(consumer.routes):
+        table.problem("routes", "paths of routes that are known: " + ", ".join(sorted(paths)))
     table.close()
     return consumer
 

@@ -89,15 +89,35 @@ class SecretUnreadableError(CrowdError):
         self.why = why
 
 
-# --- A change of members: an operator asked for what cannot be ------------------------------------
+# --- A change: an operator asked for what cannot be -----------------------------------------------
 
 
 class ChangeRefusedError(CrowdError):
-    """The members cannot be changed so, as things are; nothing was asked of the log."""
+    """Nothing can be changed so, as things are; nothing was asked of the log."""
 
 
 class UnknownMemberError(ChangeRefusedError):
     """There is no such member."""
+
+
+class UnknownConsumerError(ChangeRefusedError):
+    """There is no such consumer."""
+
+
+class UnknownLetterError(ChangeRefusedError):
+    """There is no such dead letter; or not any more."""
+
+
+class UnknownOrderError(ChangeRefusedError):
+    """This node has no such order; or not any more."""
+
+
+class BacklogLeftError(ChangeRefusedError):
+    """A consumer that is to go has messages left. ``backlog`` says how many."""
+
+    def __init__(self, reason: str, *, backlog: int) -> None:
+        super().__init__(reason)
+        self.backlog = backlog
 
 
 # --- The node itself: an operator must act ----------------------------------------------------

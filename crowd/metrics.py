@@ -46,6 +46,14 @@ METRICS: Final = (
     Metric("crowd_consumer_backlog_messages", _GAUGE, "Messages not yet settled.", ("consumer",)),
     Metric("crowd_consumer_delivered_total", _COUNTER, "Attempts that delivered.", ("consumer",)),
     Metric("crowd_consumer_in_flight", _GAUGE, "Attempts under way.", ("consumer",)),
+    Metric("crowd_consumer_letters", _GAUGE, "Letters, by their state.", ("consumer", "state")),
+    Metric("crowd_consumer_letters_bytes", _GAUGE, "Bytes of letters.", ("consumer",)),
+    Metric(
+        "crowd_consumer_letters_expired_total", _COUNTER, "Letters given up for age.", ("consumer",)
+    ),
+    Metric("crowd_consumer_letters_purged_total", _COUNTER, "Letters purged.", ("consumer",)),
+    Metric("crowd_consumer_paused", _GAUGE, "1 where an operator paused it.", ("consumer",)),
+    Metric("crowd_consumer_skipped_total", _COUNTER, "Messages skipped.", ("consumer",)),
     Metric("crowd_consumer_watermark", _GAUGE, "All up to it are settled.", ("consumer",)),
     Metric("crowd_http_connections", _GAUGE, "Open connections of producers."),
     Metric("crowd_http_connections_refused_total", _COUNTER, "Connections over the bound."),

@@ -25,12 +25,16 @@ from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from crowd.archive import make_archive
 from crowd.command import Define
 from crowd.config import definitions, load_file, single_node
+from crowd.consumers import EngineConsumers
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import ConfigurationError, FatalError
 from crowd.kinds import split_address
+from crowd.letters import EngineLetters
+from crowd.orders import Orders
 from crowd.raft import guard
 from crowd.raft.engine import Engine
 from crowd.raft.journal import DiskFileSystem, ThreadWriter
@@ -39,17 +43,20 @@ from crowd.raft.links import PeerLinks
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
 from crowd.raft.tls import MutualTLS
+from crowd.reload import Reload
 from crowd.view import EngineAcceptor, EngineChanges, EngineView
-from crowd.web.admin import admin_site
+from crowd.web.admin import Operators, admin_site
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
 from crowd.web.router import Router
 from crowd.web.token import open_token
+from crowd.wishes import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from crowd.archive import Archive
     from crowd.config import Configuration
     from crowd.raft.wire import Hello
 
@@ -90,7 +97,9 @@ def makeService(options: Options) -> Service:  # noqa: N802  Twisted's name
     from twisted.internet import reactor  # noqa: PLC0415  installed by now, and not before
 
     try:
+        path = None
         if options["config"] is not None:
+            path = Path(options["config"]).absolute()
             configuration = load_file(options["config"])
         else:
             configuration = single_node(options["upstream"], directory=options["directory"])
@@ -98,7 +107,7 @@ def makeService(options: Options) -> Service:  # noqa: N802  Twisted's name
     except ConfigurationError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         sys.exit(1)
-    return Node(reactor, configuration, security)
+    return Node(reactor, configuration, security, path)
 
 
 def _security(configuration: Configuration, clock: Any) -> MutualTLS | None:
@@ -130,9 +139,16 @@ class Node(Service):
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, configuration: Configuration, security: MutualTLS | None
+        self,
+        reactor: Any,
+        configuration: Configuration,
+        security: MutualTLS | None,
+        path: Path | None = None,
     ) -> None:
-        """Put the parts together; nothing begins before startService."""
+        """Put the parts together; nothing begins before startService.
+
+        `path` is that of the configuration's file, which SIGHUP has read again.
+        """
         self._reactor = reactor
         self._configuration = configuration
         self._security = security
@@ -147,6 +163,10 @@ class Node(Service):
         self.engine = self._make_engine()
         self.dispatcher = self._make_dispatcher()
         self._doors: list[Any] = []
+        self._wishes = Wishes(self.engine, reactor.seconds)
+        self._orders = Orders(reactor, self._wishes)
+        self._reload = None if path is None else Reload(reactor, path, configuration, self._use)
+        self.engine.applied_hooks.append(self._follow_definitions)
         limits = configuration.limits
         self._within_s = limits.acknowledge_within_s
         self.producers = self._make_producers(
@@ -178,6 +198,8 @@ class Node(Service):
         listener.listening.addErrback(self._cannot_listen, ", ".join(node.http))
         listener.startService()
         self._doors.append(listener)
+        if self._reload is not None:
+            self._reload.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.collect()
         gc.freeze()  # what is there by now stays: no collection need look at it again
@@ -190,6 +212,9 @@ class Node(Service):
 
     async def _stop(self) -> None:
         self._log.info("stops: no new requests from here on")
+        if self._reload is not None:
+            self._reload.stop()
+        self._orders.close()
         listener = self._doors.pop() if self._doors else None
         if listener is not None:
             await listener.stopService()
@@ -203,12 +228,35 @@ class Node(Service):
         self._log.info("stopped")
 
     def _listen(self, admin: str, token: str) -> None:
-        view = EngineView(self.engine, self.dispatcher, self.producers, self._within_s)
-        site = admin_site(view, EngineChanges(self.engine), token)
+        archive = make_archive(self.engine)
+        view = EngineView(self.engine, self.dispatcher, self.producers, self._within_s, archive)
+        site = admin_site(view, self._operators(archive), token)
         opening = self._endpoint(admin).listen(site)
         opening.addCallbacks(
             lambda port: self._doors.insert(0, port), self._cannot_listen, errbackArgs=(admin,)
         )
+
+    def _operators(self, archive: Archive) -> Operators:
+        node = self._configuration.node.name
+        return Operators(
+            EngineChanges(self.engine),
+            EngineConsumers(self._wishes, node, archive, self.dispatcher.progress),
+            EngineLetters(self._reactor, self._wishes, archive, self._orders),
+        )
+
+    def _use(self, configuration: Configuration) -> None:
+        """Go on with other routes and consumers, once the log has them. The doors first.
+
+        A route that is new is answered 503 until then. Raises ConfigurationError for a route
+        that cannot be one, and has changed nothing then.
+        """
+        try:
+            router = self._make_router(configuration)
+        except (LookupError, ValueError) as error:
+            raise ConfigurationError((f"route: found {error}; expected Klein's rules",)) from None
+        self.producers.use(router)
+        self._configuration = configuration
+        self._want_definitions(self.engine)
 
     def _cannot_listen(self, failure: Any, endpoint: str) -> None:
         self._end(FatalError(f"cannot listen on {endpoint}: {failure.getErrorMessage()}"))
@@ -250,16 +298,31 @@ class Node(Service):
             seams,
             Bounds(limits.acknowledge_within_s, limits.backlog_bytes, limits.retention_us),
         )
+        self._want_definitions(engine)
+        return engine
+
+    def _want_definitions(self, engine: Engine) -> None:
+        """Have the log hold the file's routes and consumers."""
+        configuration, name = self._configuration, self._configuration.node.name
         routes, consumers = definitions(configuration)
         define = Define(
-            node=node.name, file_hash=configuration.file_hash, routes=routes, consumers=consumers
+            node=name, file_hash=configuration.file_hash, routes=routes, consumers=consumers
         )
         engine.want(
             "configuration",
-            lambda ledger: ledger.file_hashes.get(node.name) == configuration.file_hash,
+            lambda ledger: ledger.file_hashes.get(name) == configuration.file_hash,
             lambda: define,
         )
-        return engine
+
+    def _follow_definitions(self) -> None:
+        """Want this node's file again if an older form of it came into the log behind a newer one.
+
+        That form was offered, and the file changed twice before the log had it.
+        """
+        own = self._configuration
+        known = self.engine.ledger.file_hashes.get(own.node.name)
+        if known is not None and known != own.file_hash:
+            self._want_definitions(self.engine)
 
     def _links_of(self) -> Callable[[Engine, Callable[[], Hello]], PeerLinks]:
         node, reactor, security = self._configuration.node, self._reactor, self._security
@@ -302,9 +365,11 @@ class Node(Service):
         return dispatcher
 
     def _make_producers(self, limits: WebLimits) -> Producers:
-        routes, _ = definitions(self._configuration)
-        ingest = Ingest(EngineAcceptor(self.engine), routes, wall_us)
-        return Producers(self._reactor, Router(ingest.app), limits, time.time)
+        return Producers(self._reactor, self._make_router(self._configuration), limits, time.time)
+
+    def _make_router(self, configuration: Configuration) -> Router:
+        routes, _ = definitions(configuration)
+        return Router(Ingest(EngineAcceptor(self.engine), routes, wall_us).app)
 
     def _endpoint(self, text: str) -> Any:
         make: Any = endpoints.serverFromString  # Twisted's, without types

@@ -20,6 +20,7 @@ from crowd.raft.status import describe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from crowd.archive import Archive
     from crowd.delivery.dispatcher import Dispatcher
     from crowd.ledger.members import MemberState
     from crowd.raft.engine import Engine
@@ -52,9 +53,15 @@ class EngineView:
     """A node as `crowd.web.admin.NodeView` asks for it."""
 
     def __init__(
-        self, engine: Engine, dispatcher: Dispatcher, producers: Producers, within_s: float
+        self,
+        engine: Engine,
+        dispatcher: Dispatcher,
+        producers: Producers,
+        within_s: float,
+        archive: Archive,
     ) -> None:
         """Look at these parts; an election may last `within_s` before the node is unready."""
+        self._archive = archive
         self._engine = engine
         self._dispatcher = dispatcher
         self._producers = producers
@@ -75,6 +82,7 @@ class EngineView:
                     "watermark": engine.ledger.watermark(consumer.id),
                     "backlog": engine.ledger.backlog(consumer.id),
                     "paused": consumer.paused,
+                    "letters": self._archive.counts(consumer.id),
                     "delivery": _progress(delivering.get(consumer.definition.name)),
                 }
                 for consumer in engine.ledger.consumers.values()
@@ -187,6 +195,8 @@ class EngineView:
             label = f'{{consumer="{consumer.definition.name}"}}'
             values["crowd_consumer_backlog_messages" + label] = ledger.backlog(consumer.id)
             values["crowd_consumer_watermark" + label] = ledger.watermark(consumer.id)
+            values["crowd_consumer_paused" + label] = consumer.paused
+            values |= _letters(consumer.definition.name, self._archive.counts(consumer.id))
         for lane in self._dispatcher.progress():
             label = f'{{consumer="{lane.name}"}}'
             values["crowd_consumer_in_flight" + label] = lane.in_flight
@@ -249,6 +259,25 @@ class EngineChanges:
         if self._engine.ledger.tag is None:
             raise ChangeRefusedError("the cluster is not born yet; expected a leader, and its log")
         return self._engine.ledger.members
+
+
+_TOTALS: Final = {
+    "bytes": "crowd_consumer_letters_bytes",
+    "skipped": "crowd_consumer_skipped_total",
+    "purged": "crowd_consumer_letters_purged_total",
+    "expired": "crowd_consumer_letters_expired_total",
+}
+"""The metric of each figure that is no state's."""
+
+
+def _letters(name: str, counts: Mapping[str, int]) -> dict[str, float]:
+    """Return the metrics of a consumer's letters; all else that is counted is a state."""
+    return {
+        f'{_TOTALS[key]}{{consumer="{name}"}}'
+        if key in _TOTALS
+        else f'crowd_consumer_letters{{consumer="{name}",state="{key}"}}': count
+        for key, count in counts.items()
+    }
 
 
 def _progress(progress: Any) -> dict[str, Any] | None:

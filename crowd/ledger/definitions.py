@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from crowd.command import Index, read_start
+from crowd.command import NO_FILE, Index, read_start
 from crowd.ledger.consumers import ALL_ROUTES, Consumer
 from crowd.ledger.head import CONSUMERS_MAX, ROUTES_MAX, expect
 from crowd.message import ConsumerId, Position, RouteId
@@ -94,11 +94,13 @@ class Definitions:
 
         The same file again changes nothing, so a node that starts with an old file does not
         undo what another one's brought. A file that would pass a bound changes nothing and
-        leaves no hash, which shows on its node as a file not applied.
+        leaves no hash, which shows on its node as a file not applied. An operator's order
+        (`NO_FILE`) leaves none either, and has its effect each time.
         """
         if self.file_hashes.get(file.node) == file.file_hash or not self._has_room(file):
             return
-        self.file_hashes[file.node] = file.file_hash
+        if file.file_hash != NO_FILE:
+            self.file_hashes[file.node] = file.file_hash
         for route in file.routes:
             known = self.routes.get(route.path)
             route_id = RouteId(len(self.routes) + 1) if known is None else known.id

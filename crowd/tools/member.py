@@ -8,30 +8,18 @@ and its log.
 from __future__ import annotations
 
 import time
-from http.client import HTTPConnection, HTTPException
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 
-from crowd.config import load_file
-from crowd.errors import ConfigurationError, CrowdError
-from crowd.tools.status import ANSWER_BYTES_MAX, TIMEOUT_S, admin_url, ask, gather
-from crowd.web.token import FILE_NAME, read_token
+from crowd.tools.door import LOOK_EVERY_S, NotChangedError, best_node, send, token_of
+from crowd.tools.status import ask, gather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-LOOK_EVERY_S: Final = 0.25
-"""A change takes an election's time at most; nobody notices a quarter of a second."""
-
-
-class Door(msgspec.Struct, frozen=True):
-    """Where a node is asked, and the file that has its token, if that is known."""
-
-    admin: str
-    token_file: Path | None
+    from crowd.tools.door import Door
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -48,19 +36,6 @@ class Change(msgspec.Struct, frozen=True):
         return f"add {self.name} at {self.address}"
 
 
-class NotChangedError(CrowdError):
-    """The change was refused, or not seen in time."""
-
-
-def doors_of(directory: Path) -> list[Door]:
-    """Return the nodes whose ``*.toml`` stand in a directory; raise ConfigurationError."""
-    files = sorted(directory.glob("*.toml"))
-    if not files:
-        raise ConfigurationError((f"{directory}: found no *.toml; expected one for each node",))
-    nodes = [load_file(file).node for file in files]
-    return [Door(admin_url(node.admin), Path(node.directory) / FILE_NAME) for node in nodes]
-
-
 def members(status: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the members as the leader knows them, or without one any node that answered.
 
@@ -68,7 +43,7 @@ def members(status: dict[str, Any]) -> list[dict[str, Any]]:
     the highest entry known to be on the member's disk, which only a leader knows. Raises
     CrowdError if no node answered.
     """
-    node = _best(status)
+    node = best_node(status)
     leads = node["role"] == "leader"
     found = []
     for name, member in sorted(node["members"].items()):
@@ -120,9 +95,7 @@ def change_members(
     if no node can be asked, DirectoryError if its token cannot be read.
     """
     node, door = _asked(doors, change)
-    if door.token_file is None:
-        raise CrowdError("found no token; expected --token-file, or --directory to find it in")
-    _send(door, change, read_token(door.token_file))
+    _send(door, change, token_of(door))
     say(f"asked {node['name']} to {change.words}")
     until_s = seconds() + wait_s
     said = ""
@@ -140,61 +113,23 @@ def change_members(
         sleep(LOOK_EVERY_S)
 
 
-def _best(status: dict[str, Any]) -> dict[str, Any]:
-    """Return what the leader says of itself, or who is nearest to it."""
-    nodes = [node for node in status["nodes"] if "error" not in node]
-    if not nodes:
-        errors = "; ".join(f"{node['admin']}: {node['error']}" for node in status["nodes"])
-        raise CrowdError(f"no node answered: {errors}")
-    best: dict[str, Any] = max(
-        nodes,
-        key=lambda node: (
-            node["name"] == status["leader"],
-            node["standing"] == "voter",
-            node["applied_index"],
-        ),
-    )
-    return best
-
-
 def _asked(doors: Sequence[Door], change: Change) -> tuple[dict[str, Any], Door]:
     """Return the node to ask, and where."""
     status = gather([door.admin for door in doors])
     nodes = [node for node in status["nodes"] if "error" not in node]
     others = [node for node in nodes if node["name"] != change.name]
-    best = _best(status | {"nodes": others or status["nodes"]})
+    best = best_node(status | {"nodes": others or status["nodes"]})
     (door,) = (door for door in doors if door.admin == best["admin"])
     return best, door
 
 
 def _send(door: Door, change: Change, token: str) -> None:
     """Ask for the change; raise NotChangedError with what the node says against it."""
-    parts = urlsplit(door.admin)
-    connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT_S)
-    headers = {"Authorization": f"Bearer {token}"}
-    try:
-        if change.address is None:
-            connection.request("DELETE", f"/api/members/{quote(change.name, '')}", headers=headers)
-        else:
-            headers["Content-Type"] = "application/json"
-            body = msgspec.json.encode({"name": change.name, "address": change.address})
-            connection.request("POST", "/api/members", body, headers)
-        response = connection.getresponse()
-        answer = response.read(ANSWER_BYTES_MAX)
-    except (OSError, HTTPException) as error:
-        raise NotChangedError(f"{door.admin}: {error}; it may have been asked") from error
-    finally:
-        connection.close()
-    if response.status != 202:
-        raise NotChangedError(f"{door.admin}: {_refusal(response.status, answer)}")
-
-
-def _refusal(status: int, answer: bytes) -> str:
-    try:
-        problem = msgspec.json.decode(answer, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        return f"answered {status}"
-    return f"{problem.get('title', status)}: {problem.get('detail', '')}".removesuffix(": ")
+    if change.address is None:
+        send(door, "DELETE", f"/api/members/{quote(change.name, '')}", token=token)
+    else:
+        wanted = {"name": change.name, "address": change.address}
+        send(door, "POST", "/api/members", wanted, token=token)
 
 
 def _state(node: dict[str, Any], change: Change) -> str | None:

@@ -1,8 +1,8 @@
 """The admin side, on its own port: health, metrics, state, dashboard.
 
 Decides how a node's state is shown over HTTP. Leaves what the state is to `NodeView`, and
-serves few requests, so it stands on Twisted's own HTTP server. Only ``/api/members`` changes
-anything; who may is decided in ``members``. Pages of others cannot read the answers: no CORS
+serves few requests, so it stands on Twisted's own HTTP server. What changes something stands in
+``members``, ``consumers`` and ``dead``; who may is decided in ``gate``. Pages of others cannot read the answers: no CORS
 header is ever sent. And a name of theirs that resolves to loopback (DNS rebinding) does not
 help them: there, Host must be an address, or a name of this machine.
 """
@@ -14,15 +14,20 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import msgspec
 from klein import Klein
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.web.server import Request, Site
 
 from crowd.metrics import METRICS, MetricType, parse_sample
+from crowd.web.consumers import ConsumerPages
 from crowd.web.dashboard import PAGE, POLICY
+from crowd.web.dead import DeadPages
+from crowd.web.gate import Gate
 from crowd.web.ingest import answer
 from crowd.web.members import MemberPages
 from crowd.web.problems import (
@@ -37,15 +42,18 @@ from crowd.web.problems import (
 from crowd.web.reply import make_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client import Metric
     from twisted.python.failure import Failure
 
+    from crowd.web.consumers import Consumers
+    from crowd.web.dead import Letters
     from crowd.web.members import Changes
+    from crowd.web.reply import Reply
 
 REQUEST_BYTES_MAX: Final = 16 * 1024
-"""Of a body: the only one that matters holds a name and an address."""
+"""Of a body: the largest ones that matter are a consumer's table and 1 024 letters' numbers."""
 
 _NEVER_CACHE: Final = (b"Cache-Control", b"no-store")
 _TEXT: Final = (b"Content-Type", b"text/plain;charset=UTF-8")
@@ -88,14 +96,25 @@ class _Values(Collector):
         return ()
 
 
+class Operators(msgspec.Struct, frozen=True):
+    """Who carries out what operators ask for."""
+
+    changes: Changes
+    consumers: Consumers
+    letters: Letters
+
+
 class Admin:
     """The admin pages of one node, as a Klein `app`."""
 
     log = Logger()
 
-    def __init__(self, view: NodeView, changes: Changes, token: str) -> None:
+    def __init__(self, view: NodeView, operators: Operators, token: str) -> None:
         self.app = Klein()
-        self._members = MemberPages(changes, token)
+        gate = Gate(token)
+        self._members = MemberPages(operators.changes, gate)
+        self._consumers = ConsumerPages(operators.consumers, gate)
+        self._dead = DeadPages(operators.letters, gate)
         self._view = view
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Values(view))
@@ -111,13 +130,39 @@ class Admin:
             ("/api/status", self._status),
         ):
             self._add(path, page)
-        self._add("/api/members", self._add_member, "POST")
-        self._add("/api/members/<name>", self._remove_member, "DELETE")
+        self._add_operators()
+
+    def _add_operators(self) -> None:
+        """Add what operators change, and what needs the token to be read."""
+        members, consumers, dead = self._members, self._consumers, self._dead
+        self._serve("/api/members", POST=members.add)
+        self._serve("/api/members/<name>", DELETE=members.remove)
+        self._serve("/api/consumers", GET=consumers.show, POST=consumers.apply)
+        self._serve("/api/consumers/<name>/<change>", POST=consumers.change)
+        self._serve("/api/dead", GET=dead.listing)
+        self._serve("/api/dead/<int:number>", GET=dead.show)
+        self._serve("/api/dead/replay", POST=dead.replay)
+        self._serve("/api/dead/purge", POST=dead.purge)
+        self._serve("/api/dead/orders", GET=dead.orders)
+        self._serve("/api/dead/orders/<int:order>", DELETE=dead.stop)
+
+    def _serve(self, path: str, **pages: Callable[..., Reply | Deferred[Reply]]) -> None:
+        """Have a path answered by a page for each method; HEAD goes with GET."""
+        if "GET" in pages:
+            pages["HEAD"] = pages["GET"]
+
+        def page(request: Any, **values: Any) -> Any:
+            reply = pages[request.method.decode("ascii")](request, **values)
+            if isinstance(reply, Deferred):
+                return reply.addCallback(lambda late: answer(request, late))
+            return answer(request, reply)
+
+        self._add(path, page, *sorted(pages))
 
     def _add(self, path: str, page: Any, *methods: str) -> None:
         allowed = methods or ("GET", "HEAD")
 
-        def show(request: Any, **values: str) -> Any:
+        def show(request: Any, **values: Any) -> Any:
             if request.method.decode("ascii", "replace") not in allowed:
                 return answer(request, problem_reply(NOT_ALLOWED, allow=allowed))
             if _is_loopback(request.getHost()) and not self._is_own_name(
@@ -153,12 +198,6 @@ class Admin:
     def _status(self, request: Any) -> Any:
         text = json.dumps(self._view.status(), indent=2).encode("utf-8")
         return answer(request, make_reply(200, (_JSON, _NEVER_CACHE), text + b"\n"))
-
-    def _add_member(self, request: Any) -> Any:
-        return answer(request, self._members.add(request))
-
-    def _remove_member(self, request: Any, name: str) -> Any:
-        return answer(request, self._members.remove(request, name))
 
     def _dashboard(self, request: Any) -> Any:
         return answer(request, make_reply(200, (_HTML, *POLICY), PAGE))
@@ -220,9 +259,9 @@ class _QuietSite(Site):
         """Log nothing."""
 
 
-def admin_site(view: NodeView, changes: Changes, token: str) -> Site:
+def admin_site(view: NodeView, operators: Operators, token: str) -> Site:
     """Return what listens on the admin port; who changes something must show the `token`."""
-    app = Admin(view, changes, token).app
+    app = Admin(view, operators, token).app
     site = _QuietSite(app.resource())  # type: ignore[no-untyped-call]  # Twisted's
     site.displayTracebacks = False
     return site

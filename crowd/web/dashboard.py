@@ -30,7 +30,16 @@ const NODE = ["role", "term", "leader", "commit_index", "applied_index", "durabl
               "first_index", "released_index", "position", "backlog_bytes", "stored_bytes",
               "producers_waiting", "connections", "damaged_entries", "mended_entries"];
 const PEER = ["connected", "match_index"];
-const CONSUMER = ["backlog", "watermark", "paused", "url"];
+function state(consumer) {
+  if (consumer.paused) return "paused";
+  const delivery = consumer.delivery || {};
+  return delivery.held || (delivery.silent ? "does not answer" : "delivering");
+}
+function consumer_row(consumer) {
+  const letters = consumer.letters || {};
+  return row([consumer.name, state(consumer), consumer.backlog, consumer.watermark, letters.dead,
+    letters.parked, letters.skipped, consumer.url]);
+}
 function text(value) {
   if (value === null || value === undefined) return "-";
   return typeof value === "number" ? value.toLocaleString("en") : String(value);
@@ -61,7 +70,7 @@ function show(status) {
     " damaged entries, asked of the other members");
   byId("damage").textContent = bad.join("; ");
   byId("consumers").replaceChildren(...(status.consumers || []).map(
-    (consumer) => row([consumer.name, ...CONSUMER.map((key) => consumer[key])])));
+    consumer_row));
 }
 async function look() {
   try {
@@ -91,7 +100,8 @@ _PAGE: Final = f"""<!doctype html>
 <table><thead><tr><th>name<th>role<th>address<th>connected<th>match index</thead>
 <tbody id="members"></tbody></table>
 <h2>Consumers</h2>
-<table><thead><tr><th>name<th>backlog<th>watermark<th>paused<th>url</thead>
+<table><thead><tr><th>name<th>state<th>backlog<th>watermark<th>dead<th>parked
+<th>skipped<th>url</thead>
 <tbody id="consumers"></tbody></table>
 <p>More: <a href="/readyz">/readyz</a>, <a href="/metrics">/metrics</a>,
 <a href="/api/status">/api/status</a></p>

@@ -68,6 +68,11 @@ class Producers(Factory):
         self._sweep.clock = cast("Any", clock)
         self._tell_time()
 
+    def use(self, router: Router) -> None:
+        """Have requests from here on answered by another router; those under way go on."""
+        self._router = router
+        self.handle = router.handle
+
     def buildProtocol(self, addr: IAddress | None) -> Channel | None:
         """Return a connection's protocol, or None if there are too many of them."""
         del addr

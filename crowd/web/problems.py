@@ -39,15 +39,20 @@ class Problem(msgspec.Struct, frozen=True):
 
 BAD_REQUEST: Final = Problem(400, "bad-request", "This is not a valid HTTP/1.1 request")
 BAD_TARGET: Final = Problem(400, "bad-target", "This request target cannot be delivered")
-BAD_CHANGE: Final = Problem(400, "bad-change", "This is no change of members")
+BAD_CHANGE: Final = Problem(400, "bad-change", "This is no change that can be asked for")
+BAD_QUERY: Final = Problem(400, "bad-query", "This query cannot be answered")
 NO_TOKEN: Final = Problem(401, "no-token", "Changes need the node's token")
 FOREIGN_ORIGIN: Final = Problem(403, "foreign-origin", "A page from elsewhere changes nothing here")
 FOREIGN_HOST: Final = Problem(421, "foreign-host", "Ask for the admin pages by address")
 NOT_FOUND: Final = Problem(404, "unknown-route", "No route takes this path")
 UNKNOWN_MEMBER: Final = Problem(404, "unknown-member", "There is no such member")
+UNKNOWN_CONSUMER: Final = Problem(404, "unknown-consumer", "There is no such consumer")
+UNKNOWN_LETTER: Final = Problem(404, "unknown-letter", "There is no such dead letter")
+UNKNOWN_ORDER: Final = Problem(404, "unknown-order", "There is no such order")
 NOT_ALLOWED: Final = Problem(405, "method-not-allowed", "The route does not take this method")
 TOO_SLOW: Final = Problem(408, "too-slow", "The request did not arrive in time")
-CHANGE_REFUSED: Final = Problem(409, "change-refused", "The members cannot be changed so now")
+CHANGE_REFUSED: Final = Problem(409, "change-refused", "This cannot be changed so now")
+BACKLOG_LEFT: Final = Problem(409, "backlog-left", "The consumer has messages left")
 BODY_TOO_LARGE: Final = Problem(413, "body-too-large", "The body is over the limit")
 TARGET_TOO_LONG: Final = Problem(414, "target-too-long", "The request target is over the limit")
 NOT_JSON: Final = Problem(415, "not-json", "The body must be application/json")
@@ -60,13 +65,14 @@ NOT_STORED: Final = Problem(503, "not-stored", "The message was not stored")
 NO_QUORUM: Final = Problem(503, "no-quorum", "Not stored: no majority of the nodes is reachable")
 BACKLOG_FULL: Final = Problem(503, "backlog-full", "Not stored: the backlog is full")
 DRAINING: Final = Problem(503, "draining", "Not stored: this node is stopping")
+NOT_HERE: Final = Problem(503, "not-here", "This node does not have the message")
 OUTCOME_UNKNOWN: Final = Problem(503, "outcome-unknown", "The message may be stored, now or soon")
 
 PROBLEMS: Final = (
     BAD_REQUEST, BAD_TARGET, FOREIGN_HOST, NOT_FOUND, NOT_ALLOWED, TOO_SLOW, BODY_TOO_LARGE, TARGET_TOO_LONG,
     EXPECTATION, HEAD_TOO_LARGE, INTERNAL, CODING, VERSION, NOT_STORED, NO_QUORUM, BACKLOG_FULL,
     DRAINING, OUTCOME_UNKNOWN, BAD_CHANGE, NO_TOKEN, FOREIGN_ORIGIN, UNKNOWN_MEMBER, CHANGE_REFUSED,
-    NOT_JSON,
+    NOT_JSON, BAD_QUERY, UNKNOWN_CONSUMER, UNKNOWN_LETTER, UNKNOWN_ORDER, BACKLOG_LEFT, NOT_HERE,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.
@@ -86,15 +92,20 @@ def problem_reply(
     *,
     retry_after_s: int | None = None,
     allow: tuple[str, ...] | None = None,
+    facts: tuple[tuple[str, int], ...] = (),
 ) -> Reply:
-    """Return the answer for `problem`; `detail` says what was found in this request."""
-    document = {
+    """Return the answer for `problem`; `detail` says what was found in this request.
+
+    `facts` are members of the answer beside those of RFC 9457, for programs.
+    """
+    document: dict[str, str | int] = {
         "type": f"/problems/{problem.name}",
         "title": problem.title,
         "status": problem.status,
     }
     if detail:
         document["detail"] = detail
+    document |= dict(facts)
     headers: list[tuple[bytes, bytes]] = [CONTENT_TYPE]
     if problem.status == 401:
         headers.append((b"WWW-Authenticate", b'Bearer realm="crowd"'))

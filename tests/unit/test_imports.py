@@ -20,7 +20,8 @@ ROOMS = (
     {"crowd.raft"},
     {"crowd.delivery"},
     {"crowd.web"},
-    {"crowd.view", "crowd.service"},
+    {"crowd.wishes", "crowd.archive", "crowd.consumers", "crowd.letters", "crowd.orders", "crowd.reload",
+     "crowd.view", "crowd.service"},
     {"crowd.tools", "crowd.cli"},
 )  # fmt: skip
 """From the top: a room imports itself and those above it."""

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from crowd.command import FORMAT, Birth, Enroll, Index, Member, Term
+from crowd.archive import NoArchive
+from crowd.command import FORMAT, Birth, Define, Enroll, Index, Member, Term
+from crowd.config import read_consumer
 from crowd.errors import ChangeRefusedError, UnknownMemberError
 from crowd.ledger import Ledger
 from crowd.metrics import METRICS, parse_sample
@@ -71,7 +73,7 @@ class Producers:
 
 
 def view(engine):
-    return EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0)
+    return EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, NoArchive())
 
 
 def lines(engine):
@@ -215,3 +217,28 @@ def test_letters_that_are_lacking_are_told_and_no_space_makes_a_node_unready(sta
     engine = Engine("a", "b")
     vars(engine.letters).update(state)
     assert lines(engine)["letters"] == (well, words)
+
+
+class Archive(NoArchive):
+    """Letters of one consumer, as `crowd.archive.Archive` counts them."""
+
+    def counts(self, consumer):
+        return {"dead": 2, "parked": 1, "replay": 0, "bytes": 9, "purged": 3, "expired": 4,
+                "skipped": 5}  # fmt: skip
+
+
+def test_consumers_letters_are_counted_by_state():
+    engine = Engine("a")
+    definition = read_consumer({"name": "audit", "url": "http://h"}, "t", None)
+    engine.apply(Define("a", b"h" * 32, (), (definition,)))
+    shown = EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, Archive())
+    values = shown.counters()
+    assert values['crowd_consumer_paused{consumer="audit"}'] == 0
+    assert values['crowd_consumer_letters{consumer="audit",state="dead"}'] == 2
+    assert values['crowd_consumer_letters{consumer="audit",state="parked"}'] == 1
+    assert values['crowd_consumer_letters_bytes{consumer="audit"}'] == 9
+    assert values['crowd_consumer_letters_purged_total{consumer="audit"}'] == 3
+    assert values['crowd_consumer_letters_expired_total{consumer="audit"}'] == 4
+    assert values['crowd_consumer_skipped_total{consumer="audit"}'] == 5
+    for key in values:
+        parse_sample(key)

@@ -10,16 +10,9 @@ import pytest
 
 from crowd.cli import main
 from crowd.errors import ConfigurationError, CrowdError, DirectoryError
+from crowd.tools.door import Door, NotChangedError, doors_of
 from crowd.tools.init import ClusterPlan, write_cluster
-from crowd.tools.member import (
-    Change,
-    Door,
-    NotChangedError,
-    change_members,
-    doors_of,
-    member_lines,
-    members,
-)
+from crowd.tools.member import Change, change_members, member_lines, members
 from crowd.tools.status import gather
 
 TOKEN = "5e" * 32

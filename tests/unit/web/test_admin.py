@@ -13,11 +13,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from crowd.errors import ChangeRefusedError, DirectoryError, UnknownMemberError
-from crowd.web.admin import REQUEST_BYTES_MAX, admin_site
+from crowd.web.admin import REQUEST_BYTES_MAX, Operators, admin_site
 from crowd.web.dashboard import PAGE, POLICY
 from crowd.web.token import open_token, read_token
-
-TOKEN = "5e" * 32
+from tests.unit.web.port import JSON, SHOWN, TOKEN, Nobody, asking, problem
 
 
 class View:
@@ -54,6 +53,10 @@ class Changes:
         self.asked.append(("expel", name))
 
 
+def operators(changes):
+    return Operators(changes, Nobody(), Nobody())
+
+
 @pytest.fixture
 def view():
     return View()
@@ -66,30 +69,7 @@ def changes():
 
 @pytest.fixture
 def ask(view, changes):
-    site = admin_site(view, changes, TOKEN)
-    site.reactor = Clock()
-
-    def run(
-        path,
-        method="GET",
-        host="127.0.0.1:2106",
-        address="127.0.0.1",
-        fields=(),
-        body=b"",
-        chunks=b"",
-    ):
-        transport = StringTransport(hostAddress=IPv4Address("TCP", address, 2106))
-        channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
-        channel.makeConnection(transport)
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *fields]
-        if body:
-            lines.append(f"Content-Length: {len(body)}")
-        channel.dataReceived("\r\n".join([*lines, "", ""]).encode() + body + chunks)
-        head, _, body = transport.value().partition(b"\r\n\r\n")
-        status, *lines = head.split(b"\r\n")
-        return int(status.split()[1]), dict(line.lower().split(b": ", 1) for line in lines), body
-
-    return run
+    return asking(admin_site(view, operators(changes), TOKEN))
 
 
 def test_livez(ask):
@@ -147,17 +127,7 @@ def test_what_is_shown_cannot_be_changed(ask, method):
 
 # --- Changes of members ---------------------------------------------------------------------------
 
-SHOWN = f"Authorization: Bearer {TOKEN}"
-JSON = "Content-Type: application/json"
 ENROLLMENT = b'{"name": "d", "address": "127.0.0.1:2135"}'
-
-
-def problem(answered):
-    status, fields, body = answered
-    assert fields[b"content-type"] == b"application/problem+json"
-    document = json.loads(body)
-    assert document["status"] == status
-    return status, document["type"].removeprefix("/problems/"), document.get("detail", "")
 
 
 def test_a_member_is_added(ask, changes):
@@ -191,7 +161,7 @@ def test_without_the_token_nothing_is_asked(ask, changes, fields):
 
 def test_a_node_without_a_token_takes_none(view, changes):
     """An empty token is no token that an empty header shows."""
-    site = admin_site(view, changes, "")
+    site = admin_site(view, operators(changes), "")
     site.reactor = Clock()
     channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
     transport = StringTransport(hostAddress=IPv4Address("TCP", "127.0.0.1", 2106))

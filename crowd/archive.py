@@ -1,0 +1,137 @@
+"""All letters of a cluster, as operators' pages and commands find them on one node.
+
+Decides where each fact of a letter is asked for: most in the ledger, the bytes in the node's
+letter store. Leaves which letters are meant to ``letters``.
+"""
+
+from __future__ import annotations
+
+from itertools import dropwhile, islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from crowd.message import ConsumerId, Position
+
+
+class Letter(Protocol):
+    """What the ledger keeps of a letter. Times are the log's, in microseconds since 1970."""
+
+    number: int
+    consumer: ConsumerId
+    position: Position
+    state: str
+    target: ConsumerId
+    reason: str
+    status: int
+    words: str
+    attempts: int
+    first_us: int
+    last_us: int
+    buried_us: int
+    size: int
+    sha256: bytes
+
+
+class Archive(Protocol):
+    """All letters of the cluster, and this node's copies of their bytes."""
+
+    def letter(self, number: int) -> Letter | None:
+        """Return a letter, or None if there is none (any more)."""
+
+    def after(self, number: int, limit: int) -> list[int]:
+        """Return the next letters' numbers above `number`, rising."""
+
+    def counts(self, consumer: ConsumerId) -> dict[str, int]:
+        """Return what became of a consumer's messages that were not delivered, by names.
+
+        ``dead``, ``parked`` and ``replay`` are letters that are there now, ``bytes`` theirs;
+        ``purged``, ``expired`` and ``skipped`` count since the consumer began.
+        """
+
+    def gone(self) -> Mapping[ConsumerId, str]:
+        """Return the names of consumers that were removed and may have letters still."""
+
+    def message(self, number: int) -> bytes | None:
+        """Return a letter's stored message; None if it is not at hand, but perhaps is soon."""
+
+    def on_messages(self, call: Callable[[], None]) -> None:
+        """Have `call` called when messages that were not at hand may be."""
+
+
+class NoArchive:
+    """A cluster without letters."""
+
+    def letter(self, number: int) -> None:
+        """Return None."""
+        del number
+
+    def after(self, number: int, limit: int) -> list[int]:
+        """Return nothing."""
+        del number, limit
+        return []
+
+    def counts(self, consumer: ConsumerId) -> dict[str, int]:
+        """Return nothing."""
+        del consumer
+        return {}
+
+    def gone(self) -> Mapping[ConsumerId, str]:
+        """Return nobody."""
+        return {}
+
+    def message(self, number: int) -> None:
+        """Return None."""
+        del number
+
+    def on_messages(self, call: Callable[[], None]) -> None:
+        """Call nothing: none is ever at hand."""
+
+
+class EngineArchive:
+    """The engine's letters: the ledger's, and the bytes in its letter store."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def letter(self, number: int) -> Letter | None:
+        """Return a letter, or None."""
+        found: Letter | None = self._engine.ledger.letters.get(number)
+        return found
+
+    def after(self, number: int, limit: int) -> list[int]:
+        """Return the next numbers."""
+        return list(
+            islice(dropwhile(lambda one: one <= number, self._engine.ledger.letters), limit)
+        )
+
+    def counts(self, consumer: ConsumerId) -> dict[str, int]:
+        """Return a consumer's letters by their state, and its totals."""
+        ledger = self._engine.ledger
+        tally = ledger.letter_tally(consumer)
+        return {
+            **ledger.letter_counts(consumer),
+            "bytes": ledger.dead_bytes(consumer),
+            "purged": tally.purged,
+            "expired": tally.expired,
+            "skipped": ledger.consumers[consumer].skipped,
+        }
+
+    def gone(self) -> Mapping[ConsumerId, str]:
+        """Return the names of removed consumers, by their ids."""
+        return {known.id: known.name for known in self._engine.ledger.gone.values()}
+
+    def message(self, number: int) -> bytes | None:
+        """Return a letter's stored message, if it is at hand."""
+        found: bytes | None = self._engine.letter(number)
+        return found
+
+    def on_messages(self, call: Callable[[], None]) -> None:
+        """Have `call` called by the engine."""
+        self._engine.letter_hooks.append(call)
+
+
+def make_archive(engine: Any) -> Archive:
+    """Return an engine's letters; none where its ledger keeps none."""
+    return EngineArchive(engine) if hasattr(engine, "letter_hooks") else NoArchive()

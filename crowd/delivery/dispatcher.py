@@ -19,6 +19,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from crowd.delivery.breaker import BreakerState
 from crowd.delivery.entries import Entries
 from crowd.delivery.lane import Counts, Lane, Surroundings
 from crowd.delivery.pace import TimeBudget
@@ -45,21 +46,32 @@ DRAIN_LOOK_S: Final = 0.02
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """One consumer's delivery, for people and metrics. Counts begin anew with each leadership."""
+    """One consumer's delivery, for people and metrics. Counts begin anew with each leadership.
+
+    ``held`` says why nothing is attempted now, "" for no reason; ``held_for_s`` how long yet, if
+    that is known. ``alarm``: dead letters are at their bound, and an operator has to act.
+    ``limit`` is how many attempts may be in flight now.
+    """
 
     consumer: ConsumerId
     name: str
     paused: bool
-    silent: bool
+    breaker: str
+    held: str
+    held_for_s: float | None
+    alarm: bool
     watermark: Position
     cursor: Position
     backlog: int
+    limit: int
     in_flight: int
     waiting: int
+    in_line: int
     attempts: int
     delivered: int
     retried: int
     unknown: int
+    dead: int
     last_problem: str
 
 
@@ -137,6 +149,11 @@ class Dispatcher(Service):
             self._follow_definitions()
             self._wake()
 
+    def report(self) -> None:
+        """Propose all that the next leader should know: this one is about to make way."""
+        for lane in self._lanes.values():
+            lane.settle(self._clock.seconds(), at_once=True)
+
     def spent(self, seconds: float) -> None:
         """Count time that answers took, outside of slices."""
         self.budget.work(seconds)
@@ -159,8 +176,7 @@ class Dispatcher(Service):
         if now_s < until_s and any(lane.plan.in_flight for lane in self._lanes.values()):
             self._clock.callLater(DRAIN_LOOK_S, self._drain, until_s, drained)
             return
-        for lane in self._lanes.values():
-            lane.settle(now_s, at_once=True)
+        self.report()
         self._leads = False
         self._close_lanes(at_once=True)
         drained.callback(None)
@@ -175,13 +191,22 @@ class Dispatcher(Service):
             self._next = None
 
     def _follow_definitions(self) -> None:
-        """Have a lane for each consumer, as it is defined now. None is ever removed by a file."""
+        """Have a lane for each consumer, as it is defined now, and for no other."""
+        for gone in self._lanes.keys() - self._ledger.consumers.keys():
+            self._lanes.pop(gone).close()
         for consumer, known in self._ledger.consumers.items():
             lane = self._lanes.get(consumer)
             if lane is None:
                 self._lanes[consumer] = Lane(consumer, known.definition, self._around)
-            elif lane.definition is not known.definition:
+            elif lane.definition is known.definition:
+                continue
+            elif lane.fits(known.definition):
                 lane.redefine(known.definition)
+            else:
+                # What is under way was taken by another order: it ends unheard, and is repeated.
+                lane.settle(self._clock.seconds(), at_once=True)
+                lane.close()
+                self._lanes[consumer] = Lane(consumer, known.definition, self._around, anew=True)
 
     # --- Slices -------------------------------------------------------------------------------------
 
@@ -237,9 +262,10 @@ class Dispatcher(Service):
 
     def _work(self, started_s: float, slice_s: float) -> float | None:
         """Do one slice's work; return the seconds until the next one, or None for none."""
-        lanes = list(self._lanes.values())
+        known = self._ledger.consumers
+        lanes = [lane for consumer, lane in self._lanes.items() if consumer in known]
         for lane in lanes:
-            lane.look()
+            lane.look(started_s)
             lane.settle(started_s)
         if self._draining:
             return None
@@ -270,17 +296,25 @@ class Dispatcher(Service):
         known = self._ledger.consumers[consumer]
         watermark = self._ledger.watermark(consumer)
         lane = self._lanes.get(consumer)
+        now_s = self._clock.seconds()
+        plan = lane.plan if lane is not None else None
+        held, until_s = plan.held(now_s) if plan is not None else ("", None)
         counts = lane.counts if lane is not None else Counts()
         return Progress(
             consumer=consumer,
             name=known.definition.name,
             paused=known.paused,
-            silent=lane is not None and lane.plan.silent,
+            breaker=plan.breaker.state.value if plan is not None else BreakerState.CLOSED.value,
+            held=held,
+            held_for_s=None if until_s is None else max(0.0, until_s - now_s),
+            alarm=plan is not None and plan.full,
             watermark=watermark,
-            cursor=lane.plan.cursor if lane is not None else watermark,
+            cursor=plan.cursor if plan is not None else watermark,
             backlog=known.backlog,
-            in_flight=lane.plan.in_flight if lane is not None else 0,
-            waiting=lane.plan.waiting if lane is not None else 0,
+            limit=plan.pace.limit if plan is not None else known.definition.concurrency,
+            in_flight=plan.in_flight if plan is not None else 0,
+            waiting=plan.waiting if plan is not None else 0,
+            in_line=plan.in_line if plan is not None else 0,
             last_problem=lane.last_problem if lane is not None else "",
             **msgspec.structs.asdict(counts),
         )

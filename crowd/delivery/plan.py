@@ -1,26 +1,31 @@
 """What to attempt next at one consumer, and what to settle.
 
-Decides, of one consumer: which message is attempted next, when a failed one comes back, when
-the consumer as a whole counts as silent, and which outcomes go into the log together. Pure:
-time and chance are arguments. Leaves attempts to ``lane``, and what is pending to the ledger.
+Decides, of one consumer: which message is attempted next, when a failed one comes back, when it
+is dead, when the consumer as a whole is left alone, and which outcomes go into the log together.
+Pure: time and chance are arguments. Leaves attempts to ``lane``, what is pending to the ledger,
+and each single question to the module that is named after it: ``outcome``, ``backoff``,
+``breaker``, ``concurrency``, ``order``, ``pace``.
 
 Theory of operation. A position that the ledger names as pending is *taken* once, in rising
 order; the cursor is the last one taken. From then on it is in exactly one place:
 
-    fresh -> in flight -> delivered -> proposed -> (gone: the ledger shows it settled)
-                 |  ^
-                 v  |
-               waiting
+    in line -> fresh -> in flight -> delivered -> proposed -> (gone: the ledger shows it settled)
+       |                |  ^    |                    ^
+       +----------------+->waiting, dead ------------+
 
-Invariant: cursor - watermark <= WINDOW, so what is held here is bounded whatever the backlog.
+*In line* are messages that wait for an earlier one of their key. That one leaves its line when
+it is delivered, and when the ledger shows it buried: a leader that dies before that has its
+successor attempt it again, and nothing behind it was attempted meanwhile.
+
+Letters, which the ledger keeps outside the backlog, are attempted too: a letter's number, below
+zero, stands then where a position would.
+
+Invariant: cursor - watermark <= WINDOW, and positions in lines are at most LINES_MAX, so what is
+held here is bounded whatever the backlog.
 
 Invariant: a position leaves only when the ledger shows it settled. What a lost leadership
-makes of this plan is nothing: it is thrown away, and the next leader begins at its ledger.
-
-A consumer is *silent* after a run of attempts of which none showed life. Then there is one
-attempt in flight at most, one probe a second, and no fresh message is begun: an outage costs
-a handful of waiting messages, not a window full of them, and hits a consumer that comes up
-with one request, not with thousands. The first sign of life calls the waiting ones back.
+makes of this plan is nothing: it is thrown away, and the next leader begins at its ledger, and
+at what this one had it remember.
 
 Invariant: with a *rate* every attempt, probes and retries among them, is taken from it when
 it starts. What waits for the rate is not in flight: it stays fresh or waiting.
@@ -28,21 +33,39 @@ it starts. What waits for the rate is not in flight: it stays fresh or waiting.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from crowd.delivery.outcome import Answered, FailureKind, Outcome, outcome_of, shows_life
+from crowd.command import TRIALS_MAX
+from crowd.delivery.backoff import AnsweringClock
+from crowd.delivery.breaker import Breaker, BreakerState
+from crowd.delivery.concurrency import Concurrency
+from crowd.delivery.order import ALL, Lines
+from crowd.delivery.outcome import (
+    Answered,
+    FailureKind,
+    Outcome,
+    in_words,
+    is_overload,
+    last_words,
+    outcome_of,
+    shows_life,
+)
+from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, Trial
+from crowd.message import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from crowd.delivery.backoff import Backoff
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
-    from crowd.message import Position
+    from crowd.delivery.rules import Rules
+    from crowd.delivery.trial import DeathReason
 
 WINDOW: Final = 100_000
 """How far the cursor runs ahead of the watermark (docs/explanation/delivery.md). About 25 MB at the worst."""
@@ -50,12 +73,12 @@ WINDOW: Final = 100_000
 FRESH_MAX: Final = 256
 """Positions asked of the ledger at once: many attempts to one question, few to remember."""
 
-SILENT_RUN_MIN: Final = 8
-"""Lifeless attempts in a row, at least, before a consumer counts as silent. With many in
-flight it takes as many as that, because those all meet the same moment."""
+LINES_MAX: Final = 10_000
+"""Positions in lines: how far is looked behind blocked keys for others. About 3 MB."""
 
-PROBE_S: Final = 1.0
-"""Between probes of a silent consumer: its return is noticed within about a second."""
+READ_MAX: Final = 64
+"""Positions asked for at once whose messages must be read to know their keys: about half a
+millisecond for usual ones."""
 
 RECALL_MAX: Final = 1_000
 """Waiting messages called back at the first sign of life. More have failed one by one."""
@@ -66,12 +89,23 @@ RECALL_S: Final = 1.0
 SETTLE_MAX: Final = 4_096
 """Positions in one `Settle`; a quarter of what a command may hold."""
 
+DEAD_MAX: Final = 1_024
+"""Dead messages in no proposal yet. More attempts wait: each keeps up to 4 KiB of last words."""
 
-class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """One attempt to start: the message's position, and its attempts' number from 1."""
+LETTERS_MAX: Final = 10_000
+"""Letters taken to be attempted, about 2 MB; the rest wait in the ledger."""
 
-    position: Position
-    number: int
+LETTER_EVERY: Final = 8
+"""While messages are due, every eighth attempt at most is a letter's."""
+
+REMEMBERED_MAX: Final = 2_000
+"""Waiting messages in one report, about 60 KB each second at the worst. Of more, the oldest
+among `REMEMBERED_LOOK`; the next leader attempts the others as if they were new."""
+
+REMEMBERED_LOOK: Final = 10_000
+"""How many are looked at for that, so that it takes a few milliseconds at most."""
+
+assert REMEMBERED_MAX <= TRIALS_MAX
 
 
 class Plan:
@@ -79,26 +113,56 @@ class Plan:
 
     def __init__(
         self,
-        backoff: Backoff,
-        concurrency: int,
+        rules: Rules,
         watermark: Position,
         rate: Rate | None = None,
+        now_s: float = 0.0,
+        remembered: Remembered | None = None,
     ) -> None:
-        """Begin behind `watermark`, with at most `concurrency` attempts in flight."""
-        self.backoff = backoff
-        self.concurrency = concurrency
+        """Begin at `now_s` behind `watermark`, and where another leader's plan was."""
+        self.rules = rules
         self.rate = rate
         self.cursor = watermark
-        self._watermark = watermark
+        self.breaker = Breaker(rules.breaker)
+        self.pace = Concurrency(rules.concurrency, adaptive=rules.adaptive)
+        self.full = False
+        """No more dead letters may be kept: nothing is attempted until there is room again."""
+        self.paused = False
+        self.revision = 0
+        """Grows with all that the next leader should know of."""
+        self.watermark = watermark
+        self._lines = Lines() if rules.order.any else None
         self._fresh: deque[Position] = deque()
-        self._in_flight: dict[Position, int] = {}
-        self._waiting: list[tuple[float, Position, int]] = []  # a heap: due time, attempts so far
+        self._in_flight: dict[Position, Flight] = {}
+        self._waiting: list[Trial] = []  # a heap
         self._delivered: list[Position] = []
+        self._dead: list[Dead] = []
         self._proposed: deque[tuple[Position, ...]] = deque()
-        self._lifeless_run = 0
-        self._probe_s = float("-inf")
+        self._buried: set[Position] = set()  # those of the proposed that are dead
+        self._holding: set[Position] = set()  # dead, and holding their key
+        self._letters: list[Trial] = []  # a heap
+        self._letters_known: set[int] = set()
+        self._concluded: list[int] = []
+        self._known: dict[Position, Trial] = {}  # remembered, and not taken yet
+        self._fresh_went = False
+        self._since_letter = 0
+        self._asked_until_s = -math.inf  # a Retry-After's, or a beginning's
+        self._asked_why = ""
+        self._aged = AnsweringClock(remembered.aged_s if remembered else 0.0)
+        if remembered is not None:
+            self._known = {trial.position: trial for trial in remembered.trials}
+            until_s, opened = remembered.held_until_s, remembered.opened
+            self.breaker.restore(opened, until_s, "as the leader before this one saw it")
+            if not opened:
+                self._ask(until_s, "asked to wait")
+        self._count_time(now_s)
 
     # --- What is where ----------------------------------------------------------------------------
+
+    @property
+    def concurrency(self) -> int:
+        """The most attempts that may ever be under way at once."""
+        return self.rules.concurrency
 
     @property
     def in_flight(self) -> int:
@@ -111,9 +175,24 @@ class Plan:
         return len(self._waiting)
 
     @property
+    def in_line(self) -> int:
+        """Messages that wait for another one of their key."""
+        return 0 if self._lines is None else self._lines.waiting
+
+    @property
     def delivered(self) -> int:
         """Outcomes that are in no proposal yet."""
         return len(self._delivered)
+
+    @property
+    def dead(self) -> Sequence[Dead]:
+        """The dead that are in no proposal yet, in the order in which they died."""
+        return self._dead
+
+    @property
+    def concluded(self) -> Sequence[int]:
+        """Letters that were delivered and are in no proposal yet."""
+        return self._concluded
 
     @property
     def proposed(self) -> int:
@@ -123,62 +202,245 @@ class Plan:
     @property
     def has_room(self) -> bool:
         """Whether another attempt may be in flight."""
-        return len(self._in_flight) < self.concurrency
+        return len(self._in_flight) < self.pace.limit
 
-    @property
-    def silent(self) -> bool:
-        """Whether the consumer as a whole gives no sign of life."""
-        return self._lifeless_run >= max(SILENT_RUN_MIN, self.concurrency)
+    def aged_s(self, now_s: float) -> float:
+        """Return how long the consumer as a whole answered, in seconds."""
+        return self._aged.aged_s(now_s)
+
+    def held(self, now_s: float) -> tuple[str, float | None]:
+        """Return why nothing is attempted now, "" for no reason, and until when, if that is known."""
+        if self.full:
+            return "its dead letters are at their bound", None
+        if not self.breaker.closed:
+            return self.breaker.why, max(self.breaker.until_s, self._asked_until_s)
+        if now_s < self._asked_until_s:
+            return self._asked_why, self._asked_until_s
+        return "", None
+
+    # --- Told by an operator ----------------------------------------------------------------------
+
+    def follow(self, rules: Rules) -> None:
+        """Go by other rules from here on, whose order is the same; what is under way stays."""
+        assert rules.order == self.rules.order
+        self.rules = rules
+        self.breaker.follow(rules.breaker)
+        self.pace.follow(rules.concurrency, adaptive=rules.adaptive)
+
+    def set_paused(self, now_s: float, *, paused: bool) -> None:
+        """Attempt nothing while `paused`, and let nothing age."""
+        if paused != self.paused:
+            self.paused = paused
+            self._count_time(now_s)
+
+    def set_full(self, now_s: float, *, full: bool) -> None:
+        """Attempt nothing while the consumer's dead letters are `full`."""
+        if full != self.full:
+            self.full = full
+            self._count_time(now_s)
+
+    def begin_at(self, until_s: float, why: str, now_s: float) -> None:
+        """Attempt nothing before `until_s`."""
+        self._ask(until_s, why)
+        self._count_time(now_s)
+
+    def _ask(self, until_s: float, why: str) -> None:
+        if until_s > self._asked_until_s:
+            self._asked_until_s, self._asked_why = until_s, why
+
+    def _count_time(self, now_s: float) -> None:
+        """Let messages age from now on if, and as soon as, the consumer as a whole answers."""
+        stands = self.paused or self.full or not self.breaker.closed
+        self._aged.run_from(math.inf if stands else self._asked_until_s, now_s)
 
     # --- From the ledger --------------------------------------------------------------------------
 
     def wants(self) -> int:
         """Return how many pending positions to ask for behind the cursor; 0 for none now."""
-        if self._fresh or self.silent:
+        if self._fresh:
             return 0
-        return max(0, min(FRESH_MAX, self._watermark + WINDOW - self.cursor))
+        room = self.watermark + WINDOW - self.cursor
+        if not self.breaker.closed:
+            # One new message beside those that wait: it may be them that the consumer refuses.
+            room = min(1, room)
+        if self._lines is None:
+            return max(0, min(FRESH_MAX, room))
+        # Asked for in whole portions: one place that is free is not worth a question.
+        most = READ_MAX if self.rules.order.reads else FRESH_MAX
+        if len(self._lines) + most > LINES_MAX:
+            return 0
+        return max(0, min(most, room))
 
-    def take(self, positions: Iterable[Position]) -> None:
-        """Take pending positions, rising, all above the cursor; those past the window stay."""
-        for position in positions:
+    def take(self, positions: Iterable[Position], keys: Sequence[bytes | None] = ()) -> None:
+        """Take pending positions, rising, all above the cursor; those past the window stay.
+
+        `keys` are theirs if the order reads messages to know them.
+        """
+        for number, position in enumerate(positions):
             assert position > self.cursor, "a position is taken once"
-            if position > self._watermark + WINDOW:
+            if position > self.watermark + WINDOW:
                 break
-            self._fresh.append(position)
             self.cursor = position
+            if self._lines is None or self._lines.enter(position, keys[number] if keys else ALL):
+                self._ready(position)
+
+    def _ready(self, position: Position) -> None:
+        """Have a position attempted; when it was attempted before, at its time."""
+        known = self._known.pop(position, None) if self._known else None
+        if known is not None:
+            heappush(self._waiting, known)
+        else:
+            self._fresh.append(position)
 
     def applied(self, watermark: Position, is_settled: Callable[[Position], bool]) -> None:
         """Forget the proposals whose effect the ledger shows. They take effect in their order."""
-        self._watermark = watermark
+        self.watermark = watermark
         while self._proposed and is_settled(self._proposed[0][-1]):
-            self._proposed.popleft()
+            positions = self._proposed.popleft()
+            if self._buried and positions[-1] in self._buried:
+                self._buried.difference_update(positions)
+                if self.rules.holds_dead and self._lines is not None:
+                    self._holding.update(filter(self._lines.is_head, positions))
+                else:
+                    self._leave(positions)
+
+    def _leave(self, positions: Iterable[Position]) -> None:
+        """Let those behind these in line come forward, the oldest first."""
+        if self._lines is not None:
+            for position in positions:
+                head = self._lines.leave(position)
+                if head is not None:
+                    self._ready(head)
+
+    def hold_key(self, position: Position, key: bytes | None) -> None:
+        """Have a dead letter from before hold its key, before anything is taken."""
+        assert self._lines is not None
+        if key is not None and self._lines.enter(position, key):
+            self._holding.add(position)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a dead message holds its key."""
+        return bool(self._holding)
+
+    @property
+    def holding(self) -> Sequence[Position]:
+        """Dead messages that hold their keys, rising."""
+        return sorted(self._holding)
+
+    def release_key(self, position: Position) -> None:
+        """Let go on what is behind a dead message: its letter is gone."""
+        self._holding.discard(position)
+        self._leave((position,))
+
+    def take_letters(self, numbers: Iterable[int], now_s: float) -> None:
+        """Take letters that are to be attempted, which are all that there are, at once.
+
+        `numbers` rise. Those taken before stay as they are; those gone are forgotten.
+        """
+        there = set(islice(numbers, LETTERS_MAX))
+        self._letters_known &= there
+        for number in sorted(there - self._letters_known):
+            position = Position(-number)
+            if position in self._in_flight:
+                continue  # it was gone and is there again: another time
+            self._letters_known.add(number)
+            trial = self._known.pop(position, None)
+            aged_s = self._aged.aged_s(now_s)
+            heappush(self._letters, trial or Trial(now_s, position, 0, 0, now_s, aged_s))
 
     # --- Attempts -----------------------------------------------------------------------------------
 
     def next_attempt(self, now_s: float) -> Attempt | None:
         """Return an attempt to start now, which counts as in flight from here on, or None."""
-        if self.silent:
-            if self._in_flight or now_s < self._probe_s:
-                return None
-        elif len(self._in_flight) >= self.concurrency:
+        closed = self.breaker.closed
+        if not self._may_start(now_s, closed=closed):
             return None
-        if self.rate is not None and not self.rate.available(now_s):
-            return None
-        if self._waiting and (self.silent or self._waiting[0][0] <= now_s):
-            _, position, before = heappop(self._waiting)
-        elif self._fresh:
-            position, before = self._fresh.popleft(), 0
-        else:
+        trial = self._choose(now_s, closed=closed)
+        if trial is None:
             return None
         if self.rate is not None:
             self.rate.take(now_s)
-        self._in_flight[position] = before + 1
-        return Attempt(position, before + 1)
+        if not closed:
+            self.breaker.started()
+        position, number = trial.position, trial.attempts + 1
+        self._in_flight[position] = Flight(
+            number, trial.spared, trial.first_s, trial.aged_s, now_s, not closed
+        )
+        return Attempt(position, number)
+
+    def _may_start(self, now_s: float, *, closed: bool) -> bool:
+        if closed:
+            if len(self._in_flight) >= self.pace.limit:
+                return False
+        elif not self._may_probe or now_s < self.breaker.until_s:
+            return False
+        if now_s < self._asked_until_s or self._stands:
+            return False
+        return self.rate is None or self.rate.available(now_s)
+
+    @property
+    def _stands(self) -> bool:
+        """Whether nothing is attempted, and no time changes that."""
+        return self.paused or self.full or len(self._dead) >= DEAD_MAX
+
+    @property
+    def _may_probe(self) -> bool:
+        return (
+            self.breaker.state is BreakerState.OPEN
+            and len(self._in_flight) < self.rules.concurrency
+        )
+
+    def _choose(self, now_s: float, *, closed: bool) -> Trial | None:
+        """Return the next message, which is in no place any more, or None if none is due.
+
+        New messages and the backlog of those that failed take turns, so that neither starves
+        the other; a letter has its turn now and then. A probe may be any.
+        """
+        due = self._due(self._waiting, now_s, closed=closed)
+        letter_next = self._since_letter >= LETTER_EVERY or not (due or self._fresh)
+        if letter_next and self._due(self._letters, now_s, closed=closed):
+            self._since_letter = 0
+            return heappop(self._letters)
+        self._since_letter += 1
+        if self._fresh and not (due and self._fresh_went):
+            self._fresh_went = True
+            position = self._fresh.popleft()
+            return Trial(now_s, position, 0, 0, now_s, self._aged.aged_s(now_s))
+        if due:
+            self._fresh_went = False
+            return heappop(self._waiting)
+        return None
+
+    @staticmethod
+    def _due(heap: list[Trial], now_s: float, *, closed: bool) -> bool:
+        return bool(heap) and (heap[0].due_s <= now_s or not closed)
 
     def postpone(self, position: Position, due_s: float) -> None:
         """Put back what `next_attempt` returned last, as nothing was sent, until `due_s`."""
-        number = self._in_flight.pop(position)
-        heappush(self._waiting, (due_s, position, number - 1))
+        self._put_back(position, self._in_flight.pop(position), due_s)
+
+    def _put_back(self, position: Position, flight: Flight, due_s: float) -> None:
+        if flight.probe:
+            self.breaker.abandoned()
+        self._wait(
+            Trial(
+                due_s, position, flight.attempts - 1, flight.spared, flight.first_s, flight.aged_s
+            )
+        )
+
+    def _wait(self, trial: Trial) -> None:
+        if trial.position > 0:
+            heappush(self._waiting, trial)
+        elif -trial.position in self._letters_known:
+            heappush(self._letters, trial)
+
+    def drop(self, position: Position) -> None:
+        """Forget what `next_attempt` returned last: the ledger settled it meanwhile."""
+        flight = self._in_flight.pop(position)
+        if flight.probe:
+            self.breaker.abandoned()
+        self._leave((position,))
 
     def next_due_s(self) -> float | None:
         """Return when `next_attempt` has something, or None if only an event brings it.
@@ -186,56 +448,127 @@ class Plan:
         A time that is past means that it has something now.
         """
         due_s = self._message_due_s()
-        return due_s if due_s is None or self.rate is None else max(due_s, self.rate.due_s())
+        if due_s is None:
+            return None
+        due_s = max(due_s, self._asked_until_s)
+        return due_s if self.rate is None else max(due_s, self.rate.due_s())
 
     def _message_due_s(self) -> float | None:
         """Return when a message is there to attempt, whatever the rate says."""
-        if self.silent:
-            if self._in_flight or not (self._waiting or self._fresh):
+        if self._stands:
+            return None
+        if not self.breaker.closed:
+            if not self._may_probe or not (self._waiting or self._fresh or self._letters):
                 return None
-            return self._probe_s
-        if len(self._in_flight) >= self.concurrency:
+            return self.breaker.until_s
+        if len(self._in_flight) >= self.pace.limit:
             return None
         if self._fresh:
-            return float("-inf")
-        return self._waiting[0][0] if self._waiting else None
+            return -math.inf
+        dues = [heap[0].due_s for heap in (self._waiting, self._letters) if heap]
+        return min(dues, default=None)
+
+    # --- Answers --------------------------------------------------------------------------------------
 
     def answered(self, position: Position, answer: Answer, now_s: float, chance: float) -> Outcome:
         """End an attempt; `chance` is a random number in [0, 1). Return what it came to."""
-        number = self._in_flight.pop(position)
+        flight = self._in_flight.pop(position)
         if not isinstance(answer, Answered) and answer.kind is FailureKind.FENCED:
             # Nothing was sent: not an attempt, and no word about the consumer.
-            heappush(self._waiting, (now_s, position, number - 1))
+            self._put_back(position, flight, now_s)
             return Outcome.RETRY
-        asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
-        self._hear(now_s, asked_s, alive=shows_life(answer))
-        outcome = outcome_of(answer)
+        outcome = outcome_of(answer, self.rules.answers)
+        # Only what failed while the consumer as a whole answered says that the message is bad.
+        counts = self.breaker.closed and outcome is not Outcome.HOLD
+        self._hear(answer, outcome, flight, now_s)
         if outcome is Outcome.DELIVERED:
-            self._delivered.append(position)
+            self.pace.succeeded(now_s - flight.started_s, len(self._in_flight))
+            self._done(position, flight)
         else:
-            # There is no place for the dead yet, and nothing accepted is dropped: DEAD waits too.
-            delay_s = self.backoff.delay_s(number, chance, asked_s)
-            heappush(self._waiting, (now_s + delay_s, position, number))
+            self._failed(position, flight, answer, outcome, now_s, chance, counts=counts)
         return outcome
 
-    def _hear(self, now_s: float, asked_s: float | None, *, alive: bool) -> None:
-        if not alive:
-            self._lifeless_run += 1
-            self._probe_s = now_s + max(PROBE_S, min(asked_s or 0.0, self.backoff.most_s))
+    def _hear(self, answer: Answer, outcome: Outcome, flight: Flight, now_s: float) -> None:
+        """Take what an answer says of the consumer as a whole."""
+        alive = shows_life(answer, outcome)
+        if alive:
+            if self.breaker.lived(probe=flight.probe):
+                self._came_back(now_s)
             return
-        if self.silent:
-            self._recall(now_s)
-        self._lifeless_run = 0
+        if alive is None:
+            if flight.probe:
+                self.breaker.abandoned()
+            return
+        holds = outcome is Outcome.HOLD
+        why = in_words(answer)
+        if self.breaker.failed(now_s, why, probe=flight.probe, holds=holds):
+            self._count_time(now_s)
+        if is_overload(answer):
+            self.pace.overloaded(now_s, flight.started_s)
+
+    def _came_back(self, now_s: float) -> None:
+        self.revision += 1
+        self.pace.restart(now_s)
+        self._recall(now_s)
+        self._count_time(now_s)
 
     def _recall(self, now_s: float) -> None:
         """Bring the next waiting messages forward: what they waited for has happened."""
         count = min(RECALL_MAX, len(self._waiting))
         called = [heappop(self._waiting) for _ in range(count)]
         self._waiting.extend(
-            (min(due_s, now_s + RECALL_S * place / count), position, before)
-            for place, (due_s, position, before) in enumerate(called)
+            msgspec.structs.replace(trial, due_s=min(trial.due_s, now_s + RECALL_S * place / count))
+            for place, trial in enumerate(called)
         )
         heapify(self._waiting)
+
+    def _done(self, position: Position, flight: Flight) -> None:
+        """Take note of a delivery."""
+        if flight.attempts > 1:
+            self.revision += 1
+        if position < 0:
+            if -position in self._letters_known:
+                self._concluded.append(-position)
+            return
+        self._delivered.append(position)
+        if self._lines is not None:
+            self._leave((position,))
+
+    def _failed(
+        self, position: Position, flight: Flight, answer: Answer, outcome: Outcome, now_s: float,
+        chance: float, *, counts: bool,
+    ) -> None:  # fmt: skip
+        """Have a message wait, or die."""
+        self.revision += 1
+        backoff = self.rules.backoff
+        spared = flight.spared + (not counts)
+        counted = flight.attempts - spared
+        asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
+        if asked_s is not None and outcome is not Outcome.DEAD:
+            why = f"{in_words(answer)}, and asked for {asked_s:g} s"
+            self._ask(now_s + backoff.honoured_s(asked_s), why)
+            self._count_time(now_s)
+        if position > 0:
+            reason: DeathReason | None = None
+            if outcome is Outcome.DEAD:
+                reason = "answer" if isinstance(answer, Answered) else "undeliverable"
+            elif counts or self.breaker.closed:
+                age_s = self._aged.aged_s(now_s) - flight.aged_s
+                reason = backoff.spent(counted, age_s)
+            if reason is not None:
+                self._die(position, flight, answer, reason, now_s)
+                return
+        due_s = now_s + backoff.delay_s(max(1, counted), chance)
+        attempts, first_s, aged_s = flight.attempts, flight.first_s, flight.aged_s
+        self._wait(Trial(due_s, position, attempts, spared, first_s, aged_s))
+
+    def _die(
+        self, position: Position, flight: Flight, answer: Answer,
+        reason: DeathReason, now_s: float,
+    ) -> None:  # fmt: skip
+        status = answer.status if isinstance(answer, Answered) else 0
+        words, first_s = last_words(answer), flight.first_s
+        self._dead.append(Dead(position, reason, status, words, flight.attempts, first_s, now_s))
 
     # --- Outcomes -------------------------------------------------------------------------------------
 
@@ -250,6 +583,41 @@ class Plan:
         """Take note that what `to_settle` returned last was appended to the log."""
         self._proposed.append(tuple(self._delivered[:SETTLE_MAX]))
         del self._delivered[:SETTLE_MAX]
+
+    def bury_proposed(self, count: int) -> None:
+        """Take note that the first `count` of `dead` are in a proposal that was appended."""
+        positions = tuple(dead.position for dead in self._dead[:count])
+        self._proposed.append(positions)
+        self._buried.update(positions)
+        del self._dead[:count]
+
+    def conclude_proposed(self, count: int) -> None:
+        """Take note that the first `count` of `concluded` are in a proposal that was appended."""
+        del self._concluded[:count]
+
+    # --- For the next leader ----------------------------------------------------------------------
+
+    def remember(self, now_s: float) -> Remembered:
+        """Return what the next leader should know."""
+        under_way = [
+            Trial(
+                now_s, position, flight.attempts - 1, flight.spared, flight.first_s, flight.aged_s
+            )
+            for position, flight in self._in_flight.items()
+            if flight.attempts > 1
+        ]
+        seen = chain(
+            under_way, self._waiting[-REMEMBERED_LOOK:], self._known.values(), self._letters
+        )
+        oldest = nsmallest(
+            REMEMBERED_MAX,
+            (trial for trial in seen if trial.attempts),
+            key=lambda trial: abs(trial.position),
+        )
+        until_s = self._asked_until_s
+        if not self.breaker.closed:
+            until_s = max(until_s, self.breaker.until_s)
+        return Remembered(self.breaker.opened, until_s, self._aged.aged_s(now_s), tuple(oldest))
 
 
 def ranges_of(positions: list[Position]) -> tuple[tuple[Position, Position], ...]:

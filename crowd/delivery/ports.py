@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from twisted.internet.defer import Deferred
 
-    from crowd.command import Command, ConsumerDefinition, Index
+    from crowd.command import Command, ConsumerDefinition, Index, Remember
     from crowd.delivery.outcome import Answer
     from crowd.delivery.request import Naming
     from crowd.errors import DamagedEntryError
@@ -54,6 +54,18 @@ class ConsumerView(Protocol):
         """How many of its messages are not settled."""
 
 
+class LetterView(Protocol):
+    """A message that the ledger keeps outside its consumer's backlog."""
+
+    @property
+    def position(self) -> Position:
+        """The message's position, which names it."""
+
+    @property
+    def state(self) -> str:
+        """``dead``, ``parked`` or ``replay``."""
+
+
 class LedgerView(Protocol):
     """What the dispatcher reads of the ledger, and never changes."""
 
@@ -75,6 +87,28 @@ class LedgerView(Protocol):
     def place(self, position: Position) -> PlaceView:
         """Return where a message is in the log."""
 
+    @property
+    def letters(self) -> Mapping[int, LetterView]:
+        """Every letter by its number."""
+
+    def letters_due(self, consumer: ConsumerId) -> Sequence[int]:
+        """Return the numbers of a consumer's letters that are to be attempted, rising.
+
+        Those are its parked ones, and those replayed to it. Asked often: it should cost little.
+        """
+
+    def letters_of(self, consumer: ConsumerId) -> Sequence[int]:
+        """Return the numbers of all of a consumer's letters, in whatever state, rising."""
+
+    def is_letter(self, consumer: ConsumerId, position: Position) -> bool:
+        """Return whether a consumer has a letter of this position, in whatever state."""
+
+    def dead_bytes(self, consumer: ConsumerId) -> int:
+        """Return how many bytes of a consumer's letters are kept."""
+
+    def remembered(self, consumer: ConsumerId) -> Remember | None:
+        """Return what a leader last said of its delivery to a consumer, if any did."""
+
 
 class Leadership(Protocol):
     """What only a leader can do. The engine is one."""
@@ -87,6 +121,12 @@ class Leadership(Protocol):
 
         May read the disk. Raises DamagedEntryError if the bytes there are damaged.
         """
+
+    def letter(self, number: int) -> bytes | None:
+        """Return a letter's stored message, or None if it is not here (yet)."""
+
+    def log_time_us(self) -> int:
+        """Return the log's time now, in microseconds since 1970."""
 
     def damaged(self, error: DamagedEntryError) -> None:
         """Have a damaged entry mended; it can be read once it is."""

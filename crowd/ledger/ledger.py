@@ -61,6 +61,7 @@ from crowd.message import ConsumerId, Position, RouteId
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from crowd.command import Remember
     from crowd.ledger.consumers import Consumer
 
 
@@ -327,6 +328,31 @@ class Ledger:
     def backlog(self, consumer: ConsumerId) -> int:
         """Return how many of this consumer's messages are not settled."""
         return self.consumers[consumer].backlog
+
+    @property
+    def letters(self) -> Mapping[int, Any]:
+        """Every letter by its number: none are kept yet."""
+        return {}
+
+    def letters_due(self, consumer: ConsumerId) -> Sequence[int]:  # noqa: ARG002  none are kept
+        """Return the numbers of the letters that are to be attempted at this consumer."""
+        return ()
+
+    def letters_of(self, consumer: ConsumerId) -> Sequence[int]:  # noqa: ARG002  none are kept
+        """Return the numbers of all of this consumer's letters."""
+        return ()
+
+    def is_letter(self, consumer: ConsumerId, position: Position) -> bool:  # noqa: ARG002
+        """Return whether this consumer has a letter of `position`."""
+        return False
+
+    def dead_bytes(self, consumer: ConsumerId) -> int:  # noqa: ARG002  none are kept
+        """Return how many bytes of this consumer's letters are kept."""
+        return 0
+
+    def remembered(self, consumer: ConsumerId) -> Remember | None:  # noqa: ARG002  nothing is kept
+        """Return what a leader last said of its delivery to this consumer."""
+        return None
 
     @property
     def lowest_watermark(self) -> Position:

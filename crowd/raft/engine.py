@@ -142,6 +142,8 @@ class Engine(Service):
         self.leading_hooks: list[Callable[[bool], None]] = []
         """Called with True once this node leads and has applied all before its term, and with
         False once it no longer leads."""
+        self.leaving_hooks: list[Callable[[], None]] = []
+        """Called before a leader hands leadership over: the last moment to propose."""
         self.ledger = Ledger()
         self.proposer = Proposer(
             member.node, clock, self.offer, lambda: chance.randbytes(16),
@@ -263,6 +265,9 @@ class Engine(Service):
 
     async def _hand_over(self) -> None:
         """Stop proposing, and ask a follower that has everything to lead."""
+        if self.raft.is_leader:
+            for hook in self.leaving_hooks:
+                hook()
         self._handing_over = True
         until_s = self._clock.seconds() + HAND_OVER_S
         asked = False
@@ -523,6 +528,14 @@ class Engine(Service):
         if not isinstance(value, Accept):
             raise DamagedError("an entry that should hold messages", place=f"entry {index}")
         return value.messages
+
+    def letter(self, number: int) -> bytes | None:  # noqa: ARG002  none are kept
+        """Return a letter's stored message, or None if it is not here."""
+        return None
+
+    def log_time_us(self) -> int:
+        """Return the log's time now, in microseconds since 1970: what an entry would be stamped."""
+        return self._log_clock.read(self._wall_us(), self._clock.seconds())
 
     def is_voter(self, name: str) -> bool:
         """Tell whether a member's copy counts."""

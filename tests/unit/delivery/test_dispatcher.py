@@ -26,7 +26,7 @@ from crowd.command import (
     Term,
 )
 from crowd.delivery.dispatcher import DRAIN_S, FENCED_S, Dispatcher
-from crowd.delivery.lane import SETTLE_AT, SETTLE_EVERY_S, SETTLE_PROPOSED_MAX
+from crowd.delivery.reports import SETTLE_AT, SETTLE_EVERY_S, SETTLE_PROPOSED_MAX
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from crowd.errors import DamagedError
 from crowd.ledger import Ledger
@@ -107,6 +107,12 @@ class Cluster:
     def messages(self, index):
         self.reads += 1
         return self.log[index].messages
+
+    def letter(self, number):
+        return None
+
+    def log_time_us(self):
+        return self.ledger.log_time_us + round(self.clock.seconds() * 1e6)
 
     def propose(self, command):
         if not self.leads:

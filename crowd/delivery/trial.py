@@ -1,0 +1,78 @@
+"""What a plan keeps of a message, and says of it.
+
+Values alone. Times are those of the clock that the plan is told, in seconds, unless it says
+otherwise; a position below zero is a letter's number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from crowd.message import Position
+
+DeathReason: TypeAlias = Literal["answer", "attempts", "age", "undeliverable"]
+
+
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """One attempt to start: the message's position, and its attempts' number from 1.
+
+    A letter's is `letter`, its number, above 0; ``position`` is that below zero.
+    """
+
+    position: Position
+    number: int
+
+    @property
+    def letter(self) -> int:
+        """The letter's number, or 0 for a message of the backlog."""
+        return max(0, -self.position)
+
+
+class Trial(msgspec.Struct, order=True, frozen=True, gc=False):
+    """A message between its attempts: they are in the order of their due times.
+
+    ``attempts`` were made, ``spared`` of which do not count towards a bound. The first was at
+    ``first_s``, when the consumer had answered for ``aged_s``.
+    """
+
+    due_s: float
+    position: Position
+    attempts: int
+    spared: int
+    first_s: float
+    aged_s: float
+
+
+class Flight(msgspec.Struct, frozen=True, gc=False):
+    """An attempt under way; fields as in `Trial`, this attempt being counted."""
+
+    attempts: int
+    spared: int
+    first_s: float
+    aged_s: float
+    started_s: float
+    probe: bool
+
+
+class Dead(msgspec.Struct, frozen=True, gc=False):
+    """A message that will not be attempted again, and what a letter says of it."""
+
+    position: Position
+    reason: DeathReason
+    status: int
+    words: str
+    attempts: int
+    first_s: float
+    last_s: float
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """What one leader's plan tells the next one's. Its times are those of who is told."""
+
+    opened: int
+    held_until_s: float
+    aged_s: float
+    trials: tuple[Trial, ...]

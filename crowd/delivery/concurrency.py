@@ -22,9 +22,9 @@ SLOWER: Final = 3.0
 SLACK_S: Final = 0.05
 """What a busy reactor, or one lost packet, may add to an answer's time without meaning anything."""
 
-DRIFT: Final = 1 / 64
-"""The share by which the quickest mean follows one that is above it, each window: a consumer
-that became slower for good is believed after some hundred windows."""
+ALONE: Final = 1 / 4
+"""The share by which the quickest mean follows a slower one while attempts go one by one: then
+nothing of ours makes the consumer slow. It is believed only then, as queueing would be otherwise."""
 
 
 class Concurrency:
@@ -32,7 +32,7 @@ class Concurrency:
 
     def __init__(self, bound: int, *, adaptive: bool) -> None:
         """Begin at `bound`: it is what the consumer was said to bear. It is at least 1."""
-        self.limit = bound
+        self.limit = self._bound = bound
         self._slow_start = False
         self._quickest_s: float | None = None
         self._lowered_s = float("-inf")
@@ -42,9 +42,10 @@ class Concurrency:
     def follow(self, bound: int, *, adaptive: bool) -> None:
         """Go by another bound from here on. Without `adaptive` only a slow start is below it."""
         assert bound >= 1
+        below = (adaptive or self._slow_start) and self.limit < self._bound
+        self.limit = min(self.limit, bound) if below else bound
         self._bound = bound
         self._adaptive = adaptive
-        self.limit = min(self.limit, bound) if adaptive or self._slow_start else bound
         self._double_to = bound
 
     def restart(self, now_s: float) -> None:
@@ -76,9 +77,7 @@ class Concurrency:
         if quickest_s is None or mean_s < quickest_s:
             quickest_s = mean_s
         elif self.limit == 1:
-            quickest_s += (mean_s - quickest_s) / 4  # nothing of ours makes it slow
-        else:
-            quickest_s += (mean_s - quickest_s) * DRIFT
+            quickest_s += (mean_s - quickest_s) * ALONE
         self._quickest_s = quickest_s
         if self._adaptive and mean_s > SLOWER * quickest_s + SLACK_S:
             self.limit = max(1, self.limit * 4 // 5)

@@ -1,187 +1,19 @@
-"""Delivery on the leader: a real ledger, consumers in memory, a clock that tests advance."""
+"""Delivery on the leader: a ledger, consumers in memory, a clock that tests advance."""
 
 from __future__ import annotations
-
-import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from crowd.command import (
-    Accept,
-    Birth,
-    ConsumerDefinition,
-    Control,
-    Define,
-    Index,
-    Member,
-    OpenSession,
-    Retry,
-    RouteDefinition,
-    SessionId,
-    Settle,
-    Term,
-)
-from crowd.delivery.dispatcher import DRAIN_S, FENCED_S, Dispatcher
+from crowd.command import Accept, Answers, Bury, Control, Remember, Replay, Retry, Settle
+from crowd.delivery.dispatcher import DRAIN_S, FENCED_S
+from crowd.delivery.outcome import Answered
 from crowd.delivery.reports import SETTLE_AT, SETTLE_EVERY_S, SETTLE_PROPOSED_MAX
-from crowd.delivery.outcome import Answered, Failed, FailureKind
 from crowd.errors import DamagedError
-from crowd.ledger import Ledger
-from crowd.message import Message, Position, RouteId, encode_message, message_id
-
-OK = Answered(200)
-DOWN = Failed(FailureKind.CONNECT, "refused")
-
-
-def consumer(name, *, routes=(), concurrency=4, url="http://127.0.0.1:1", rate=None):
-    retry = Retry(1_000_000, 2.0, 300_000_000, 10**12)
-    return ConsumerDefinition(
-        name, url, None, routes, concurrency, rate, 1_000_000, "none", "beginning", retry, 10**9,
-        "refuse",
-    )  # fmt: skip
-
-
-def stored(body):
-    return encode_message(Message(b"POST", b"/leads", (), body, 1, b"192.0.2.1", b"http"))
-
-
-class Cluster:
-    """The log and the ledger of a leader; a node's death is a new dispatcher beside it."""
-
-    def __init__(self, *consumers):
-        self.clock = Clock()
-        self.ledger = Ledger()
-        self.ledger.skip(Index(1), Term(0))
-        self.log = {}
-        self.listeners = []
-        self.pending = []  # proposals that are appended and not yet applied
-        self.leads = True
-        self.quorum = True
-        self.held = False
-        self.reads = 0
-        self.append(Birth("leads", "0123abcd", (Member("a", "", bytes(16)),), 1))
-        self.append(OpenSession("a", bytes(16)))
-        self.session = SessionId(self.ledger.applied_index)
-        self.number = 0
-        self.define(*consumers)
-
-    def append(self, command):
-        index = Index(self.ledger.applied_index + 1)
-        self.log[index] = command
-        self.ledger.apply(index, Term(1), 1, command)
-        for listener in self.listeners:
-            listener.advanced()
-
-    def define(self, *consumers):
-        routes = tuple(RouteDefinition(path, ("POST",), "refuse", None) for path in ("/a", "/b"))
-        self.append(Define("a", random.Random(str(consumers)).randbytes(32), routes, consumers))
-
-    def accept(self, *bodies, route=1):
-        self.number += 1
-        routes = (RouteId(route),) * len(bodies)
-        messages = tuple(map(stored, bodies))
-        self.append(Accept(self.session, self.number, self.number, routes, messages))
-
-    def commit(self):
-        """Apply what was proposed."""
-        self.held = False
-        while self.pending:
-            self.append(self.pending.pop(0))
-
-    def settled(self, name):
-        return [
-            (first, last)
-            for command in self.log.values()
-            if isinstance(command, Settle) and command.consumer == self.ledger.consumer_id(name)
-            for first, last in command.ranges
-        ]
-
-    # The leadership that the dispatcher uses.
-
-    def may_attempt(self):
-        return self.leads and self.quorum
-
-    def messages(self, index):
-        self.reads += 1
-        return self.log[index].messages
-
-    def letter(self, number):
-        return None
-
-    def log_time_us(self):
-        return self.ledger.log_time_us + round(self.clock.seconds() * 1e6)
-
-    def propose(self, command):
-        if not self.leads:
-            return False
-        self.pending.append(command)
-        if not self.held:
-            self.clock.callLater(0.001, self.commit)
-        return True
-
-
-class Node:
-    """A dispatcher, and what its couriers were given."""
-
-    def __init__(self, cluster, *, producers_wait=lambda: False, answer=None):
-        self.cluster = cluster
-        self.attempts = []
-        self.started_s = []
-        self.open = []
-        self.answer = answer
-        self.fatal = []
-        self.closed = []
-        self.dispatcher = Dispatcher(
-            cluster.clock, random.Random(1), cluster.ledger, cluster, self.courier,
-            producers_wait, self.fatal.append,
-        )  # fmt: skip
-        cluster.listeners.append(self.dispatcher)
-        self.dispatcher.startService()
-
-    def courier(self, definition):
-        return Courier(self, definition)
-
-    def pass_s(self, seconds, step=0.01):
-        self.cluster.clock.pump([step] * round(seconds / step))
-
-    def end(self, answer=OK):
-        """Answer all that is open."""
-        ending, self.open = self.open, []
-        for _, answered in ending:
-            answered.callback(answer)
-        self.pass_s(0.01)
-
-    def bodies(self, name):
-        return [message.body for consumer, message, _ in self.attempts if consumer == name]
-
-
-class Courier:
-    """A consumer in memory."""
-
-    def __init__(self, node, definition):
-        if "nowhere" in definition.url:
-            raise ValueError("no address")
-        self.node = node
-        self.definition = definition
-
-    def attempt(self, message, naming):
-        self.node.attempts.append((self.definition.name, message, naming))
-        self.node.started_s.append(self.node.cluster.clock.seconds())
-        answered = Deferred()
-        if self.node.answer is None:
-            self.node.open.append((naming, answered))
-        else:
-            answered.callback(self.node.answer(self.definition.name, message, naming))
-        return answered
-
-    def close(self):
-        self.node.closed.append(("close", self.definition.url))
-
-    def abort(self):
-        self.node.closed.append(("abort", self.definition.url))
+from crowd.message import Position, RouteId, message_id
+from tests.unit.delivery.rig import DOWN, OK, Cluster, Node, consumer, stored
 
 
 def test_accepted_messages_reach_the_consumer_and_are_settled():
@@ -285,7 +117,9 @@ def test_a_dead_consumer_slows_no_other():
     assert len(node.bodies("live")) == 200
     assert len(node.bodies("dead")) < 20
     dead, live = node.dispatcher.progress()
-    assert (dead.silent, live.silent) == (True, False)
+    assert (dead.breaker, live.breaker) == ("open", "closed")
+    assert dead.held == "connect: refused"
+    assert 0 < dead.held_for_s <= 2
     assert dead.waiting < 20
     assert dead.last_problem == "connect: refused"
     node.answer = lambda *_: OK
@@ -295,7 +129,8 @@ def test_a_dead_consumer_slows_no_other():
 
 def test_a_rate_holds_for_attempts_and_retries():
     """A consumer with `rate = "20/s"` gets no more, though half of its answers are failures."""
-    cluster = Cluster(consumer("c", rate="20/s", concurrency=100))
+    refused = Answers(retry=("422",))
+    cluster = Cluster(consumer("c", rate="20/s", concurrency=100, answers=refused))
     node = Node(cluster, answer=lambda _c, _m, naming: Answered(422) if naming.attempt == 1 else OK)
     node.dispatcher.lead()
     cluster.accept(*[b"x"] * 500)
@@ -463,7 +298,7 @@ def test_an_address_that_is_none_is_reported_and_mended():
 
 
 def test_a_message_that_does_not_decode_is_kept_and_stops_nothing():
-    """What cannot be made a request is not dropped; what follows is delivered."""
+    """What cannot be made a request becomes a letter; what follows is delivered."""
     cluster = Cluster(consumer("c"))
     node = Node(cluster, answer=lambda *_: OK)
     node.dispatcher.lead()
@@ -472,8 +307,9 @@ def test_a_message_that_does_not_decode_is_kept_and_stops_nothing():
     node.pass_s(1)
     assert node.bodies("c") == [b"good"]
     progress = node.dispatcher.progress()[0]
-    assert (progress.backlog, progress.waiting) == (1, 1)
-    assert progress.last_problem.startswith("undeliverable: ")
+    assert (progress.backlog, progress.waiting, progress.dead) == (0, 0, 1)
+    (letter,) = cluster.ledger.kept.values()
+    assert (letter.burial.reason, letter.burial.message) == ("undeliverable", b"\xff")
     assert node.fatal == []
 
 

@@ -17,8 +17,8 @@ order; the cursor is the last one taken. From then on it is in exactly one place
 it is delivered, and when the ledger shows it buried: a leader that dies before that has its
 successor attempt it again, and nothing behind it was attempted meanwhile.
 
-Letters, which the ledger keeps outside the backlog, are attempted too: a letter's number, below
-zero, stands then where a position would.
+Letters, which the ledger keeps outside the backlog, are attempted too: a number below zero stands
+then where a position would.
 
 Invariant: cursor - watermark <= WINDOW, and positions in lines are at most LINES_MAX, so what is
 held here is bounded whatever the backlog.
@@ -56,8 +56,15 @@ from crowd.delivery.outcome import (
     outcome_of,
     shows_life,
 )
-from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, Trial
-from crowd.message import Position
+from crowd.delivery.trial import (
+    Attempt,
+    Dead,
+    Flight,
+    Remembered,
+    Trial,
+    letter_number,
+    letter_place,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +73,7 @@ if TYPE_CHECKING:
     from crowd.delivery.pace import Rate
     from crowd.delivery.rules import Rules
     from crowd.delivery.trial import DeathReason
+    from crowd.message import Position
 
 WINDOW: Final = 100_000
 """How far the cursor runs ahead of the watermark (docs/explanation/delivery.md). About 25 MB at the worst."""
@@ -341,7 +349,7 @@ class Plan:
         there = set(islice(numbers, LETTERS_MAX))
         self._letters_known &= there
         for number in sorted(there - self._letters_known):
-            position = Position(-number)
+            position = letter_place(number)
             if position in self._in_flight:
                 continue  # it was gone and is there again: another time
             self._letters_known.add(number)
@@ -432,7 +440,7 @@ class Plan:
     def _wait(self, trial: Trial) -> None:
         if trial.position > 0:
             heappush(self._waiting, trial)
-        elif -trial.position in self._letters_known:
+        elif letter_number(trial.position) in self._letters_known:
             heappush(self._letters, trial)
 
     def drop(self, position: Position) -> None:
@@ -502,6 +510,7 @@ class Plan:
         holds = outcome is Outcome.HOLD
         why = in_words(answer)
         if self.breaker.failed(now_s, why, probe=flight.probe, holds=holds):
+            self._fresh_went = False  # a new message probes first: not the one that was refused
             self._count_time(now_s)
         if is_overload(answer):
             self.pace.overloaded(now_s, flight.started_s)
@@ -527,8 +536,9 @@ class Plan:
         if flight.attempts > 1:
             self.revision += 1
         if position < 0:
-            if -position in self._letters_known:
-                self._concluded.append(-position)
+            number = letter_number(position)
+            if number in self._letters_known:
+                self._concluded.append(number)
             return
         self._delivered.append(position)
         if self._lines is not None:
@@ -612,7 +622,7 @@ class Plan:
         oldest = nsmallest(
             REMEMBERED_MAX,
             (trial for trial in seen if trial.attempts),
-            key=lambda trial: abs(trial.position),
+            key=lambda trial: trial.position,
         )
         until_s = self._asked_until_s
         if not self.breaker.closed:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from crowd.command import LETTERS_MAX, Burial, Bury, Conclude, Remember, Settle
 from crowd.command import Trial as RememberedTrial
-from crowd.delivery.trial import Remembered, Trial
-from crowd.message import Position
+from crowd.delivery.trial import Remembered, Trial, letter_number, letter_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from crowd.delivery.plan import Plan
     from crowd.delivery.ports import Leadership, LedgerView
     from crowd.delivery.trial import Dead
-    from crowd.message import ConsumerId
+    from crowd.message import ConsumerId, Position
 
 SETTLE_EVERY_S: Final = 0.1
 """Outcomes wait this long for others: at most ten entries a second for each consumer, and a
@@ -177,10 +176,11 @@ class Reports:
         for trial in told.trials:
             position, letter = trial.position, 0
             if position < 0:
-                known = self._ledger.letters.get(-position)
+                letter = letter_number(position)
+                known = self._ledger.letters.get(letter)
                 if known is None:
                     continue
-                position, letter = known.position, -position
+                position = known.position
             trials.append(
                 RememberedTrial(
                     position,
@@ -216,7 +216,7 @@ def remembered_of(command: Remember | None, now_s: float, log_time_us: int) -> R
     trials = tuple(
         Trial(
             at_s(trial.due_us),
-            Position(-trial.letter) if trial.letter else trial.position,
+            letter_place(trial.letter) if trial.letter else trial.position,
             trial.attempts,
             trial.spared,
             at_s(trial.first_us),

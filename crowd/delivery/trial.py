@@ -1,26 +1,34 @@
 """What a plan keeps of a message, and says of it.
 
 Values alone. Times are those of the clock that the plan is told, in seconds, unless it says
-otherwise; a position below zero is a letter's number.
+otherwise; a position below zero stands for a letter.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-if TYPE_CHECKING:
-    from crowd.message import Position
+from crowd.message import Position
+
+_LETTERS: Final = -(2**62)  # no letter's number is as large
 
 DeathReason: TypeAlias = Literal["answer", "attempts", "age", "undeliverable"]
 
 
-class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """One attempt to start: the message's position, and its attempts' number from 1.
+def letter_place(number: int) -> Position:
+    """Return what stands for a letter where a position would: below zero, rising with its number."""
+    return Position(_LETTERS + number)
 
-    A letter's is `letter`, its number, above 0; ``position`` is that below zero.
-    """
+
+def letter_number(place: Position) -> int:
+    """Return the number of the letter that `place` stands for; 0 if it is a position."""
+    return place - _LETTERS if place < 0 else 0
+
+
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """One attempt to start: the message's position, and its attempts' number from 1."""
 
     position: Position
     number: int
@@ -28,7 +36,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     @property
     def letter(self) -> int:
         """The letter's number, or 0 for a message of the backlog."""
-        return max(0, -self.position)
+        return letter_number(self.position)
 
 
 class Trial(msgspec.Struct, order=True, frozen=True, gc=False):

@@ -347,7 +347,12 @@ class Plan:
         `numbers` rise. Those taken before stay as they are; those gone are forgotten.
         """
         there = set(islice(numbers, LETTERS_MAX))
-        self._letters_known &= there
+        if not self._letters_known <= there:
+            self._letters_known &= there
+            self._letters = [
+                trial for trial in self._letters if letter_number(trial.position) in there
+            ]
+            heapify(self._letters)
         for number in sorted(there - self._letters_known):
             position = letter_place(number)
             if position in self._in_flight:

@@ -20,6 +20,8 @@ from crowd.command import (
     SessionId,
     Settle,
     Term,
+    decode_command,
+    encode_command,
 )
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.delivery.outcome import Answered, Failed, FailureKind
@@ -116,7 +118,7 @@ class Cluster:
     def propose(self, command):
         if not self.leads:
             return False
-        self.pending.append(command)
+        self.pending.append(decode_command(encode_command(command)))  # as the engine does
         if not self.held:
             self.clock.callLater(0.001, self.commit)
         return True
@@ -149,7 +151,7 @@ class Node:
     def end(self, answer=OK):
         """Answer all that is open."""
         ending, self.open = self.open, []
-        for _, answered in ending:
+        for _, answered, _ in ending:
             answered.callback(answer)
         self.pass_s(0.01)
 
@@ -171,7 +173,7 @@ class Courier:
         self.node.started_s.append(self.node.cluster.clock.seconds())
         answered = Deferred()
         if self.node.answer is None:
-            self.node.open.append((naming, answered))
+            self.node.open.append((naming, answered, self.definition.name))
         else:
             answered.callback(self.node.answer(self.definition.name, message, naming))
         return answered

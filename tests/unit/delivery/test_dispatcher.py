@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from crowd.command import Accept, Answers, Bury, Control, Remember, Replay, Retry, Settle
+from crowd.command import Accept, Answers, Control, Settle
 from crowd.delivery.dispatcher import DRAIN_S, FENCED_S
 from crowd.delivery.outcome import Answered
 from crowd.delivery.reports import SETTLE_AT, SETTLE_EVERY_S, SETTLE_PROPOSED_MAX

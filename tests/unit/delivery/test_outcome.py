@@ -18,7 +18,6 @@ from crowd.delivery.outcome import (
     shows_life,
 )
 
-
 TABLE = """
     what happened            by default  as configured
     200 201 204 299          delivered   delivered

@@ -125,7 +125,10 @@ class Cluster:
 
 
 class Node:
-    """A dispatcher, and what its couriers were given."""
+    """A dispatcher, and what its couriers were given.
+
+    `answer` says what a consumer answers, at once, or with the seconds that it takes.
+    """
 
     def __init__(self, cluster, *, producers_wait=lambda: False, answer=None):
         self.cluster = cluster
@@ -175,7 +178,12 @@ class Courier:
         if self.node.answer is None:
             self.node.open.append((naming, answered, self.definition.name))
         else:
-            answered.callback(self.node.answer(self.definition.name, message, naming))
+            answer = self.node.answer(self.definition.name, message, naming)
+            if isinstance(answer, tuple):
+                answer, after_s = answer
+                self.node.cluster.clock.callLater(after_s, answered.callback, answer)
+            else:
+                answered.callback(answer)
         return answered
 
     def close(self):

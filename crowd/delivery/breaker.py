@@ -8,7 +8,7 @@ message is the probe, and the time that a consumer asks for, to ``plan``.
     OPEN   --the wait is over, and an attempt starts-----> PROBING
     PROBING --a sign of life-----------------------------> CLOSED
     PROBING --a failure----------------------------------> OPEN     wait: doubled, up to most
-    PROBING --nothing was sent after all-----------------> OPEN     the same wait, which is over
+    PROBING --nothing was sent after all-----------------> OPEN     no wait, or a short one
 
 Invariant: in OPEN and PROBING only the probe's answer counts. What was under way when it opened
 belongs to the time before.
@@ -85,9 +85,13 @@ class Breaker:
         assert self.state is BreakerState.OPEN, "one probe at a time"
         self._set(BreakerState.PROBING)
 
-    def abandoned(self) -> None:
-        """Take note that the probe was not sent, or says nothing of the consumer."""
+    def abandoned(self, until_s: float = 0.0) -> None:
+        """Take note that the probe was not sent, or says nothing of the consumer.
+
+        The next one may be at once, or from `until_s` on.
+        """
         assert self.state is BreakerState.PROBING
+        self.until_s = max(self.until_s, until_s)
         self._set(BreakerState.OPEN)
 
     def lived(self, *, probe: bool) -> bool:

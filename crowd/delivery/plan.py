@@ -376,11 +376,9 @@ class Plan:
             self.rate.take(now_s)
         if not closed:
             self.breaker.started()
-        position, number = trial.position, trial.attempts + 1
-        self._in_flight[position] = Flight(
-            number, trial.spared, trial.first_s, trial.aged_s, now_s, not closed
-        )
-        return Attempt(position, number)
+        position = trial.position
+        self._in_flight[position] = Flight(trial, now_s, not closed)
+        return Attempt(position, trial.attempts + 1)
 
     def _may_start(self, now_s: float, *, closed: bool) -> bool:
         if closed:
@@ -431,16 +429,12 @@ class Plan:
 
     def postpone(self, position: Position, due_s: float) -> None:
         """Put back what `next_attempt` returned last, as nothing was sent, until `due_s`."""
-        self._put_back(position, self._in_flight.pop(position), due_s)
+        self._put_back(self._in_flight.pop(position), due_s)
 
-    def _put_back(self, position: Position, flight: Flight, due_s: float) -> None:
+    def _put_back(self, flight: Flight, due_s: float) -> None:
         if flight.probe:
-            self.breaker.abandoned()
-        self._wait(
-            Trial(
-                due_s, position, flight.attempts - 1, flight.spared, flight.first_s, flight.aged_s
-            )
-        )
+            self.breaker.abandoned(due_s)
+        self._wait(msgspec.structs.replace(flight.trial, due_s=due_s))
 
     def _wait(self, trial: Trial) -> None:
         if trial.position > 0:
@@ -450,8 +444,7 @@ class Plan:
 
     def drop(self, position: Position) -> None:
         """Forget what `next_attempt` returned last: the ledger settled it meanwhile."""
-        flight = self._in_flight.pop(position)
-        if flight.probe:
+        if self._in_flight.pop(position).probe:
             self.breaker.abandoned()
         self._leave((position,))
 
@@ -488,37 +481,37 @@ class Plan:
         flight = self._in_flight.pop(position)
         if not isinstance(answer, Answered) and answer.kind is FailureKind.FENCED:
             # Nothing was sent: not an attempt, and no word about the consumer.
-            self._put_back(position, flight, now_s)
+            self._put_back(flight, now_s)
             return Outcome.RETRY
         outcome = outcome_of(answer, self.rules.answers)
         # Only what failed while the consumer as a whole answered says that the message is bad.
         counts = self.breaker.closed and outcome is not Outcome.HOLD
-        self._hear(answer, outcome, flight, now_s)
         if outcome is Outcome.DELIVERED:
+            if self.breaker.lived(probe=flight.probe):
+                self._came_back(now_s)
             self.pace.succeeded(now_s - flight.started_s, len(self._in_flight))
-            self._done(position, flight)
+            self._done(position, flight.trial)
         else:
-            self._failed(position, flight, answer, outcome, now_s, chance, counts=counts)
+            self._hear(answer, outcome, flight, now_s)
+            self._failed(flight.trial, answer, outcome, now_s, chance, counts=counts)
         return outcome
 
     def _hear(self, answer: Answer, outcome: Outcome, flight: Flight, now_s: float) -> None:
-        """Take what an answer says of the consumer as a whole."""
+        """Take what a failure says of the consumer as a whole."""
         alive = shows_life(answer, outcome)
         if alive:
             if self.breaker.lived(probe=flight.probe):
                 self._came_back(now_s)
-            return
-        if alive is None:
+        elif alive is None:
             if flight.probe:
                 self.breaker.abandoned()
-            return
-        holds = outcome is Outcome.HOLD
-        why = in_words(answer)
-        if self.breaker.failed(now_s, why, probe=flight.probe, holds=holds):
-            self._fresh_went = False  # a new message probes first: not the one that was refused
-            self._count_time(now_s)
-        if is_overload(answer):
-            self.pace.overloaded(now_s, flight.started_s)
+        else:
+            holds, why = outcome is Outcome.HOLD, in_words(answer)
+            if self.breaker.failed(now_s, why, probe=flight.probe, holds=holds):
+                self._fresh_went = False  # a new message probes first: not the one refused
+                self._count_time(now_s)
+            if is_overload(answer):
+                self.pace.overloaded(now_s, flight.started_s)
 
     def _came_back(self, now_s: float) -> None:
         self.revision += 1
@@ -536,9 +529,9 @@ class Plan:
         )
         heapify(self._waiting)
 
-    def _done(self, position: Position, flight: Flight) -> None:
+    def _done(self, position: Position, trial: Trial) -> None:
         """Take note of a delivery."""
-        if flight.attempts > 1:
+        if trial.attempts:
             self.revision += 1
         if position < 0:
             number = letter_number(position)
@@ -550,40 +543,39 @@ class Plan:
             self._leave((position,))
 
     def _failed(
-        self, position: Position, flight: Flight, answer: Answer, outcome: Outcome, now_s: float,
-        chance: float, *, counts: bool,
+        self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, chance: float,
+        *, counts: bool,
     ) -> None:  # fmt: skip
-        """Have a message wait, or die."""
+        """Have a message wait once more, or die."""
         self.revision += 1
-        backoff = self.rules.backoff
-        spared = flight.spared + (not counts)
-        counted = flight.attempts - spared
+        attempts, spared = trial.attempts + 1, trial.spared + (not counts)
         asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
         if asked_s is not None and outcome is not Outcome.DEAD:
             why = f"{in_words(answer)}, and asked for {asked_s:g} s"
-            self._ask(now_s + backoff.honoured_s(asked_s), why)
+            self._ask(now_s + self.rules.backoff.honoured_s(asked_s), why)
             self._count_time(now_s)
-        if position > 0:
-            reason: DeathReason | None = None
-            if outcome is Outcome.DEAD:
-                reason = "answer" if isinstance(answer, Answered) else "undeliverable"
-            elif counts or self.breaker.closed:
-                age_s = self._aged.aged_s(now_s) - flight.aged_s
-                reason = backoff.spent(counted, age_s)
+        if trial.position > 0:
+            reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, counts=counts)
             if reason is not None:
-                self._die(position, flight, answer, reason, now_s)
+                status = answer.status if isinstance(answer, Answered) else 0
+                words, first_s = last_words(answer), trial.first_s
+                dead = Dead(trial.position, reason, status, words, attempts, first_s, now_s)
+                self._dead.append(dead)
                 return
-        due_s = now_s + backoff.delay_s(max(1, counted), chance)
-        attempts, first_s, aged_s = flight.attempts, flight.first_s, flight.aged_s
-        self._wait(Trial(due_s, position, attempts, spared, first_s, aged_s))
+        due_s = now_s + self.rules.backoff.delay_s(max(1, attempts - spared), chance)
+        self._wait(msgspec.structs.replace(trial, due_s=due_s, attempts=attempts, spared=spared))
 
-    def _die(
-        self, position: Position, flight: Flight, answer: Answer,
-        reason: DeathReason, now_s: float,
-    ) -> None:  # fmt: skip
-        status = answer.status if isinstance(answer, Answered) else 0
-        words, first_s = last_words(answer), flight.first_s
-        self._dead.append(Dead(position, reason, status, words, flight.attempts, first_s, now_s))
+    def _end_of(
+        self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, counted: int,
+        *, counts: bool,
+    ) -> DeathReason | None:  # fmt: skip
+        """Return why a message is dead that failed once more, or None if it is not."""
+        if outcome is Outcome.DEAD:
+            return "answer" if isinstance(answer, Answered) else "undeliverable"
+        if not counts and not self.breaker.closed:
+            return None  # the consumer as a whole does not answer
+        age_s = self._aged.aged_s(now_s) - trial.aged_s
+        return self.rules.backoff.spent(counted, age_s)
 
     # --- Outcomes -------------------------------------------------------------------------------------
 
@@ -615,11 +607,8 @@ class Plan:
     def remember(self, now_s: float) -> Remembered:
         """Return what the next leader should know."""
         under_way = [
-            Trial(
-                now_s, position, flight.attempts - 1, flight.spared, flight.first_s, flight.aged_s
-            )
-            for position, flight in self._in_flight.items()
-            if flight.attempts > 1
+            msgspec.structs.replace(flight.trial, due_s=now_s)
+            for flight in self._in_flight.values()
         ]
         seen = chain(
             under_way, self._waiting[-REMEMBERED_LOOK:], self._known.values(), self._letters

@@ -55,12 +55,9 @@ class Trial(msgspec.Struct, order=True, frozen=True, gc=False):
 
 
 class Flight(msgspec.Struct, frozen=True, gc=False):
-    """An attempt under way; fields as in `Trial`, this attempt being counted."""
+    """An attempt under way: what it was before, when it began, and whether it is a probe."""
 
-    attempts: int
-    spared: int
-    first_s: float
-    aged_s: float
+    trial: Trial
     started_s: float
     probe: bool
 

@@ -298,7 +298,7 @@ class Lane:
         """Make an attempt, or put it off until damaged bytes of the log are mended."""
         plan, position = self.plan, attempt.position
         # What was just taken is pending; what waited may have been settled by an operator.
-        if (attempt.number > 1 or plan.rules.order.any or position <= plan.watermark) and (
+        if (attempt.number > 1 or plan.rules.order.any or position <= plan.backlog.watermark) and (
             self._around.ledger.is_settled(self.consumer, position)
         ):
             plan.drop(position)

@@ -1,10 +1,10 @@
 """What to attempt next at one consumer, and what to settle.
 
-Decides, of one consumer: which message is attempted next, when a failed one comes back, when it
-is dead, when the consumer as a whole is left alone, and which outcomes go into the log together.
-Pure: time and chance are arguments. Leaves attempts to ``lane``, what is pending to the ledger,
-and each single question to the module that is named after it: ``outcome``, ``backoff``,
-``breaker``, ``concurrency``, ``order``, ``pace``.
+Decides, of one consumer: whether anything is attempted now, when a message that failed comes
+back, when it is dead, and which outcomes go into the log together. Pure: time and chance are
+arguments. Leaves attempts to ``lane``, what is pending to the ledger, and each single question
+to the module that is named after it: whose turn it is to ``backlog``, and others to ``outcome``,
+``backoff``, ``breaker``, ``concurrency``, ``order`` and ``pace``.
 
 Theory of operation. A position that the ledger names as pending is *taken* once, in rising
 order; the cursor is the last one taken. From then on it is in exactly one place:
@@ -20,9 +20,6 @@ successor attempt it again, and nothing behind it was attempted meanwhile.
 Letters, which the ledger keeps outside the backlog, are attempted too: a number below zero stands
 then where a position would.
 
-Invariant: cursor - watermark <= WINDOW, and positions in lines are at most LINES_MAX, so what is
-held here is bounded whatever the backlog.
-
 Invariant: a position leaves only when the ledger shows it settled. What a lost leadership
 makes of this plan is nothing: it is thrown away, and the next leader begins at its ledger, and
 at what this one had it remember.
@@ -35,17 +32,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from heapq import heapify, heappop, heappush, nsmallest
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
-import msgspec
+from msgspec.structs import replace
 
-from crowd.command import TRIALS_MAX
+from crowd.delivery.backlog import Backlog
 from crowd.delivery.backoff import AnsweringClock
 from crowd.delivery.breaker import Breaker, BreakerState
 from crowd.delivery.concurrency import Concurrency
-from crowd.delivery.order import ALL, Lines
 from crowd.delivery.outcome import (
     Answered,
     FailureKind,
@@ -56,15 +50,7 @@ from crowd.delivery.outcome import (
     outcome_of,
     shows_life,
 )
-from crowd.delivery.trial import (
-    Attempt,
-    Dead,
-    Flight,
-    Remembered,
-    Trial,
-    letter_number,
-    letter_place,
-)
+from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, letter_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -72,48 +58,14 @@ if TYPE_CHECKING:
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
     from crowd.delivery.rules import Rules
-    from crowd.delivery.trial import DeathReason
+    from crowd.delivery.trial import DeathReason, Trial
     from crowd.message import Position
-
-WINDOW: Final = 100_000
-"""How far the cursor runs ahead of the watermark (docs/explanation/delivery.md). About 25 MB at the worst."""
-
-FRESH_MAX: Final = 256
-"""Positions asked of the ledger at once: many attempts to one question, few to remember."""
-
-LINES_MAX: Final = 10_000
-"""Positions in lines: how far is looked behind blocked keys for others. About 3 MB."""
-
-READ_MAX: Final = 64
-"""Positions asked for at once whose messages must be read to know their keys: about half a
-millisecond for usual ones."""
-
-RECALL_MAX: Final = 1_000
-"""Waiting messages called back at the first sign of life. More have failed one by one."""
-
-RECALL_S: Final = 1.0
-"""The time over which those are spread, in their order."""
 
 SETTLE_MAX: Final = 4_096
 """Positions in one `Settle`; a quarter of what a command may hold."""
 
 DEAD_MAX: Final = 1_024
 """Dead messages in no proposal yet. More attempts wait: each keeps up to 4 KiB of last words."""
-
-LETTERS_MAX: Final = 10_000
-"""Letters taken to be attempted, about 2 MB; the rest wait in the ledger."""
-
-LETTER_EVERY: Final = 8
-"""While messages are due, every eighth attempt at most is a letter's."""
-
-REMEMBERED_MAX: Final = 2_000
-"""Waiting messages in one report, about 60 KB each second at the worst. Of more, the oldest
-among `REMEMBERED_LOOK`; the next leader attempts the others as if they were new."""
-
-REMEMBERED_LOOK: Final = 10_000
-"""How many are looked at for that, so that it takes a few milliseconds at most."""
-
-assert REMEMBERED_MAX <= TRIALS_MAX
 
 
 class Plan:
@@ -130,7 +82,8 @@ class Plan:
         """Begin at `now_s` behind `watermark`, and where another leader's plan was."""
         self.rules = rules
         self.rate = rate
-        self.cursor = watermark
+        trials = remembered.trials if remembered is not None else ()
+        self.backlog = Backlog(rules.order, watermark, trials)
         self.breaker = Breaker(rules.breaker)
         self.pace = Concurrency(rules.concurrency, adaptive=rules.adaptive)
         self.full = False
@@ -138,27 +91,17 @@ class Plan:
         self.paused = False
         self.revision = 0
         """Grows with all that the next leader should know of."""
-        self.watermark = watermark
-        self._lines = Lines() if rules.order.any else None
-        self._fresh: deque[Position] = deque()
         self._in_flight: dict[Position, Flight] = {}
-        self._waiting: list[Trial] = []  # a heap
         self._delivered: list[Position] = []
         self._dead: list[Dead] = []
         self._proposed: deque[tuple[Position, ...]] = deque()
         self._buried: set[Position] = set()  # those of the proposed that are dead
         self._holding: set[Position] = set()  # dead, and holding their key
-        self._letters: list[Trial] = []  # a heap
-        self._letters_known: set[int] = set()
         self._concluded: list[int] = []
-        self._known: dict[Position, Trial] = {}  # remembered, and not taken yet
-        self._fresh_went = False
-        self._since_letter = 0
         self._asked_until_s = -math.inf  # a Retry-After's, or a beginning's
         self._asked_why = ""
         self._aged = AnsweringClock(remembered.aged_s if remembered else 0.0)
         if remembered is not None:
-            self._known = {trial.position: trial for trial in remembered.trials}
             until_s, opened = remembered.held_until_s, remembered.opened
             self.breaker.restore(opened, until_s, "as the leader before this one saw it")
             if not opened:
@@ -173,6 +116,11 @@ class Plan:
         return self.rules.concurrency
 
     @property
+    def cursor(self) -> Position:
+        """The last position taken."""
+        return self.backlog.cursor
+
+    @property
     def in_flight(self) -> int:
         """Attempts that were started and have not ended."""
         return len(self._in_flight)
@@ -180,12 +128,13 @@ class Plan:
     @property
     def waiting(self) -> int:
         """Messages that failed and come back later."""
-        return len(self._waiting)
+        return len(self.backlog.waiting)
 
     @property
     def in_line(self) -> int:
         """Messages that wait for another one of their key."""
-        return 0 if self._lines is None else self._lines.waiting
+        lines = self.backlog.lines
+        return 0 if lines is None else lines.waiting
 
     @property
     def delivered(self) -> int:
@@ -265,65 +214,29 @@ class Plan:
 
     def wants(self) -> int:
         """Return how many pending positions to ask for behind the cursor; 0 for none now."""
-        if self._fresh:
-            return 0
-        room = self.watermark + WINDOW - self.cursor
-        if not self.breaker.closed:
-            # One new message beside those that wait: it may be them that the consumer refuses.
-            room = min(1, room)
-        if self._lines is None:
-            return max(0, min(FRESH_MAX, room))
-        # Asked for in whole portions: one place that is free is not worth a question.
-        most = READ_MAX if self.rules.order.reads else FRESH_MAX
-        if len(self._lines) + most > LINES_MAX:
-            return 0
-        return max(0, min(most, room))
+        return self.backlog.wants(closed=self.breaker.closed)
 
     def take(self, positions: Iterable[Position], keys: Sequence[bytes | None] = ()) -> None:
-        """Take pending positions, rising, all above the cursor; those past the window stay.
-
-        `keys` are theirs if the order reads messages to know them.
-        """
-        for number, position in enumerate(positions):
-            assert position > self.cursor, "a position is taken once"
-            if position > self.watermark + WINDOW:
-                break
-            self.cursor = position
-            if self._lines is None or self._lines.enter(position, keys[number] if keys else ALL):
-                self._ready(position)
-
-    def _ready(self, position: Position) -> None:
-        """Have a position attempted; when it was attempted before, at its time."""
-        known = self._known.pop(position, None) if self._known else None
-        if known is not None:
-            heappush(self._waiting, known)
-        else:
-            self._fresh.append(position)
+        """Take pending positions as `Backlog.take` does."""
+        self.backlog.take(positions, keys)
 
     def applied(self, watermark: Position, is_settled: Callable[[Position], bool]) -> None:
         """Forget the proposals whose effect the ledger shows. They take effect in their order."""
-        self.watermark = watermark
+        backlog = self.backlog
+        backlog.watermark = watermark
         while self._proposed and is_settled(self._proposed[0][-1]):
             positions = self._proposed.popleft()
             if self._buried and positions[-1] in self._buried:
                 self._buried.difference_update(positions)
-                if self.rules.holds_dead and self._lines is not None:
-                    self._holding.update(filter(self._lines.is_head, positions))
+                if self.rules.holds_dead and backlog.lines is not None:
+                    self._holding.update(filter(backlog.lines.is_head, positions))
                 else:
-                    self._leave(positions)
-
-    def _leave(self, positions: Iterable[Position]) -> None:
-        """Let those behind these in line come forward, the oldest first."""
-        if self._lines is not None:
-            for position in positions:
-                head = self._lines.leave(position)
-                if head is not None:
-                    self._ready(head)
+                    backlog.leave(positions)
 
     def hold_key(self, position: Position, key: bytes | None) -> None:
         """Have a dead letter from before hold its key, before anything is taken."""
-        assert self._lines is not None
-        if key is not None and self._lines.enter(position, key):
+        assert self.backlog.lines is not None
+        if key is not None and self.backlog.lines.enter(position, key):
             self._holding.add(position)
 
     @property
@@ -339,28 +252,23 @@ class Plan:
     def release_key(self, position: Position) -> None:
         """Let go on what is behind a dead message: its letter is gone."""
         self._holding.discard(position)
-        self._leave((position,))
+        self.backlog.leave((position,))
 
     def take_letters(self, numbers: Iterable[int], now_s: float) -> None:
-        """Take letters that are to be attempted, which are all that there are, at once.
+        """Take letters as `Backlog.take_letters` does."""
+        self.backlog.take_letters(numbers, now_s, self.aged_s(now_s), self._in_flight)
 
-        `numbers` rise. Those taken before stay as they are; those gone are forgotten.
+    def park(self, now_s: float, most: int) -> None:
+        """Have the oldest messages that wait become letters, if they hold up all others.
+
+        So one straggler pins neither the log nor the window. They are tried on as letters. Not
+        in an outage, in which nothing is held up by them; and not where there is an order.
         """
-        there = set(islice(numbers, LETTERS_MAX))
-        if not self._letters_known <= there:
-            self._letters_known &= there
-            self._letters = [
-                trial for trial in self._letters if letter_number(trial.position) in there
-            ]
-            heapify(self._letters)
-        for number in sorted(there - self._letters_known):
-            position = letter_place(number)
-            if position in self._in_flight:
-                continue  # it was gone and is there again: another time
-            self._letters_known.add(number)
-            trial = self._known.pop(position, None)
-            aged_s = self._aged.aged_s(now_s)
-            heappush(self._letters, trial or Trial(now_s, position, 0, 0, now_s, aged_s))
+        if self.breaker.closed and self.backlog.is_crowded and not self._dead:
+            self._dead.extend(
+                Dead(trial.position, "window", 0, "", trial.attempts, trial.first_s, now_s)
+                for trial in self.backlog.take_away(most)
+            )
 
     # --- Attempts -----------------------------------------------------------------------------------
 
@@ -369,7 +277,7 @@ class Plan:
         closed = self.breaker.closed
         if not self._may_start(now_s, closed=closed):
             return None
-        trial = self._choose(now_s, closed=closed)
+        trial = self.backlog.choose(now_s, self._aged.aged_s(now_s), closed=closed)
         if trial is None:
             return None
         if self.rate is not None:
@@ -402,31 +310,6 @@ class Plan:
             and len(self._in_flight) < self.rules.concurrency
         )
 
-    def _choose(self, now_s: float, *, closed: bool) -> Trial | None:
-        """Return the next message, which is in no place any more, or None if none is due.
-
-        New messages and the backlog of those that failed take turns, so that neither starves
-        the other; a letter has its turn now and then. A probe may be any.
-        """
-        due = self._due(self._waiting, now_s, closed=closed)
-        letter_next = self._since_letter >= LETTER_EVERY or not (due or self._fresh)
-        if letter_next and self._due(self._letters, now_s, closed=closed):
-            self._since_letter = 0
-            return heappop(self._letters)
-        self._since_letter += 1
-        if self._fresh and not (due and self._fresh_went):
-            self._fresh_went = True
-            position = self._fresh.popleft()
-            return Trial(now_s, position, 0, 0, now_s, self._aged.aged_s(now_s))
-        if due:
-            self._fresh_went = False
-            return heappop(self._waiting)
-        return None
-
-    @staticmethod
-    def _due(heap: list[Trial], now_s: float, *, closed: bool) -> bool:
-        return bool(heap) and (heap[0].due_s <= now_s or not closed)
-
     def postpone(self, position: Position, due_s: float) -> None:
         """Put back what `next_attempt` returned last, as nothing was sent, until `due_s`."""
         self._put_back(self._in_flight.pop(position), due_s)
@@ -434,19 +317,13 @@ class Plan:
     def _put_back(self, flight: Flight, due_s: float) -> None:
         if flight.probe:
             self.breaker.abandoned(due_s)
-        self._wait(msgspec.structs.replace(flight.trial, due_s=due_s))
-
-    def _wait(self, trial: Trial) -> None:
-        if trial.position > 0:
-            heappush(self._waiting, trial)
-        elif letter_number(trial.position) in self._letters_known:
-            heappush(self._letters, trial)
+        self.backlog.wait(replace(flight.trial, due_s=due_s))
 
     def drop(self, position: Position) -> None:
         """Forget what `next_attempt` returned last: the ledger settled it meanwhile."""
         if self._in_flight.pop(position).probe:
             self.breaker.abandoned()
-        self._leave((position,))
+        self.backlog.leave((position,))
 
     def next_due_s(self) -> float | None:
         """Return when `next_attempt` has something, or None if only an event brings it.
@@ -464,15 +341,11 @@ class Plan:
         if self._stands:
             return None
         if not self.breaker.closed:
-            if not self._may_probe or not (self._waiting or self._fresh or self._letters):
-                return None
-            return self.breaker.until_s
+            nothing = not self._may_probe or self.backlog.due_s(closed=False) is None
+            return None if nothing else self.breaker.until_s
         if len(self._in_flight) >= self.pace.limit:
             return None
-        if self._fresh:
-            return -math.inf
-        dues = [heap[0].due_s for heap in (self._waiting, self._letters) if heap]
-        return min(dues, default=None)
+        return self.backlog.due_s(closed=True)
 
     # --- Answers --------------------------------------------------------------------------------------
 
@@ -485,7 +358,7 @@ class Plan:
             return Outcome.RETRY
         outcome = outcome_of(answer, self.rules.answers)
         # Only what failed while the consumer as a whole answered says that the message is bad.
-        counts = self.breaker.closed and outcome is not Outcome.HOLD
+        in_time = self.breaker.closed
         if outcome is Outcome.DELIVERED:
             if self.breaker.lived(probe=flight.probe):
                 self._came_back(now_s)
@@ -493,7 +366,7 @@ class Plan:
             self._done(position, flight.trial)
         else:
             self._hear(answer, outcome, flight, now_s)
-            self._failed(flight.trial, answer, outcome, now_s, chance, counts=counts)
+            self._failed(flight.trial, answer, outcome, now_s, chance, in_time=in_time)
         return outcome
 
     def _hear(self, answer: Answer, outcome: Outcome, flight: Flight, now_s: float) -> None:
@@ -508,7 +381,7 @@ class Plan:
         else:
             holds, why = outcome is Outcome.HOLD, in_words(answer)
             if self.breaker.failed(now_s, why, probe=flight.probe, holds=holds):
-                self._fresh_went = False  # a new message probes first: not the one refused
+                self.backlog.prefer_fresh()
                 self._count_time(now_s)
             if is_overload(answer):
                 self.pace.overloaded(now_s, flight.started_s)
@@ -516,18 +389,8 @@ class Plan:
     def _came_back(self, now_s: float) -> None:
         self.revision += 1
         self.pace.restart(now_s)
-        self._recall(now_s)
+        self.backlog.recall(now_s)
         self._count_time(now_s)
-
-    def _recall(self, now_s: float) -> None:
-        """Bring the next waiting messages forward: what they waited for has happened."""
-        count = min(RECALL_MAX, len(self._waiting))
-        called = [heappop(self._waiting) for _ in range(count)]
-        self._waiting.extend(
-            msgspec.structs.replace(trial, due_s=min(trial.due_s, now_s + RECALL_S * place / count))
-            for place, trial in enumerate(called)
-        )
-        heapify(self._waiting)
 
     def _done(self, position: Position, trial: Trial) -> None:
         """Take note of a delivery."""
@@ -535,27 +398,28 @@ class Plan:
             self.revision += 1
         if position < 0:
             number = letter_number(position)
-            if number in self._letters_known:
+            if number in self.backlog.letters_known:
                 self._concluded.append(number)
             return
         self._delivered.append(position)
-        if self._lines is not None:
-            self._leave((position,))
+        if self.backlog.lines is not None:
+            self.backlog.leave((position,))
 
     def _failed(
         self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, chance: float,
-        *, counts: bool,
+        *, in_time: bool,
     ) -> None:  # fmt: skip
         """Have a message wait once more, or die."""
         self.revision += 1
-        attempts, spared = trial.attempts + 1, trial.spared + (not counts)
+        spares = not in_time or outcome is Outcome.HOLD
+        attempts, spared = trial.attempts + 1, trial.spared + spares
         asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
         if asked_s is not None and outcome is not Outcome.DEAD:
             why = f"{in_words(answer)}, and asked for {asked_s:g} s"
             self._ask(now_s + self.rules.backoff.honoured_s(asked_s), why)
             self._count_time(now_s)
         if trial.position > 0:
-            reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, counts=counts)
+            reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
             if reason is not None:
                 status = answer.status if isinstance(answer, Answered) else 0
                 words, first_s = last_words(answer), trial.first_s
@@ -563,17 +427,18 @@ class Plan:
                 self._dead.append(dead)
                 return
         due_s = now_s + self.rules.backoff.delay_s(max(1, attempts - spared), chance)
-        self._wait(msgspec.structs.replace(trial, due_s=due_s, attempts=attempts, spared=spared))
+        waits = replace(trial, due_s=due_s, attempts=attempts, spared=spared)
+        self.backlog.wait(waits)
 
     def _end_of(
         self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, counted: int,
-        *, counts: bool,
+        *, in_time: bool,
     ) -> DeathReason | None:  # fmt: skip
         """Return why a message is dead that failed once more, or None if it is not."""
         if outcome is Outcome.DEAD:
             return "answer" if isinstance(answer, Answered) else "undeliverable"
-        if not counts and not self.breaker.closed:
-            return None  # the consumer as a whole does not answer
+        if not in_time:
+            return None  # the consumer as a whole did not answer
         age_s = self._aged.aged_s(now_s) - trial.aged_s
         return self.rules.backoff.spent(counted, age_s)
 
@@ -606,22 +471,13 @@ class Plan:
 
     def remember(self, now_s: float) -> Remembered:
         """Return what the next leader should know."""
-        under_way = [
-            msgspec.structs.replace(flight.trial, due_s=now_s)
-            for flight in self._in_flight.values()
-        ]
-        seen = chain(
-            under_way, self._waiting[-REMEMBERED_LOOK:], self._known.values(), self._letters
-        )
-        oldest = nsmallest(
-            REMEMBERED_MAX,
-            (trial for trial in seen if trial.attempts),
-            key=lambda trial: trial.position,
-        )
+        under_way = [replace(flight.trial, due_s=now_s) for flight in self._in_flight.values()]
         until_s = self._asked_until_s
         if not self.breaker.closed:
             until_s = max(until_s, self.breaker.until_s)
-        return Remembered(self.breaker.opened, until_s, self._aged.aged_s(now_s), tuple(oldest))
+        return Remembered(
+            self.breaker.opened, until_s, self._aged.aged_s(now_s), self.backlog.tried(under_way)
+        )
 
 
 def ranges_of(positions: list[Position]) -> tuple[tuple[Position, Position], ...]:

@@ -10,7 +10,7 @@ messages pending, and attempts them again (I4).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from crowd.command import LETTERS_MAX, Burial, Bury, Conclude, Remember, Settle
 from crowd.command import Trial as RememberedTrial
@@ -38,6 +38,9 @@ SETTLE_PROPOSED_MAX: Final = 8
 BURY_BYTES_MAX: Final = 512 << 10
 """Bytes of messages in one `Bury`, half of what an entry usually holds; a larger message goes
 alone."""
+
+PARKED_MAX: Final = 16
+"""Messages that make room in the window at once. Each may be in an entry that is to be read."""
 
 REMEMBER_EVERY_S: Final = 1.0
 """Between two reports of what waits: a leader's death forgets a second of failures at most."""
@@ -72,7 +75,9 @@ class Reports:
 
     def due_s(self) -> float | None:
         """Return when `send` has something to do, or None if only an event brings it."""
-        due_s = None if self._plan.proposed >= SETTLE_PROPOSED_MAX else self._due_s
+        due_s = self._due_s
+        if self._plan.proposed >= SETTLE_PROPOSED_MAX or self._plan.full:
+            due_s = None
         if self._plan.revision == self._told_revision:
             return due_s
         return self._tell_s if due_s is None else min(due_s, self._tell_s)
@@ -80,8 +85,11 @@ class Reports:
     def send(self, now_s: float, *, at_once: bool = False) -> None:
         """Propose what is due, enough of it, or to go `at_once`."""
         plan = self._plan
-        if self._due_s is not None or plan.full:
-            due = at_once or (self._due_s is not None and self._due_s <= now_s)
+        plan.park(now_s, PARKED_MAX)
+        if plan.dead:
+            self.heard(now_s)
+        if self._due_s is not None:
+            due = at_once or self._due_s <= now_s
             if due or plan.full or plan.delivered + len(plan.dead) >= SETTLE_AT:
                 all_gone = (self._settle(), self._bury(now_s), self._conclude())
                 self._due_s = None if all(all_gone) else now_s + SETTLE_EVERY_S
@@ -159,8 +167,9 @@ class Reports:
 
     def _burial(self, dead: Dead, stored: bytes, now_s: float) -> Burial:
         first_us, last_us = self._log_us(dead.first_s, now_s), self._log_us(dead.last_s, now_s)
+        state: Literal["dead", "parked"] = "parked" if dead.reason == "window" else "dead"
         return Burial(
-            dead.position, "dead", dead.reason, dead.status, dead.words, dead.attempts, first_us,
+            dead.position, state, dead.reason, dead.status, dead.words, dead.attempts, first_us,
             last_us, stored,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from crowd.message import Position
 
 _LETTERS: Final = -(2**62)  # no letter's number is as large
 
-DeathReason: TypeAlias = Literal["answer", "attempts", "age", "undeliverable"]
+DeathReason: TypeAlias = Literal["answer", "attempts", "age", "undeliverable", "window"]
 
 
 def letter_place(number: int) -> Position:
@@ -63,7 +63,11 @@ class Flight(msgspec.Struct, frozen=True, gc=False):
 
 
 class Dead(msgspec.Struct, frozen=True, gc=False):
-    """A message that will not be attempted again, and what a letter says of it."""
+    """A message that leaves the backlog undelivered, and what its letter will say of it.
+
+    It is not attempted again, but for one that only made room in the window: ``reason`` is
+    ``window`` then, and nothing is said of its last answer.
+    """
 
     position: Position
     reason: DeathReason

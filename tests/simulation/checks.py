@@ -12,7 +12,7 @@ reaches a consumer. The numbers I1 to I9 are those of docs/explanation/guarantee
 from __future__ import annotations
 
 from crowd.command import Accept, open_entry, read_command
-from crowd.delivery.plan import WINDOW
+from crowd.delivery.backlog import WINDOW
 from crowd.errors import DamagedEntryError, DamagedError, DirectoryError, StorageFailedError
 from crowd.message import decode_message, encode_message, message_id
 from crowd.raft.proposer import BATCH_MESSAGES_MAX, IN_FLIGHT_MAX
@@ -352,7 +352,7 @@ class Bounded(Check):
         for lane in process.dispatcher._lanes.values():
             plan = lane.plan
             held[f"positions of {lane.definition.name}"] = (
-                plan.in_flight + plan.waiting + plan.delivered, WINDOW,
+                plan.in_flight + plan.waiting + plan.in_line + plan.delivered, WINDOW,
             )  # fmt: skip
             held[f"attempts at {lane.definition.name}"] = (plan.in_flight, plan.concurrency)
         for consumer in engine.ledger.consumers.values():

@@ -12,12 +12,7 @@ from twisted.internet.task import Clock
 
 from crowd.command import Answers
 from crowd.command import Breaker as BreakerDefinition
-from crowd.delivery.backoff import Backoff
-from crowd.delivery.order import Order
-from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome
-from crowd.delivery.pace import Rate
-from crowd.delivery.plan import (
-    DEAD_MAX,
+from crowd.delivery.backlog import (
     FRESH_MAX,
     LETTER_EVERY,
     LINES_MAX,
@@ -25,9 +20,12 @@ from crowd.delivery.plan import (
     RECALL_S,
     REMEMBERED_MAX,
     WINDOW,
-    Plan,
-    ranges_of,
 )
+from crowd.delivery.backoff import Backoff
+from crowd.delivery.order import Order
+from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome
+from crowd.delivery.pace import Rate
+from crowd.delivery.plan import DEAD_MAX, Plan, ranges_of
 from crowd.delivery.rules import Rules
 from crowd.delivery.trial import letter_place
 from crowd.message import Position
@@ -478,7 +476,7 @@ def test_the_cursor_stays_within_the_window():
         assert count <= FRESH_MAX
         plan.take(positions(plan.cursor + 1, plan.cursor + count))
         taken += count
-        plan._fresh.clear()
+        plan.backlog.fresh.clear()
     assert taken == WINDOW
     plan.take([Position(plan.cursor + 1)])
     assert plan.cursor == 5 + WINDOW
@@ -507,6 +505,37 @@ def test_settled_in_ranges():
         (7, 7),
         (9, 10),
     )
+
+
+def test_one_straggler_pins_nothing():
+    """A message that fails for as long as a window of others is done makes room for more."""
+    plan = plan_of(300)
+    while plan.wants():
+        plan.take(positions(plan.cursor + 1, plan.cursor + plan.wants()))
+        for position in started(plan):
+            answer = REFUSED if position % 40_000 == 1 else OK
+            plan.answered(position, answer, 0.0, 0.99)
+    plan.park(1.0, 16)
+    assert [(dead.position, dead.reason) for dead in plan.dead] == [(1, "window")]
+    assert plan.waiting == 2
+    plan.bury_proposed(1)
+    plan.applied(Position(40_000), lambda position: position == 1)
+    plan.park(1.0, 16)
+    assert not plan.dead
+    assert plan.wants()
+
+
+def test_an_outage_parks_nothing():
+    """What waits for a consumer that is down holds up nobody, and stays where it is."""
+    plan = plan_of(4, breaker=BreakerDefinition(4))
+    plan.take(positions(1, 8))
+    for position in started(plan):
+        plan.answered(position, DOWN, 0.0, 0.99)
+    plan.backlog.cursor = Position(WINDOW)
+    plan.backlog.fresh.clear()
+    assert plan.backlog.is_crowded
+    plan.park(1.0, 16)
+    assert not plan.dead
 
 
 # --- A new leader ---------------------------------------------------------------------------------
@@ -723,15 +752,15 @@ class PlanMachine(RuleBasedStateMachine):
         plan = self.plan
         assert plan.in_flight == len(self.in_flight) <= self.rules.concurrency
         assert plan.proposed == len(self.log)
-        waiting = {trial.position for trial in plan._waiting}
+        waiting = {trial.position for trial in plan.backlog.waiting}
         in_line = set()
-        if plan._lines is not None:
-            in_line = {p for line in plan._lines._lines.values() for p in line or ()}
+        if plan.backlog.lines is not None:
+            in_line = {p for line in plan.backlog.lines._lines.values() for p in line or ()}
             assert len(in_line) == plan.in_line
-        held = waiting | set(plan._fresh) | set(self.in_flight) | in_line
-        assert len(held) == (plan.waiting + len(plan._fresh) + plan.in_flight + plan.in_line), (
-            "nothing is in two places"
-        )
+        held = waiting | set(plan.backlog.fresh) | set(self.in_flight) | in_line
+        assert len(held) == (
+            plan.waiting + len(plan.backlog.fresh) + plan.in_flight + plan.in_line
+        ), "nothing is in two places"
         done = {p for batch, _ in self.log for a, b in batch for p in range(a, b + 1)}
         done |= set(plan._delivered) | {dead.position for dead in plan.dead}
         known = held | done | self.settled

@@ -78,7 +78,7 @@ def test_order_bounds_and_an_end_for_every_message(given_consumers, steps, data)
     delivered = {name: set() for name in definitions}
     begun = {name: set() for name in definitions}
     starts = {name: [] for name in definitions}
-    under_way = {name: 0 for name in definitions}
+    under_way = dict.fromkeys(definitions, 0)
 
     def watch(node, definition, naming):
         name, position = definition.name, naming.position

@@ -106,6 +106,8 @@ class Lane:
         self._more = False
         self._looked: tuple[int, ...] = ()  # what letters looked like
         self._letters_s = float("-inf")
+        self._held_looked: tuple[int, ...] = ()
+        self._held_s = float("-inf")
         self._rate_text = ""
         ledger, leadership = around.ledger, around.leadership
         now_s = around.clock.seconds()
@@ -257,6 +259,10 @@ class Lane:
                 self._unread = [number for number in self._unread if not self._holds(number)]
             if self._unread:
                 self._read_from_s = now_s + LEASE_S
+        looks = _looks(ledger.letters_of(self.consumer))
+        if looks == self._held_looked and plan.rules.holds_dead and now_s < self._held_s:
+            return
+        self._held_looked, self._held_s = looks, now_s + LETTERS_EVERY_S
         for position in plan.holding:
             if not plan.rules.holds_dead or not ledger.is_letter(self.consumer, position):
                 plan.release_key(position)
@@ -273,7 +279,7 @@ class Lane:
 
     def _look_at_letters(self, now_s: float) -> None:
         numbers = self._around.ledger.letters_due(self.consumer)
-        looks = (len(numbers), numbers[0], numbers[-1]) if numbers else ()
+        looks = _looks(numbers)
         if looks != self._looked or (numbers and now_s >= self._letters_s):
             self._looked, self._letters_s = looks, now_s + LETTERS_EVERY_S
             self.plan.take_letters(numbers, now_s)
@@ -399,3 +405,8 @@ def _rules_of(definition: ConsumerDefinition) -> Rules:
         return Rules.from_definition(definition)
     except ValueError:
         return Rules.from_definition(msgspec.structs.replace(definition, order="all"))
+
+
+def _looks(numbers: Sequence[int]) -> tuple[int, ...]:
+    """Return what rising numbers look like, to see at little cost that they changed."""
+    return (len(numbers), numbers[0], numbers[-1]) if numbers else ()

@@ -7,13 +7,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from crowd.command import Accept, Answers, Control, Settle
+from crowd.command import (
+    Accept,
+    Answers,
+    Bury,
+    Conclude,
+    Control,
+    Dead,
+    Purge,
+    Remember,
+    Replay,
+    Retry,
+    Settle,
+)
 from crowd.delivery.dispatcher import DRAIN_S, FENCED_S
+from crowd.delivery.lane import LEASE_S
 from crowd.delivery.outcome import Answered
-from crowd.delivery.reports import SETTLE_AT, SETTLE_EVERY_S, SETTLE_PROPOSED_MAX
-from crowd.errors import DamagedError
+from crowd.delivery.reports import (
+    BURY_BYTES_MAX,
+    REMEMBER_EVERY_S,
+    SETTLE_AT,
+    SETTLE_EVERY_S,
+    SETTLE_PROPOSED_MAX,
+)
+from crowd.errors import DamagedEntryError, DamagedError
 from crowd.message import Position, RouteId, message_id
 from tests.unit.delivery.rig import DOWN, OK, Cluster, Node, consumer, stored
+
+BAD = Answered(400)
 
 
 def test_accepted_messages_reach_the_consumer_and_are_settled():
@@ -360,6 +381,193 @@ def test_stopping_has_an_end():
     assert stopped == [None]
     assert node.closed == [("abort", "http://127.0.0.1:1")]
     assert cluster.clock.getDelayedCalls() == []
+
+
+def proposed(cluster, kind):
+    return [command for command in cluster.log.values() if isinstance(command, kind)]
+
+
+def test_the_dead_go_into_the_log_with_their_bytes():
+    """A refused message is settled and kept, with what its consumer said of it."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: Answered(422, None, b"no such shop"))
+    node.dispatcher.lead()
+    cluster.accept(b"one", b"two", b"three")
+    node.pass_s(1)
+    (bury,) = proposed(cluster, Bury)
+    assert [letter.position for letter in bury.letters] == [1, 2, 3]
+    letter = bury.letters[1]
+    assert (letter.state, letter.reason, letter.status) == ("dead", "answer", 422)
+    assert (letter.words, letter.attempts, letter.message) == ("no such shop", 1, stored(b"two"))
+    assert letter.first_us <= letter.last_us <= cluster.log_time_us()
+    assert cluster.ledger.lowest_watermark == 3
+    assert node.dispatcher.progress()[0].dead == 3
+
+
+def test_a_burial_is_no_larger_than_an_entry_should_be():
+    """Large messages die in several entries, and one that is larger than that alone."""
+    cluster = Cluster(consumer("c", concurrency=50))
+    node = Node(cluster, answer=lambda *_: Answered(400))
+    node.dispatcher.lead()
+    sizes = [1_000, 200_000, 200_000, 200_000, 2 * BURY_BYTES_MAX, 10]
+    cluster.accept(*[b"x" * size for size in sizes])
+    node.pass_s(1)
+    burials = [[len(each.message) for each in bury.letters] for bury in proposed(cluster, Bury)]
+    assert [len(burial) for burial in burials] == [3, 1, 1, 1]
+    assert all(len(burial) == 1 or sum(burial) <= BURY_BYTES_MAX for burial in burials)
+
+
+def test_at_the_bound_of_dead_letters_an_alarm_is_seen():
+    """Nothing is evicted: the consumer is held, status says so, and raising the bound helps."""
+    cluster = Cluster(consumer("c", dead=Dead(bytes_max=200)))
+    node = Node(cluster, answer=lambda *_: Answered(400))
+    node.dispatcher.lead()
+    cluster.accept(*[b"x" * 50] * 20)
+    node.pass_s(5)
+    (progress,) = node.dispatcher.progress()
+    assert (progress.alarm, progress.held) == (True, "its dead letters are at their bound")
+    assert len(cluster.ledger.kept) == 2
+    cluster.accept(*[b"x" * 50] * 5)
+    node.pass_s(60)
+    assert len(node.attempts) == 20
+    cluster.define(consumer("c", dead=Dead(bytes_max=10_000)))
+    node.pass_s(5)
+    assert len(cluster.ledger.kept) == 25
+    assert not node.dispatcher.progress()[0].alarm
+
+
+def test_what_waits_is_told_once_a_second_and_only_if_it_changed():
+    """A consumer that fails costs the log an entry a second, and one that works none."""
+    cluster = Cluster(consumer("bad"), consumer("good"))
+    refused = Answered(500)
+    answer = lambda name, _m, naming: refused if name == "bad" and naming.position % 3 == 0 else OK  # noqa: E731
+    node = Node(cluster, answer=answer)
+    node.dispatcher.lead()
+    for _ in range(100):
+        cluster.accept(*[b"x"] * 5)
+        node.pass_s(0.1)
+    told = proposed(cluster, Remember)
+    assert {command.consumer for command in told} == {cluster.ledger.consumer_id("bad")}
+    assert 8 <= len(told) <= 10.2 / REMEMBER_EVERY_S
+    assert all(trial.position % 3 == 0 for command in told for trial in command.trials)
+    node.answer = lambda *_: OK
+    node.pass_s(400, step=0.5)
+    assert proposed(cluster, Remember)[-1].trials == ()
+    assert cluster.clock.getDelayedCalls() == []
+
+
+def test_stopping_tells_the_next_leader_what_waits():
+    """A restart resets no backoff."""
+    cluster = Cluster(consumer("c", retry=Retry(60_000_000, 1.0, 60_000_000, 10**12, jitter=0.0)))
+    node = Node(cluster, answer=lambda *_: DOWN)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(0.5)
+    cluster.accept(b"two")
+    node.pass_s(0.2)
+    node.dispatcher.stopService()
+    node.pass_s(0.1)
+    assert [trial.position for trial in proposed(cluster, Remember)[-1].trials] == [1, 2]
+    heir = Node(cluster, answer=lambda *_: OK)
+    heir.dispatcher.lead()
+    heir.pass_s(58)
+    assert heir.attempts == []
+    heir.pass_s(3)
+    assert [(n.position, n.attempt) for _, _, n in heir.attempts] == [(1, 2), (2, 2)]
+
+
+def test_a_letter_whose_bytes_are_not_here_yet_waits_for_them():
+    """A node fetches what it lacks; delivery of the others goes on."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda _c, message, _n: OK if message.body == b"ok" else BAD)
+    node.dispatcher.lead()
+    cluster.accept(b"bad", b"ok")
+    node.pass_s(1)
+    here = cluster.letter
+    cluster.letter = lambda _: None
+    node.answer = lambda *_: OK
+    cluster.append(Replay(cluster.ledger.consumer_id("c"), (1,)))
+    node.pass_s(5)
+    assert len(node.attempts) == 2
+    cluster.letter = here
+    node.pass_s(2)
+    _, message, naming = node.attempts[-1]
+    assert (message.body, naming.position, naming.replay) == (b"bad", 1, True)
+    node.pass_s(1)
+    assert proposed(cluster, Conclude) == [Conclude((1,))]
+    assert cluster.ledger.kept == {}
+
+
+def test_keys_of_damaged_messages_wait_until_they_are_mended():
+    """What cannot be read has no key yet, and nothing behind it is attempted before it."""
+    cluster = Cluster(consumer("c", order="path"))
+    here, asked, is_damaged = cluster.messages, [], True
+
+    def messages(index):
+        if is_damaged:
+            raise DamagedEntryError("a bad checksum", index=index, place=f"entry {index}")
+        return here(index)
+
+    cluster.messages, cluster.damaged = messages, asked.append
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"one", b"two")
+    node.pass_s(LEASE_S + 1)
+    assert node.attempts == []
+    assert 5 <= len(asked) <= 12
+    is_damaged = False
+    node.pass_s(1)
+    assert node.bodies("c") == [b"one", b"two"]
+
+
+def test_another_order_is_followed():
+    """A definition with another order takes over once what was under way can be told apart."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster)
+    node.dispatcher.lead()
+    cluster.accept(b"one", b"two")
+    node.pass_s(0.02)
+    cluster.define(consumer("c", order="all"))
+    node.pass_s(LEASE_S - 0.1)
+    assert len(node.attempts) == 2
+    node.open.clear()
+    node.pass_s(0.2)
+    assert node.bodies("c") == [b"one", b"two", b"one"]
+    assert node.dispatcher.progress()[0].in_flight == 1
+
+
+def test_an_order_that_is_none_is_reported_and_nothing_is_attempted():
+    """A text that this version cannot read is no licence to attempt in any order."""
+    cluster = Cluster(consumer("c", order="by weight"), consumer("d"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(3)
+    assert (node.bodies("c"), node.bodies("d")) == ([], [b"one"])
+    assert "'by weight' is no order" in node.dispatcher.progress()[0].last_problem
+    cluster.define(consumer("c"), consumer("d"))
+    node.pass_s(3)
+    assert node.bodies("c") == [b"one"]
+
+
+def test_more_dead_letters_than_can_be_read_hold_an_ordered_consumer(monkeypatch):
+    """A leader that does not know which keys are held attempts none of them."""
+    monkeypatch.setattr("crowd.delivery.lane.HOLDING_MAX", 2)
+    cluster = Cluster(consumer("c", order="path", on_dead="hold"))
+    first = Node(cluster, answer=lambda *_: BAD)
+    first.dispatcher.lead()
+    cluster.accept(*[stored(b"%d" % n, b"/%d" % n) for n in range(3)])
+    first.pass_s(3)
+    first.dispatcher.unlead()
+    second = Node(cluster, answer=lambda *_: OK)
+    second.dispatcher.lead()
+    cluster.accept(stored(b"next", b"/9"))
+    second.pass_s(5)
+    assert second.attempts == []
+    assert "3 dead letters" in second.dispatcher.progress()[0].last_problem
+    cluster.append(Purge("operator", (1,)))
+    second.pass_s(5)
+    assert second.bodies("c") == [b"next"]
 
 
 class Worked(Clock):

@@ -216,7 +216,15 @@ class Reach(_Value, frozen=True):
     """
 
     allow: _Networks = ()
-    deny: _Networks = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
+    deny: _Networks = (
+        "169.254.0.0/16",  # link-local, and most clouds' metadata
+        "fe80::/10",
+        "fd00:ec2::254/128",  # metadata: AWS
+        "fd20:ce::254/128",  # Google Cloud
+        "100.100.100.200/32",  # Alibaba Cloud
+        "168.63.129.16/32",  # Azure
+        "192.0.0.192/32",  # Oracle Cloud
+    )
 
 
 class Dead(_Value, frozen=True):

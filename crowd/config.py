@@ -6,7 +6,8 @@ from it, and to the ledger what holds when nodes' files differ. Routes and consu
 log's own definitions (`crowd.command`), as a node proposes them word for word.
 
 Paths in a file are relative to that file; every path in a `Configuration` is absolute, as
-a daemon changes its directory.
+a daemon changes its directory. A consumer's own must be absolute in the file: its definition
+is the same text on every node.
 """
 
 from __future__ import annotations
@@ -292,6 +293,10 @@ def _consumer(table: Table, routes: Iterable[RouteDefinition]) -> ConsumerDefini
     )
     table.not_in_force("backlog", f"{_UNBOUNDED}, limits.backlog is for all together")
     table.not_in_force("when_full", f"{_UNBOUNDED}, at limits.backlog producers get 503")
+    if consumer.proof != Proof() and consumer.url.startswith("http://"):
+        table.problem("url", "a url that begins with https://, as tls is set")
+    if consumer.batch is not None and consumer.form != "request":
+        table.problem("form", "none beside batch, as batch.form says what is sent")
     paths = {route.path for route in routes}
     if not paths.issuperset(consumer.routes):
         table.problem("routes", "paths of routes in this file: " + ", ".join(sorted(paths)))
@@ -360,9 +365,9 @@ def _batch(consumer: Table) -> Batch | None:
 
 def _proof(table: Table) -> Proof:
     proof = Proof(
-        authority=table.read_optional("authority", kinds.TEXT),
-        certificate=table.read_optional("certificate", kinds.TEXT),
-        private_key=table.read_optional("private_key", kinds.TEXT),
+        authority=table.read_optional("authority", kinds.FILE),
+        certificate=table.read_optional("certificate", kinds.FILE),
+        private_key=table.read_optional("private_key", kinds.FILE),
     )
     if (proof.certificate is None) != (proof.private_key is None):
         table.problem("private_key", "both of tls.certificate and tls.private_key, or neither")

@@ -80,6 +80,15 @@ class AttemptFailedError(CrowdError):
         self.words = words
 
 
+class SecretUnreadableError(CrowdError):
+    """A secret cannot be used. ``reference`` says which one, ``why`` nothing of its content."""
+
+    def __init__(self, reference: str, why: str) -> None:
+        super().__init__(f"the secret {reference} cannot be used: {why}")
+        self.reference = reference
+        self.why = why
+
+
 # --- A change of members: an operator asked for what cannot be ------------------------------------
 
 

@@ -205,6 +205,13 @@ def _secret(value: Any) -> str:
     return text
 
 
+def _file(value: Any) -> str:
+    text = _text(value)
+    if not text.startswith("/") or text.endswith("/"):
+        raise ValueError
+    return text
+
+
 def _factor(value: Any) -> float:
     if type(value) not in {int, float} or not 1 <= value <= 1_000:
         raise ValueError
@@ -212,6 +219,9 @@ def _factor(value: Any) -> float:
 
 
 TEXT: Final = Kind("a string that is not empty", "", _text)
+
+# In a consumer's definition, which is one for all nodes, wherever their own files are.
+FILE: Final = Kind("the absolute path of a file, the same on every node", "", _file)
 
 NAME: Final = Kind(
     "a name of a-z, 0-9 and '-', at most 63 long, beginning and ending with a letter or digit",
@@ -324,4 +334,5 @@ SECRETS: Final[Kind[tuple[str, ...]]] = Kind(
     'an array of at most 8 references such as ["file:/etc/crowd/secret", "env:SECRET"]',
     (),
     lambda value: _each(value, _secret, 0, SECRETS_MAX),
+    veiled=True,  # it may well be the secret itself
 )

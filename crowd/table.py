@@ -21,6 +21,8 @@ T = TypeVar("T")
 REQUIRED: Final = object()
 """In place of a default: the key must stand in the file."""
 
+_VEIL: Final = "something else (not shown)"
+
 _SHOWN_MAX: Final = 120
 """Characters of a found value that a problem repeats; it has to stay one line."""
 
@@ -30,11 +32,13 @@ class Kind(msgspec.Struct, Generic[T], frozen=True):
 
     ``expected`` says it to a person. ``parse`` takes TOML's value and returns the meant one,
     or raises ValueError or TypeError. ``blank`` stands in behind a problem; nobody sees it.
+    What is found where a ``veiled`` value belongs may be a secret, and no problem repeats it.
     """
 
     expected: str
     blank: T
     parse: Callable[[Any], T]
+    veiled: bool = False
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -86,7 +90,7 @@ class Table:
         try:
             meant = kind.parse(value)
         except (ValueError, TypeError):
-            self.problem(name, kind.expected)
+            self.problem(name, kind.expected, found=_VEIL if kind.veiled else None)
             return kind.blank
         setting = Setting(self.key(name), show(value), name not in self._content)
         self.findings.settings.append(setting)

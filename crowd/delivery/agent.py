@@ -12,16 +12,9 @@ under way together, and the lane bounds those.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-    wrapClientTLS,
-)
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -30,6 +23,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from crowd.delivery.connection import ConsumerConnection, Exchange
+from crowd.delivery.endpoint import CONNECT_S
 from crowd.delivery.outcome import FailureKind
 from crowd.errors import AttemptFailedError
 
@@ -37,11 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crowd.clock import Clock, Timer
+    from crowd.delivery.connection import Heard
     from crowd.delivery.ports import ClientEndpoint
-    from crowd.delivery.request import Destination
-
-CONNECT_S: Final = 5.0
-"""Two lost SYNs, sent again after 1 s and 3 s, still make a connection (RFC 6298)."""
 
 IDLE_S: Final = 4.0
 """Shorter than the shortest idle timeout in wide use (5 s, Node.js and Apache httpd), so that
@@ -69,11 +60,15 @@ class _OneConnection(Factory):
 
 @implementer(IBodyProducer)
 class PreparedRequest:
-    """A request as it goes over the wire: its head, with the empty line, and its body."""
+    """A request as it goes over the wire: its head, with the empty line, and its body.
 
-    def __init__(self, head: bytes, body: bytes) -> None:
+    `body_max` is how many bytes of the answer's body are kept, as `Exchange` has it.
+    """
+
+    def __init__(self, head: bytes, body: bytes, body_max: int = 0) -> None:
         self.head = head
         self.body = body
+        self.body_max = body_max
         self.length = len(body)
 
     def startProducing(self, consumer: Any) -> Deferred[None]:  # noqa: N802  Twisted's name
@@ -91,24 +86,66 @@ class PreparedRequest:
         """Do nothing: there is nothing left to produce."""
 
 
+class _NoHeaders(Headers):
+    """Headers without a header, to which nothing can be added.
+
+    treq and the agents that it puts in between copy the headers of a request, look for
+    cookies in them, and add to them; and then to those of the answer. The request's own head
+    has everything, and of most answers nothing is kept, so this one does for all of them.
+    """
+
+    def copy(self) -> _NoHeaders:
+        """Return itself: it never changes."""
+        return self
+
+    def hasHeader(self, name: str | bytes) -> bool:  # noqa: ARG002, N802  Twisted's name
+        """Say that it is there, so that nobody looks for a cookie to add."""
+        return True
+
+    def getRawHeaders(self, name: Any, default: Any = None) -> Any:  # noqa: ARG002, N802
+        """Return `default`."""
+        return default
+
+    def setRawHeaders(self, name: Any, values: Any) -> None:  # noqa: N802  Twisted's name
+        """Do nothing."""
+
+    def addRawHeader(self, name: Any, value: Any) -> None:  # noqa: N802  Twisted's name
+        """Do nothing."""
+
+    def removeHeader(self, name: Any) -> None:  # noqa: N802  Twisted's name
+        """Do nothing."""
+
+
+NO_HEADERS: Final = _NoHeaders()
+
+
 @implementer(IResponse)
 class ConsumerAnswer:
-    """A consumer's whole answer: its status, and of its headers those that decide anything."""
+    """A consumer's answer: its status, and of its headers and its body what is kept.
+
+    It has headers only if one of them is Retry-After. `whole`: all of its body is kept.
+    """
 
     version = (b"HTTP", 1, 1)
     phrase = b""
-    length = 0
     request = None
     previousResponse = None  # noqa: N815  Twisted's name
 
-    def __init__(self, code: int, kept: list[tuple[bytes, bytes]]) -> None:
-        self.code = code
-        self.headers = Headers()
-        for name, value in kept:
-            self.headers.addRawHeader(name, value)
+    def __init__(self, heard: Heard) -> None:
+        self.code = heard.status
+        self.body = heard.body
+        self.whole = heard.whole
+        self.length = len(heard.body)
+        self.headers: Headers = NO_HEADERS
+        if any(name == b"retry-after" for name, _ in heard.headers):
+            self.headers = Headers()
+            for name, value in heard.headers:
+                self.headers.addRawHeader(name, value)
 
     def deliverBody(self, protocol: Any) -> None:  # noqa: N802  Twisted's name
-        """Deliver nothing: the body was read and let go."""
+        """Deliver what is kept of the body, at once."""
+        if self.body:
+            protocol.dataReceived(self.body)
         done: Any = ResponseDone()
         failure = Failure(done)  # type: ignore[no-untyped-call]  # Twisted's
         protocol.connectionLost(failure)
@@ -116,24 +153,6 @@ class ConsumerAnswer:
     def setPreviousResponse(self, response: IResponse) -> None:  # noqa: N802  Twisted's name
         """Refuse: nothing here follows redirects."""
         raise NotImplementedError("no redirect is followed")
-
-
-def endpoint_to(reactor: Any, destination: Destination) -> Any:
-    """Return the endpoint (an IStreamClientEndpoint) of a consumer. Only names are looked up, in the reactor's threads."""
-    host, port = destination.host, destination.port
-    endpoint: Any
-    try:
-        version = ipaddress.ip_address(host).version
-    except ValueError:
-        endpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT_S)
-    else:
-        kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
-        endpoint = kind(reactor, host, port, timeout=int(CONNECT_S))
-    if destination.scheme == "https":
-        from twisted.internet.ssl import optionsForClientTLS  # noqa: PLC0415  only where it is used
-
-        endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
-    return endpoint
 
 
 @implementer(IAgent)
@@ -184,8 +203,9 @@ class ConsumerAgent:
         if not isinstance(bodyProducer, PreparedRequest):
             raise TypeError(f"expected a PreparedRequest, found {bodyProducer!r}")
         now_s = self._clock.seconds()
-        exchange = Exchange(bodyProducer.head, bodyProducer.body, now_s + self._timeout_s)
-        exchange.answered = Deferred(lambda _: self._abandon(exchange))
+        prepared, deadline_s = bodyProducer, now_s + self._timeout_s
+        exchange = Exchange(prepared.head, prepared.body, deadline_s, prepared.body_max)
+        exchange.answered = Deferred(self._abandon)
         if self._closed:
             self._fail(exchange, FailureKind.STOPPED, "the consumer's connections are closed")
         elif not self._idle:
@@ -242,7 +262,11 @@ class ConsumerAgent:
         del self._connecting[exchange]
         if isinstance(reason.value, CancelledError) and exchange.answered.called:
             return
-        self._fail(exchange, FailureKind.CONNECT, reason.getErrorMessage())
+        error = reason.value
+        if isinstance(error, AttemptFailedError):
+            self._fail(exchange, FailureKind(error.kind), error.words)
+        else:
+            self._fail(exchange, FailureKind.CONNECT, reason.getErrorMessage())
 
     def ready(self, connection: ConsumerConnection) -> None:
         """Send what the connection was opened for, unless the fence has closed meanwhile."""
@@ -258,17 +282,14 @@ class ConsumerAgent:
 
     # --- Ends of exchanges ------------------------------------------------------------------------------
 
-    def ended(
-        self, connection: ConsumerConnection, exchange: Exchange, status: int,
-        kept: list[tuple[bytes, bytes]],
-    ) -> None:  # fmt: skip
+    def ended(self, connection: ConsumerConnection, exchange: Exchange, answer: Heard) -> None:
         """Keep the connection if it can be kept, and hand the answer on."""
         if connection.reusable and not self._closed:
             connection.idle_until_s = self._clock.seconds() + IDLE_S
             self._idle.append(connection)
         else:
             connection.abort()
-        exchange.answered.callback(ConsumerAnswer(status, kept))
+        exchange.answered.callback(ConsumerAnswer(answer))
 
     def broken(
         self, connection: ConsumerConnection, exchange: Exchange, kind: FailureKind, words: str,
@@ -307,14 +328,21 @@ class ConsumerAgent:
         if exchange is not None:
             self._fail(exchange, kind, words)
 
-    def _abandon(self, exchange: Exchange) -> None:
-        """End a cancelled exchange; its Deferred fails by itself."""
-        if exchange in self._connecting:
-            self._connecting[exchange].cancel()
+    def _abandon(self, answered: Deferred[Any]) -> None:
+        """End a cancelled exchange; its Deferred fails by itself.
+
+        It is looked for, as a Deferred that knew its exchange would be a cycle for each request,
+        for the garbage collector to find.
+        """
+        for exchange, connecting in self._connecting.items():
+            if exchange.answered is answered:
+                connecting.cancel()
+                return
         for connection in self._open:
-            if connection.exchange is exchange:
+            carried = connection.exchange
+            if carried is not None and carried.answered is answered:
                 self._cut(connection, FailureKind.STOPPED, "cancelled")
-                break
+                return
 
     # --- Deadlines ----------------------------------------------------------------------------------------
 
@@ -332,6 +360,7 @@ class ConsumerAgent:
             carried = connection.exchange
             if carried is None:
                 if connection.idle_until_s <= now_s:
+                    self.lost(connection)
                     connection.abort()
             elif not connection.proven:
                 if carried.connect_until_s <= now_s:

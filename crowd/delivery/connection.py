@@ -20,6 +20,7 @@ from twisted.internet.protocol import connectionDone
 from zope.interface import implementer
 
 from crowd.delivery.outcome import FailureKind
+from crowd.delivery.tls import refuses_us, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,23 +31,50 @@ if TYPE_CHECKING:
 ANSWER_BYTES_MAX: Final = 64 << 10
 """How much of an answer is read. Its status decides; the rest is for nobody."""
 
+PIECE_BYTES_MAX: Final = 1_024
+"""How much is kept of the body of an answer that is not 2xx: enough to say what was wrong."""
+
 _KEPT: Final = frozenset({b"retry-after", b"date"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Exchange:
-    """One request and its answer. `reused` and `resent` say on which connection it is."""
+    """One request and its answer. `reused` and `resent` say on which connection it is.
 
-    __slots__ = ("answered", "body", "connect_until_s", "deadline_s", "head", "resent", "reused")
+    Of the answer's body `body_max` bytes are kept, whatever its status; 0 for a piece, and
+    only if the status is not 2xx.
+    """
 
-    def __init__(self, head: bytes, body: bytes, deadline_s: float) -> None:
+    __slots__ = (
+        "answered", "body", "body_max", "connect_until_s", "deadline_s", "head", "resent", "reused",
+    )  # fmt: skip
+
+    def __init__(self, head: bytes, body: bytes, deadline_s: float, body_max: int = 0) -> None:
         self.head = head
         self.body = body
+        self.body_max = body_max
         self.deadline_s = deadline_s
         self.connect_until_s = deadline_s
         self.reused = False
         self.resent = False
         self.answered: Deferred[Any]
+
+
+class Heard:
+    """What is kept of an answer: its status, some headers, and the beginning of its body.
+
+    `headers` are those that matter here, in lower case. `whole`: `body` is all of it.
+    """
+
+    __slots__ = ("body", "headers", "status", "whole")
+
+    def __init__(
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes, *, whole: bool
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.whole = whole
 
 
 class Exchanges(Protocol):
@@ -55,11 +83,8 @@ class Exchanges(Protocol):
     def ready(self, connection: ConsumerConnection) -> None:
         """Take a connection that is open, its consumer having proved who it is if it must."""
 
-    def ended(
-        self, connection: ConsumerConnection, exchange: Exchange, status: int,
-        kept: list[tuple[bytes, bytes]],
-    ) -> None:  # fmt: skip
-        """Take a whole answer; `kept` are those of its headers that matter here."""
+    def ended(self, connection: ConsumerConnection, exchange: Exchange, answer: Heard) -> None:
+        """Take an answer."""
 
     def broken(
         self, connection: ConsumerConnection, exchange: Exchange, kind: FailureKind, words: str,
@@ -109,6 +134,9 @@ class ConsumerConnection(TwistedProtocol):
         self._excess = False
         self._keeps_alive = False
         self._kept: list[tuple[bytes, bytes]] = []
+        self._body = b""
+        self._body_max = 0
+        self._body_cut = False
 
     # --- The transport's side -------------------------------------------------------------------
 
@@ -141,7 +169,9 @@ class ConsumerConnection(TwistedProtocol):
         started_s = self._seconds()
         exchange = self.exchange
         if exchange is None or not self._sent:
-            self.abort()  # it speaks without having been asked: nothing after this can be trusted
+            # It speaks without having been asked: nothing after this can be trusted.
+            self._owner.lost(self)
+            self.abort()
             return
         self._received += len(data)
         try:
@@ -155,8 +185,9 @@ class ConsumerConnection(TwistedProtocol):
             self._excess = True
         if self._whole:
             self._end(exchange)
-        elif self._received > ANSWER_BYTES_MAX:
+        elif self._received > ANSWER_BYTES_MAX + exchange.body_max:
             self.abort()
+            self._body_cut = True
             if self._head_whole:
                 self._end(exchange)
             else:
@@ -169,8 +200,9 @@ class ConsumerConnection(TwistedProtocol):
         self.gone = True
         exchange = self.exchange
         if exchange is not None:
-            words = reason.getErrorMessage()
-            if not self.proven:
+            words = words_of(reason.value) or reason.getErrorMessage()
+            refused = self._received == 0 and refuses_us(reason.value)
+            if not self.proven or refused:
                 self._break(exchange, FailureKind.TLS, f"no TLS: {words}")
             elif self._head_whole and not self._framed and isinstance(reason.value, ConnectionDone):
                 self._end(exchange)  # a body that ends with the connection (RFC 9112, 6.3)
@@ -198,6 +230,21 @@ class ConsumerConnection(TwistedProtocol):
         if not self._whole:
             self._status = self._parser.get_status_code()
             self._head_whole = self._status >= 200
+            exchange = self.exchange
+            if exchange is not None and exchange.body_max:
+                self._body_max = exchange.body_max
+            elif self._status >= 300:
+                self._body_max = PIECE_BYTES_MAX
+
+    def on_body(self, data: bytes) -> None:
+        """Keep the beginning of the body, if any of it is wanted."""
+        if self._whole:
+            return  # of an answer too many
+        room = self._body_max - len(self._body)
+        if room < len(data):
+            self._body_cut = True
+        if room > 0:
+            self._body += data[:room]
 
     def on_message_complete(self) -> None:
         """Note that the answer is whole."""
@@ -217,7 +264,8 @@ class ConsumerConnection(TwistedProtocol):
     def _end(self, exchange: Exchange) -> None:
         self.exchange = None
         self._sent = False
-        self._owner.ended(self, exchange, self._status, self._kept)
+        heard = Heard(self._status, self._kept, self._body, whole=not self._body_cut)
+        self._owner.ended(self, exchange, heard)
 
     def _break(self, exchange: Exchange, kind: FailureKind, words: str) -> None:
         self.exchange = None

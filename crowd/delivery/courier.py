@@ -2,35 +2,43 @@
 
 Decides how an attempt is asked of treq so that treq changes nothing: no redirects, no
 cookies, no decoding, no timeout of its own (the agent's holds for the whole attempt), one
-address that is parsed once. Translates whatever comes back into an `Answer`.
+address that is parsed once. Translates whatever comes back into an `Answer`. Leaves what is
+sent to ``forms``.
 
 Measured with tests/bench/delivery.py; docs/explanation/delivery.md has the figures.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from hyperlink import EncodedURL
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
+from twisted.internet.defer import succeed
 from twisted.logger import Logger
 
-from crowd.delivery.agent import ConsumerAgent, PreparedRequest, endpoint_to
+from crowd.delivery.agent import NO_HEADERS, ConsumerAgent, PreparedRequest
+from crowd.delivery.connection import PIECE_BYTES_MAX
+from crowd.delivery.endpoint import endpoint_to
+from crowd.delivery.forms.form import Form
 from crowd.delivery.outcome import Answered, Failed, FailureKind, retry_after_s
-from crowd.delivery.request import parse_destination, request_head
-from crowd.errors import AttemptFailedError
+from crowd.delivery.request import parse_destination
+from crowd.delivery.secrets import Keyring
+from crowd.errors import AttemptFailedError, SecretUnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from http.cookiejar import Cookie
 
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
     from crowd.command import ConsumerDefinition
+    from crowd.delivery.forms.form import Outgoing
     from crowd.delivery.outcome import Answer
-    from crowd.delivery.request import Destination, Naming
+    from crowd.delivery.request import Naming
     from crowd.message import Message
 
 
@@ -51,7 +59,8 @@ class _ParsedURL(EncodedURL):
     """A consumer's address that treq need not parse and encode anew at each attempt.
 
     The agent's endpoint is fixed, and the request's own head holds its target, so this says
-    only what is asked of whom. Parsing and IDNA would cost more than the rest of treq's work.
+    only what is asked of whom. Parsing and IDNA would cost more than the rest of treq's work,
+    and IDNA knows neither IPv6 addresses nor names with underscores.
     """
 
     _text = ""
@@ -61,7 +70,7 @@ class _ParsedURL(EncodedURL):
         """Return an address, parsed."""
         parsed = EncodedURL.from_text(text)
         url = cls(parsed.scheme, parsed.host, parsed.path, port=parsed.port)
-        url._text = parsed.to_uri().to_text()
+        url._text = text
         return url
 
     def to_uri(self) -> _ParsedURL:
@@ -78,9 +87,15 @@ class HTTPCourier:
 
     _log = Logger()
 
-    def __init__(self, agent: ConsumerAgent, url: str, destination: Destination) -> None:
+    def __init__(
+        self, agent: ConsumerAgent, url: str, form: Form, keyring: Keyring,
+        wall_s: Callable[[], float],
+    ) -> None:  # fmt: skip
+        """Make a courier. `wall_s` is the wall clock, in seconds since 1970; signatures tell it."""
         self._agent = agent
-        self._destination = destination
+        self._form = form
+        self._keyring = keyring
+        self._wall_s = wall_s
         self._url = _ParsedURL.of(url)
         self._cookies = _NoCookies()
         under: Any = agent  # an IAgent, which zope says and types do not
@@ -89,19 +104,43 @@ class HTTPCourier:
 
     def attempt(self, message: Message, naming: Naming) -> Deferred[Answer]:
         """Make one attempt; fires with its Answer and never fails."""
-        head = request_head(message, self._destination, naming)
-        prepared: Any = PreparedRequest(head, message.body)
+        try:
+            keys = self._keyring.current()
+        except SecretUnreadableError as error:
+            return succeed(Failed(FailureKind.UNSIGNED, str(error)))
+        outgoing = self._form.request(message, naming, keys, int(self._wall_s()))
+        return self._ask(outgoing).addCallbacks(self._answered, self._failed)
+
+    def attempt_batch(self, items: Sequence[tuple[Message, Naming]]) -> Deferred[list[Answer]]:
+        """Make one attempt with many messages; fires with an Answer for each, in their order."""
+        try:
+            keys = self._keyring.current()
+        except SecretUnreadableError as error:
+            return succeed([Failed(FailureKind.UNSIGNED, str(error))] * len(items))
+        asked = self._ask(self._form.batch(items, keys, int(self._wall_s())))
+
+        def answered(response: Any) -> list[Answer]:
+            return self._form.answers(items, self._answered(response), response.original.body)
+
+        def failed(failure: Failure) -> list[Answer]:
+            return self._form.answers(items, self._failed(failure), b"")
+
+        return asked.addCallbacks(answered, failed)
+
+    def _ask(self, outgoing: Outgoing) -> Deferred[Any]:
+        prepared: Any = PreparedRequest(outgoing.head, outgoing.body, outgoing.answer_bytes_max)
         # treq writes methods in capitals; the head has the message's own.
         asked: Deferred[Any] = self._treq.request(
             "POST",
             self._url,
+            headers=NO_HEADERS,
             data=prepared,
             cookies=self._cookies,
             allow_redirects=False,
             unbuffered=True,
             reactor=self._no_reactor,
         )
-        return asked.addCallbacks(self._answered, self._failed)
+        return asked
 
     def close(self) -> None:
         """Let attempts under way end, and start no more."""
@@ -113,11 +152,13 @@ class HTTPCourier:
 
     def _answered(self, response: Any) -> Answer:
         headers = response.headers
+        status = response.code
+        piece = response.original.body[:PIECE_BYTES_MAX] if status >= 300 else b""
         asked = headers.getRawHeaders(b"retry-after")
         if asked is None:
-            return Answered(response.code)
+            return Answered(status, None, piece)
         date = headers.getRawHeaders(b"date")
-        return Answered(response.code, retry_after_s(asked[0], date[0] if date else None))
+        return Answered(status, retry_after_s(asked[0], date[0] if date else None), piece)
 
     def _failed(self, failure: Failure) -> Answer:
         error = failure.value
@@ -132,18 +173,21 @@ def make_courier(
     definition: ConsumerDefinition,
     may_send: Callable[[], bool],
     spent: Callable[[float], None],
+    wall_s: Callable[[], float] = time.time,
 ) -> HTTPCourier:
     """Return a courier for a consumer; ValueError if its address is none.
 
-    `may_send` and `spent` are as :class:`crowd.delivery.agent.ConsumerAgent` takes them.
+    `may_send` and `spent` are as :class:`crowd.delivery.agent.ConsumerAgent` takes them. The
+    consumer's secrets are read when they are first needed: one that is missing now may come.
     """
     destination = parse_destination(definition.url, definition.path)
     agent = ConsumerAgent(
         reactor,
-        endpoint_to(reactor, destination),
+        endpoint_to(reactor, destination, definition),
         definition.timeout_us / 1e6,
         may_send,
         spent,
         secure=destination.scheme == "https",
     )
-    return HTTPCourier(agent, definition.url, destination)
+    keyring = Keyring(definition.secrets, reactor.seconds)
+    return HTTPCourier(agent, definition.url, Form(definition, destination), keyring, wall_s)

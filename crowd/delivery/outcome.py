@@ -55,6 +55,8 @@ class FailureKind(StrEnum):
     """Not sent at all: this node may no longer lead."""
     STOPPED = "stopped"
     """Abandoned, because this node stops or leads no more."""
+    UNSIGNED = "unsigned"
+    """Not sent: a secret that is to sign it cannot be read on this node."""
     UNDELIVERABLE = "undeliverable"
     """The stored message cannot be made a request."""
 
@@ -62,7 +64,7 @@ class FailureKind(StrEnum):
 class Answered(msgspec.Struct, frozen=True, gc=False):
     """A whole answer. ``retry_after_s`` is what it asked for, in seconds, if anything.
 
-    ``piece`` is the beginning of its body, where that was kept: for people, not for decisions.
+    ``piece`` is the beginning of its body, 1 024 bytes at most, and none after a 2xx.
     """
 
     status: int
@@ -100,6 +102,8 @@ def outcome_of(answer: Answer, answers: Answers = _BY_TABLE) -> Outcome:
         return _named(answer.status, answers) or _by_table(answer.status)
     if answer.kind is FailureKind.UNDELIVERABLE:
         return Outcome.DEAD
+    if answer.kind is FailureKind.UNSIGNED:
+        return Outcome.HOLD  # what is wrong is here, with every message alike
     return Outcome.UNKNOWN if answer.kind in _MAY_HAVE_ARRIVED else Outcome.RETRY
 
 

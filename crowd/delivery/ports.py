@@ -145,6 +145,14 @@ class Courier(Protocol):
     def attempt(self, message: Message, naming: Naming) -> Deferred[Answer]:
         """Make one attempt. The Deferred fires once, in bounded time, and never fails."""
 
+    def attempt_batch(self, items: Sequence[tuple[Message, Naming]]) -> Deferred[list[Answer]]:
+        """Make one attempt with many messages, at least one; the consumer takes batches.
+
+        The Deferred fires once, in bounded time, with an Answer for each message in their
+        order, and never fails. Where the request's answer is everyone's, it is the same object
+        (`forms.batch.is_shared`).
+        """
+
     def close(self) -> None:
         """Let attempts under way end, and start no more."""
 

@@ -85,12 +85,18 @@ def parse_destination(url: str, path: str | None) -> Destination:
     )
 
 
+def origin_form(target: bytes) -> bytes:
+    """Return path and query of a message's own `target`, which begin with a slash."""
+    if target.startswith(b"/"):
+        return target
+    # Absolute form (RFC 9112, 3.2.2): what follows the authority is the origin form.
+    origin = _AUTHORITY.sub(b"", target, count=1)
+    return origin if origin.startswith(b"/") else b"/" + origin
+
+
 def target_at(destination: Destination, target: bytes) -> bytes:
     """Return the request-target at the consumer for a message's own `target`."""
-    if not target.startswith(b"/"):
-        # Absolute form (RFC 9112, 3.2.2): what follows the authority is the origin form.
-        origin = _AUTHORITY.sub(b"", target, count=1)
-        target = origin if origin.startswith(b"/") else b"/" + origin
+    target = origin_form(target)
     if destination.path is None:
         return destination.prefix + target
     query = target.partition(b"?")

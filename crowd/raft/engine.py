@@ -83,8 +83,12 @@ HOUSEKEEPING_S: Final = 0.5
 WAVES_APART_S: Final = 0.02
 """Producers who were answered post again within so long, or are not in a hurry."""
 FENCE_S: Final = 0.5
-"""A majority must have answered a heartbeat sent within this time for an attempt to start.
-It is shorter than the shortest election, so no two leaders deliver at once."""
+"""A majority must have answered a heartbeat sent within this time for an attempt to start."""
+LEASE_S: Final = 0.55
+"""How long a leader that was elected attempts nothing. Each of its voters answered the leader
+before it for the last time before it voted, so by then that one's fence has closed, even if
+nobody could tell it so: no two leaders deliver at once. The excess is for clocks that run at
+different speeds."""
 HAND_OVER_S: Final = 2.0
 """How long a stopping leader waits for a follower that can take over."""
 OFFERED_BY_PEERS: Final = (Accept, OpenSession, Define, Enroll, Expel)
@@ -263,8 +267,8 @@ class Engine(Service):
         if self._waking is not None and self._waking.active():
             self._waking.cancel()
 
-    async def _hand_over(self) -> None:
-        """Stop proposing, and ask a follower that has everything to lead."""
+    async def _hand_over(self) -> bool:
+        """Stop proposing, and ask a follower that has everything to lead; tell if one was."""
         if self.raft.is_leader:
             for hook in self.leaving_hooks:
                 hook()
@@ -282,6 +286,7 @@ class Engine(Service):
             passed: Deferred[None] = Deferred()
             self._clock.callLater(TICK_S, passed.callback, None)
             await passed
+        return asked
 
     def _may_hand_over(self, *, asked: bool) -> bool:
         """Tell whether there is somebody left to ask; or, once `asked`, to wait for.
@@ -295,7 +300,10 @@ class Engine(Service):
     def _step_down(self) -> None:
         """Have another member lead, as this one is to leave."""
 
-        def go_on(_: None) -> None:
+        def go_on(asked: bool) -> None:  # noqa: FBT001  a Deferred's result
+            if asked and self.raft.is_leader:
+                # Whoever was asked may lead yet, and deliver at once: not beside this one.
+                self.raft.step_down()
             self._handing_over = False
 
         def failed(failure: Failure) -> None:
@@ -611,7 +619,12 @@ class Engine(Service):
 
     def may_attempt(self) -> bool:
         """Tell whether a delivery may start now: this node surely leads (I4)."""
-        return self._leading and self._clock.seconds() - self.raft.quorum_heard_s() < FENCE_S
+        now_s = self._clock.seconds()
+        return (
+            self._leading
+            and now_s - self.raft.led_since_s >= LEASE_S
+            and now_s - self.raft.quorum_heard_s() < FENCE_S
+        )
 
     # --- Members --------------------------------------------------------------------------------
 

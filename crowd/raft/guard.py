@@ -168,6 +168,10 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._pre_vote_term = 0
         self._pre_vote_until_s = 0.0
         self._heard_s = 0.0
+        self._handed_term = 0
+        self.led_since_s = float("-inf")
+        """When this member won its election, on the installed clock; minus infinity where the
+        leader before gave the lead up to it, or where no other one can be."""
         self._matched = 0
         self._acked = 0
         self._stuck = False
@@ -424,6 +428,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
                 if message.term == self.term and self.leader == name:
                     self._SyncObj__raftElectionDeadline = 0.0
                     self._SyncObj__transferInProgress = True
+                    self._handed_term = self.term + 1
         self._notice()
         return due
 
@@ -719,6 +724,8 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         if not self._elected():
             return
         self._replication.begin(self.term)
+        is_sole = self._alone or self.term == self._handed_term
+        self.led_since_s = float("-inf") if is_sole else self._now()
         super()._SyncObj__onBecomeLeader()
 
     def _SyncObj__applyLogEntries(self) -> bool:

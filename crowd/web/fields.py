@@ -2,12 +2,14 @@
 
 Decides which fields travel on to consumers (invariant I9: all that are end-to-end, as they
 came) and which end here: the hop-by-hop ones of RFC 9110 section 7.6.1, those that
-``Connection`` names, and ``Crowd-*``, which only crowd may say. Leaves framing to llhttp.
+``Connection`` names, and ``Crowd-*``, which only crowd may say, in whatever spelling a
+consumer might take for it. Leaves framing to llhttp.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +52,10 @@ _KINDS: Final = {
     b"proxy-authorization": Kind.DROPPED,
 }
 
+# Many consumers see Crowd_Position, or Crowd.Position, as Crowd-Position: CGI's rule (RFC 3875,
+# section 4.1.18) has one letter for all that is none in a variable's name.
+_CROWDS: Final = re.compile(rb"crowd[^a-z0-9]")
+
 # A Content-Length or a Host that Connection names still stands: consumers get their own.
 _NEVER_NAMED: Final = frozenset((b"close", b"keep-alive", b"host", b"content-length"))
 
@@ -58,7 +64,7 @@ _NEVER_NAMED: Final = frozenset((b"close", b"keep-alive", b"host", b"content-len
 def kind_of(name: bytes) -> Kind:
     """Return what the field called `name` is, in whatever case."""
     lowered = name.lower()
-    if lowered.startswith(b"crowd-"):
+    if _CROWDS.match(lowered):
         return Kind.DROPPED
     return _KINDS.get(lowered, Kind.PLAIN)
 

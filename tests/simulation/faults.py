@@ -310,10 +310,11 @@ class Injector:
         if not cluster.is_born or cluster.operation is not None or node.journal_id is None:
             return False
         impaired = {n.name for n in cluster.present() if n.is_impaired} | {node.name}
-        engine = cluster.leader.engine
-        agreed = {name for name, member in engine.ledger.members.items() if member.votes}
-        # What is in force, and what the log says already: a member just expelled counts no more.
-        return all(len(impaired & v) * 2 < len(v) for v in (engine.membership.voters, agreed))
+        ledger = cluster.leader.engine.ledger
+        agreed = {name for name, member in ledger.members.items() if member.votes}
+        # What the log says, and what each member counts by: a change counts once all know of it.
+        views = [process.engine.membership.voters for process in cluster.processes()]
+        return all(len(impaired & v) * 2 < len(v) for v in (agreed, *views) if v)
 
     def _bit_rot(self, fault, node):
         """Flip a bit of a stored file; the node goes on, or restarts at once.
@@ -368,10 +369,14 @@ class Injector:
     def _memory_rot(self, fault, node):
         """Flip a bit of one of the two copies of term and vote."""
         path = f"{DIRECTORY}/memory"
-        if node.process is None or path not in node.system.inodes:
-            return False  # the copies are compared at a start: one flip at a time
+        inode = node.system.inodes.get(path)
+        if node.process is None or inode is None:
+            return False
         node.kill(power=False)
-        node.system.flip(path, int(fault.chance * 8 * len(node.system.inodes[path].seen)))
+        # The copies are compared at a start: one is harmed at a time. One that was just being
+        # written may be torn.
+        if not inode.changes:
+            node.system.flip(path, int(fault.chance * 8 * len(inode.seen)))
         node.start_in(fault.for_s / 2)
         return None
 

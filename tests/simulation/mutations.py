@@ -187,13 +187,21 @@ MUTATIONS = (
     # --- Leading and delivering (I4) ----------------------------------------------------------------
     Mutation(
         "fence", "a majority was heard within 0.5 s", RAFT + "engine.py",
-        "return self._leading and self._clock.seconds() - self.raft.quorum_heard_s() < FENCE_S",
-        "return self._leading",
+        "            and now_s - self.raft.quorum_heard_s() < FENCE_S\n", "",
     ),
     Mutation(
         "fence by arrival", "heard is when it was asked", RAFT + "replication.py",
         "progress.stamp = max(progress.stamp, message.stamp)",
         "progress.stamp = int(self._now() * 1e6)", profile="woken", seeds=300,
+    ),
+    Mutation(
+        "no lease", "the leader before may not know yet", RAFT + "engine.py",
+        "            and now_s - self.raft.led_since_s >= LEASE_S\n", "", profile="deposed", seeds=300,
+    ),
+    Mutation(
+        "go on after an heir was asked", "the heir may be late, and delivers at once",
+        RAFT + "engine.py", "            if asked and self.raft.is_leader:", "            if False:",
+        profile="members", alone="takes an heir that is stopped for two seconds as it is asked",
     ),
     Mutation(
         "deliver before applied", "a leader has applied all before it", RAFT + "guard.py",

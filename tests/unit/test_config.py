@@ -190,8 +190,26 @@ def test_six_mistakes_are_reported_at_once():
         (CONSUMER + "breaker = { first = '2 min' }", "expected at least breaker.first"),
         (CONSUMER + "form = 'soap'", 'expected "request", "cloudevents-binary"'),
         (CONSUMER + "[consumer.batch]", "consumer[a].batch.form: found nothing"),
-        (CONSUMER + "secrets = ['whsec_x']", "expected an array of at most 8 references"),
-        (CONSUMER + "tls.certificate = 'a.pem'", "expected both of tls.certificate and"),
+        (
+            CONSUMER + "secrets = ['whsec_x']",
+            "consumer[a].secrets: found something else (not shown); expected an array of at most 8",
+        ),
+        (
+            CONSUMER + "form = 'cloudevents-binary'\nbatch.form = 'json'",
+            'found "cloudevents-binary"; expected none beside batch',
+        ),
+        (CONSUMER + "tls.certificate = '/a.pem'", "expected both of tls.certificate and"),
+        *(
+            (CONSUMER + f"tls.{key} = '{path}'", f"consumer[a].tls.{key}: found {shown}; expected")
+            for key, path, shown in (
+                ("authority", "ca.pem", '"ca.pem"'),
+                ("certificate", "./a.pem", '"./a.pem"'),
+                ("private_key", "~/a.key", '"~/a.key"'),
+                ("authority", "/etc/", '"/etc/"'),
+                ("authority", "", '""'),
+            )
+        ),
+        (CONSUMER + "tls.authority = '/ca.pem'", "expected a url that begins with https://"),
         (CONSUMER + "reach.allow = ['10.0.0.1/8']", "expected an array of at most 64 networks"),
         (
             "[[consumer]]\nname = 'a'\nurl = 'http://a'\nretry = { first = '1 h', most = '1 s' }",

@@ -9,9 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from twisted.web.client import readBody
 
 from crowd.delivery.agent import CONNECT_S, IDLE_S, ConsumerAgent, PreparedRequest
-from crowd.delivery.connection import ANSWER_BYTES_MAX
+from crowd.delivery.connection import ANSWER_BYTES_MAX, PIECE_BYTES_MAX
 from crowd.errors import AttemptFailedError
 
 REQUEST = PreparedRequest(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n", b"ab")
@@ -256,6 +257,77 @@ def test_an_endless_body_is_cut_off():
     transport.answer(bytes(ANSWER_BYTES_MAX))
     assert rig.kinds == [200]
     assert transport.aborted
+
+
+def told(rig, answer, body_max=0):
+    """Have one exchange with this answer; return what is kept of it."""
+    asked = PreparedRequest(REQUEST.head, REQUEST.body, body_max)
+    rig.agent.request(b"POST", b"http://h/", None, asked).addBoth(rig.results.append)
+    transport = rig.endpoint.succeed()
+    for n in range(0, len(answer), 1_000):
+        transport.answer(answer[n : n + 1_000])
+    return rig.results[-1]
+
+
+def test_of_a_good_answer_nothing_is_kept():
+    """A 2xx delivers the message, whatever else it says."""
+    answer = told(Rig(), OK)
+    assert (answer.body, answer.whole, answer.length) == (b"", False, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "piece", "whole"),
+    [
+        (b"Content-Length: 0\r\n\r\n", b"", True),
+        (b"Content-Length: 5\r\n\r\nwhy\r\n", b"why\r\n", True),
+        (b"Transfer-Encoding: chunked\r\n\r\n2\r\nwh\r\n1\r\ny\r\n0\r\n\r\n", b"why", True),
+        (b"Content-Length: 1024\r\n\r\n" + b"x" * 1_024, b"x" * PIECE_BYTES_MAX, True),
+        (b"Content-Length: 9000\r\n\r\n" + b"xy" * 4_500, b"xy" * 512, False),
+        (b"Content-Length: 2\r\n\r\nnoHTTP/1.1 400 No\r\nContent-Length: 2\r\n\r\nxx", b"no", True),
+    ],
+)
+@pytest.mark.parametrize("status", [b"302 Go", b"400 No", b"503 No"])
+def test_a_piece_of_a_bad_answer_is_kept(status, body, piece, whole):
+    """A dead letter can say what its consumer said, in its first 1 024 bytes."""
+    answer = told(Rig(), b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 " + status + b"\r\n" + body)
+    assert (answer.body, answer.whole) == (piece, whole)
+    assert answer.length == len(piece)
+
+
+@pytest.mark.parametrize("size", [0, 5, 100_000, 1 << 20])
+def test_a_body_that_is_wanted_is_kept(size):
+    """Where an answer tells of each item, all of it is kept, whatever its status."""
+    body = b"y" * size
+    answer = told(Rig(), b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + body, 1 << 20)
+    assert (answer.code, answer.body, answer.whole) == (200, body, True)
+
+
+@pytest.mark.parametrize("size", [(1 << 17) + 1, 1 << 20])
+def test_a_wanted_body_has_its_bound(size):
+    """I7: of more than `body_max` the beginning is kept, and it is said not to be whole."""
+    body = b"y" * size
+    answer = told(Rig(), b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + body, 1 << 17)
+    assert (answer.code, answer.body, answer.whole) == (200, body[: 1 << 17], False)
+
+
+def test_what_is_kept_is_delivered_as_a_body():
+    """What stands above an agent can ask for a body as of any other answer."""
+    answer = told(Rig(), b"HTTP/1.1 400 No\r\nContent-Length: 3\r\n\r\nwhy")
+    read = []
+    readBody(answer).addCallback(read.append)
+    assert read == [b"why"]
+
+
+def test_one_answers_body_is_not_in_the_next():
+    """Each exchange on a connection starts with nothing."""
+    rig = Rig()
+    rig.request()
+    transport = rig.endpoint.succeed()
+    transport.answer(b"HTTP/1.1 400 No\r\nContent-Length: 3\r\n\r\nwhy")
+    for answer, body in ((OK, b""), (b"HTTP/1.1 409 No\r\nContent-Length: 2\r\n\r\nno", b"no")):
+        rig.request()
+        transport.answer(answer)
+        assert rig.results[-1].body == body
 
 
 def test_the_whole_attempt_has_one_deadline():

@@ -10,30 +10,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet import ssl
-from twisted.internet.endpoints import HostnameEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.selectreactor import SelectReactor
 
 from crowd.command import ConsumerDefinition, Retry
-from crowd.delivery.agent import endpoint_to
 from crowd.delivery.courier import make_courier
 from crowd.delivery.outcome import Answered, Failed, FailureKind
-from crowd.delivery.request import Naming, parse_destination
+from crowd.delivery.request import Naming
 from crowd.message import Message, Position
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-@pytest.fixture
-def reactor():
-    """Return a reactor of this test's own, with the monotonic clock; nothing of it is global."""
-    made = SelectReactor()
-    made.seconds = time.monotonic
-    yield made
-    made.disconnectAll()
-    for call in made.getDelayedCalls():
-        call.cancel()
-    made.iterate(0)
 
 
 class Consumer(Protocol):
@@ -121,6 +106,14 @@ MESSAGE = Message(b"POST", b"/leads", (), b"", 1, b"192.0.2.1", b"http")
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
+        (
+            b"HTTP/1.1 422 No\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2_000,
+            Answered(422, None, b"x" * 1_024),
+        ),
+        (
+            b"HTTP/1.1 503 No\r\nContent-Length: 4\r\nRetry-After: 7\r\n\r\nbusy",
+            Answered(503, 7.0, b"busy"),
+        ),
         (b"HTTP/1.1 503 No\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", Answered(503, 7.0)),
         (
             b"HTTP/1.1 302 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
@@ -215,11 +208,3 @@ def test_a_certificate_of_nobody(reactor, consumer):
     assert isinstance(answer, Failed)
     assert answer.kind is FailureKind.TLS
     assert consumer.read == b""
-
-
-def test_only_names_are_looked_up(reactor):
-    """An address given in figures needs no resolver, and so no thread."""
-    named = endpoint_to(reactor, parse_destination("http://api.internal", None))
-    figured = endpoint_to(reactor, parse_destination("http://[::1]:80", None))
-    assert isinstance(named, HostnameEndpoint)
-    assert isinstance(figured, TCP6ClientEndpoint)

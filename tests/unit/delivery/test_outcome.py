@@ -36,6 +36,7 @@ TABLE = """
     connect tls fenced       retry       retry
     timeout broken           unknown     unknown
     malformed stopped        unknown     unknown
+    unsigned                 hold        hold
     undeliverable            dead        dead
 """
 CONFIGURED = Answers(retry=("3xx", "403", "503"), hold=("429",), dead=("401", "5xx"))

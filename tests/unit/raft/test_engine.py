@@ -12,10 +12,11 @@ from crowd.errors import (
     OutcomeUnknownError,
 )
 from crowd.message import ConsumerId
+from crowd.raft.engine import FENCE_S, LEASE_S
 from crowd.raft.ports import Role
 from crowd.raft.proposer import IN_FLIGHT_MAX
 from crowd.raft.seams import Space
-from crowd.raft.wire import AppendEntries, NextIndex, Offer, RequestVote, ResponseVote
+from crowd.raft.wire import AppendEntries, NextIndex, Offer, RequestVote, ResponseVote, TimeoutNow
 from tests.unit.raft.cluster import Cluster
 
 
@@ -339,6 +340,42 @@ def test_a_dead_leaders_followers_elect_within_a_second(cluster):
     cluster.crash(cluster.leader)
     cluster.run(0.9)
     assert cluster.leader
+
+
+def test_i4_an_elected_leader_waits_out_the_lease_of_the_one_before(cluster):
+    """Its links may be what failed: it goes on for half a second, and delivers, unknowing."""
+    engines = [cluster.engines[name] for name in cluster.followers]
+    cluster.wires.partition(cluster.leader)
+    cluster.run_until(lambda: any(engine.raft.leads_fully for engine in engines))
+    (elected,) = (engine for engine in engines if engine.raft.leads_fully)
+    elected_s = elected.raft.led_since_s
+    cluster.run_until(elected.may_attempt)
+    assert cluster.clock.seconds() - elected_s >= LEASE_S > FENCE_S
+
+
+def test_who_was_handed_the_lead_delivers_at_once(cluster):
+    """The one before has stopped already."""
+    leader, others = cluster.leader, cluster.followers
+    cluster.engines[leader].stopService()
+    cluster.run_until(lambda: any(cluster.engines[name].raft.is_leader for name in others))
+    cluster.run(0.1)
+    assert cluster.leader in others
+
+
+def test_i4_who_asked_for_an_heir_in_vain_leads_no_more(cluster):
+    """The one that was asked may be late, and deliver at once."""
+    leader = cluster.leader
+    engine, term = cluster.engines[leader], cluster.engines[leader].raft.term
+    send = cluster.wires.send
+
+    def without_the_heir(one, two, message):
+        return None if isinstance(message, TimeoutNow) else send(one, two, message)
+
+    cluster.wires.send = without_the_heir
+    engine._step_down()
+    cluster.run_until(lambda: not engine.raft.is_leader)
+    cluster.run(3)
+    assert cluster.engines[cluster.leader].raft.term > term
 
 
 def test_a_partitioned_follower_does_not_disturb_the_leader(cluster):

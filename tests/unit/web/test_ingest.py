@@ -62,6 +62,7 @@ def test_what_ends_at_this_proxy_goes_no_further(door, post):
             b"/leads", b"x", b"Connection: keep-alive, X-Hop", b"X-Hop: 1", b"Keep-Alive: 5",
             b"TE: trailers", b"Upgrade: h2c", b"Proxy-Connection: x", b"Trailer: X-T",
             b"Proxy-Authorization: x", b"crowd-position: 1", b"Crowd-Message-Id: forged", b"X-A: b",
+            b"CROWD_ATTEMPT: 9", b"Crowd-Replay:", b"cRoWd.Message-ID: x",
         )
     )  # fmt: skip
     assert door.acceptor.messages[0].headers == (

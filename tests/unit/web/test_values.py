@@ -47,8 +47,35 @@ def test_connection_names_fields_of_this_hop():
 
 @given(st.binary(min_size=1, max_size=20))
 def test_any_name_has_a_kind(name):
-    expected = Kind.DROPPED if name.lower().startswith(b"crowd-") else kind_of(name.lower())
-    assert kind_of(name) is expected
+    assert kind_of(name) is kind_of(name.lower())
+
+
+TOKEN = b"!#$%&'*+-.^_`|~"  # what a field's name may have beside letters and digits
+
+
+@given(
+    st.sampled_from([b"crowd-message-id", b"crowd-position", b"crowd-attempt", b"crowd-replay",
+                     b"crowd-", b"crowd-anything"]),
+    st.lists(st.booleans(), min_size=20, max_size=20),
+    st.sampled_from(TOKEN),
+)  # fmt: skip
+def test_crowds_own_names_are_dropped_in_every_spelling(name, capitals, dash):
+    """No producer can say which message this is: whatever case, and whatever stands for a dash.
+
+    CGI and WSGI make one variable of Crowd-Position and Crowd_Position.
+    """
+    spelt = bytes(
+        letter - 32 if capital and 97 <= letter <= 122 else letter
+        for letter, capital in zip(name, capitals, strict=False)
+    ).replace(b"-", bytes([dash]))
+    assert kind_of(spelt) is Kind.DROPPED
+    assert sort_fields([(b"Host", b"h"), (spelt, b"1")]).kept == [(b"Host", b"h")]
+
+
+@pytest.mark.parametrize("name", [b"Crowd", b"Crowded-House", b"Crowd2", b"X-Crowd-Id", b"crow-d"])
+def test_names_that_only_look_like_crowds(name):
+    """They are the producer's and pass."""
+    assert kind_of(name) is Kind.PLAIN
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ trusts that and checks nothing again.
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NewType, TypeAlias
 
@@ -26,6 +27,7 @@ from msgspec import Meta
 from crowd.codec import pack, unpack
 from crowd.errors import MalformedCommandError, MalformedError, NeedsNewerCrowdError
 from crowd.message import ConsumerId, Position, RouteId
+from crowd.quantity import time_us
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +94,7 @@ _Name = Annotated[str, Meta(min_length=1, max_length=255)]
 _Text = Annotated[str, Meta(min_length=1, max_length=4_096)]
 _Status = Annotated[str, Meta(pattern="^[3-5]([0-9][0-9]|xx)$", max_length=3)]
 _Statuses = Annotated[tuple[_Status, ...], Meta(max_length=303)]
+_From = Annotated[str, Meta(min_length=1, max_length=32)]
 _Networks = Annotated[tuple[_Name, ...], Meta(max_length=NETWORKS_MAX)]
 _Address = Annotated[str, Meta(max_length=255)]
 _Tag = Annotated[str, Meta(pattern="^[0-9a-f]{8}$", max_length=8)]
@@ -234,11 +237,39 @@ class Dead(_Value, frozen=True):
     bytes_max: _Amount = 1 << 30
 
 
+_AT_POSITION: Final = re.compile(r"position:([1-9][0-9]{0,18})\Z")
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """Where a new consumer begins: ``value`` is a position, a time in microseconds, or 0."""
+
+    at: Literal["now", "beginning", "position", "time"]
+    value: int = 0
+
+
+def read_start(text: str) -> Start:
+    """Return where `text`, a consumer's ``from``, says that it begins.
+
+    ``now``, ``beginning``, ``position:123`` (the first message that it takes, from 1 on), or a
+    time as `crowd.quantity.time_us` reads it. Raises ValueError.
+    """
+    if text == "now":
+        return Start("now")
+    if text == "beginning":
+        return Start("beginning")
+    match = _AT_POSITION.match(text)
+    if match is None:
+        return Start("time", time_us(text))
+    if int(match[1]) > INTEGER_MAX:
+        raise ValueError(f"{text!r} is beyond any position")
+    return Start("position", int(match[1]))
+
+
 class ConsumerDefinition(_Value, frozen=True):
     """Who is delivered to, and how. Its identity is its ``name``.
 
     ``routes`` are paths of routes, and none means all. ``from_`` says where a consumer that
-    is new begins. ``rate`` and ``order`` are texts in the configuration's syntax, which
+    is new begins, as `read_start` reads it. ``rate`` and ``order`` are texts in the configuration's syntax, which
     ``crowd/config.py`` has checked. ``path`` is None to keep each message's own target.
     ``on_dead`` says what a dead letter does to its key. ``secrets`` are references,
     ``"file:/path"`` or ``"env:NAME"``, and never the secrets themselves.
@@ -252,7 +283,7 @@ class ConsumerDefinition(_Value, frozen=True):
     rate: _Name | None
     timeout_us: _Counted
     order: _Name
-    from_: Literal["now", "beginning"]
+    from_: _From
     retry: Retry
     backlog_bytes: _Amount
     when_full: Literal["refuse", "skip"]
@@ -267,6 +298,10 @@ class ConsumerDefinition(_Value, frozen=True):
     proof: Proof = Proof()
     reach: Reach = Reach()
     dead: Dead = Dead()
+
+    def __post_init__(self) -> None:
+        """Refuse a beginning that is none; a ValueError is a refusal to msgspec."""
+        read_start(self.from_)
 
 
 class Birth(_Value, frozen=True, tag=1):

@@ -42,8 +42,6 @@ METHODS_DEFAULT: Final = ["POST", "PUT", "PATCH", "DELETE"]
 EVERYTHING: Final = "/<path:rest>"
 """The route of a file that names none."""
 
-_UNBOUNDED: Final = "no consumer has a bound of its own"
-
 
 class Node(msgspec.Struct, frozen=True):
     """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings."""
@@ -291,8 +289,6 @@ def _consumer(table: Table, routes: Iterable[RouteDefinition]) -> ConsumerDefini
         reach=_reach(table.table("reach")),
         dead=_dead(table.table("dead")),
     )
-    table.not_in_force("backlog", f"{_UNBOUNDED}, limits.backlog is for all together")
-    table.not_in_force("when_full", f"{_UNBOUNDED}, at limits.backlog producers get 503")
     if consumer.proof != Proof() and consumer.url.startswith("http://"):
         table.problem("url", "a url that begins with https://, as tls is set")
     if consumer.batch is not None and consumer.form != "request":
@@ -315,7 +311,6 @@ def _retry(table: Table) -> Retry:
         schedule_us=table.read("schedule", kinds.SCHEDULE, []),
         asked_most_us=table.read("asked_most", kinds.DELAY, "1 h"),
     )
-    table.not_in_force("for", "a message is retried for good, nothing is dead-lettered")
     if 0 < retry.most_us < retry.first_us:
         table.problem("most", "at least retry.first")
     table.close()

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from crowd.command import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX
+from crowd.command import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX, read_start
 from crowd.quantity import duration_us, rate_per_s, size_bytes
 from crowd.table import Kind
 
@@ -162,6 +162,12 @@ def _order(value: Any) -> str:
     raise ValueError
 
 
+def _from(value: Any) -> str:
+    text = _text(value)
+    read_start(text)
+    return text
+
+
 def _one_of(*values: T) -> Callable[[Any], T]:
     def parse(value: Any) -> T:
         if type(value) is not str or value not in values:
@@ -289,8 +295,8 @@ FACTOR: Final = Kind("a number from 1 to 1000", 1.0, _factor)
 ORDER: Final = Kind(
     '"none", "all", "path", "header:NAME" or "json:/pointer" (RFC 6901)', "none", _order
 )
-FROM: Final[Kind[Literal["now", "beginning"]]] = Kind(
-    '"now" or "beginning"', "now", _one_of("now", "beginning")
+FROM: Final = Kind(
+    '"now", "beginning", "position:123" or a time such as "2026-11-24T12:00:00Z"', "now", _from
 )
 WHEN_FULL: Final[Kind[Literal["refuse", "skip"]]] = Kind(
     '"refuse" or "skip"', "refuse", _one_of("refuse", "skip")

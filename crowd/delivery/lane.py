@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from twisted.logger import Logger
 
+from crowd.delivery.backlog import LETTERS_MAX
 from crowd.delivery.order import Order
 from crowd.delivery.outcome import Failed, FailureKind, Outcome, in_words
 from crowd.delivery.pace import Rate
@@ -19,6 +20,7 @@ from crowd.delivery.plan import Plan
 from crowd.delivery.reports import Reports, remembered_of
 from crowd.delivery.request import Naming
 from crowd.delivery.rules import Rules
+from crowd.delivery.trial import letter_number
 from crowd.errors import DamagedEntryError, FatalError, MalformedMessageError
 from crowd.message import decode_message, message_id
 
@@ -51,8 +53,8 @@ HOLDING_MAX: Final = 1_000
 """Dead letters whose keys a new leader reads. With more, whose keys it does not know, it holds
 the consumer as a whole."""
 
-LETTERS_EVERY_S: Final = 1.0
-"""How often letters are counted through whose number and ends look the same."""
+LETTERS_EVERY_S: Final = 0.1
+"""How often letters are looked through, if there are any: a millisecond for the most of them."""
 
 
 class Surroundings(NamedTuple):
@@ -104,10 +106,8 @@ class Lane:
         self._courier: Courier | None = None
         self._closed = False
         self._more = False
-        self._looked: tuple[int, ...] = ()  # what letters looked like
-        self._letters_s = float("-inf")
-        self._held_looked: tuple[int, ...] = ()
-        self._held_s = float("-inf")
+        self._letters_s = float("-inf")  # when letters are looked at again
+        self._letters_skipped = False
         self._rate_text = ""
         ledger, leadership = around.ledger, around.leadership
         now_s = around.clock.seconds()
@@ -120,7 +120,7 @@ class Lane:
             self._more = True
             self._read_from_s = now_s + LEASE_S
             self.plan.begin_at(self._read_from_s, "waits for the leader before to end", now_s)
-        self._reports = Reports(consumer, self.plan, ledger, leadership, self._stored)
+        self._reports = Reports(consumer, self.plan, ledger, leadership, self._bytes_of)
         self._reports.dead_bytes_max = definition.dead.bytes_max
         self._unread = self._holding_letters() if rules.order.any and rules.holds_dead else []
         self._make_courier()
@@ -207,6 +207,8 @@ class Lane:
             dues.append(self._read_from_s)
         if self._unread:
             dues.append(self._read_from_s)
+        if self._letters_skipped:
+            dues.append(self._letters_s)
         return min((due_s for due_s in dues if due_s is not None), default=None)
 
     # --- Order --------------------------------------------------------------------------------------
@@ -242,30 +244,27 @@ class Lane:
             around.leadership.damaged(error)
             return None
 
+    def _bytes_of(self, place: Position) -> bytes | None:
+        """Return the stored message of a position, or of the letter that stands for one."""
+        if place > 0:
+            return self._stored(place)
+        return self._around.leadership.letter(letter_number(place))
+
     def _holding_letters(self) -> list[int]:
         """Return the letters that hold their keys from before, whose keys are not known yet."""
-        letters = list(self._around.ledger.letters_of(self.consumer))
-        if len(letters) > HOLDING_MAX:
-            self._trouble(f"is held: {len(letters)} dead letters hold the messages behind them")
-        return letters
+        return list(self._around.ledger.letters_of(self.consumer, 0, HOLDING_MAX + 1))
 
-    def _look_at_holding(self, now_s: float) -> None:
-        """Learn which keys are held, and let go those whose letter is gone."""
-        around, plan = self._around, self.plan
-        ledger = around.ledger
-        if self._unread and now_s >= self._read_from_s:
-            self._unread = [number for number in self._unread if number in ledger.letters]
-            if len(self._unread) <= HOLDING_MAX:
-                self._unread = [number for number in self._unread if not self._holds(number)]
-            if self._unread:
-                self._read_from_s = now_s + LEASE_S
-        looks = _looks(ledger.letters_of(self.consumer))
-        if looks == self._held_looked and plan.rules.holds_dead and now_s < self._held_s:
+    def _learn_held_keys(self, now_s: float) -> None:
+        """Learn which keys are held from before, once all those letters can be read."""
+        if now_s < self._read_from_s:
             return
-        self._held_looked, self._held_s = looks, now_s + LETTERS_EVERY_S
-        for position in plan.holding:
-            if not plan.rules.holds_dead or not ledger.is_letter(self.consumer, position):
-                plan.release_key(position)
+        unread = self._holding_letters()
+        if len(unread) <= HOLDING_MAX:
+            unread = [number for number in unread if not self._holds(number)]
+        self._unread = unread
+        if unread:
+            self._read_from_s = now_s + LEASE_S
+            self.plan.begin_at(self._read_from_s, "cannot tell yet what its letters hold", now_s)
 
     def _holds(self, number: int) -> bool:
         """Have a letter hold its key; False if its bytes are not here yet."""
@@ -278,13 +277,21 @@ class Lane:
     # --- Letters ------------------------------------------------------------------------------------
 
     def _look_at_letters(self, now_s: float) -> None:
-        numbers = self._around.ledger.letters_due(self.consumer)
-        looks = _looks(numbers)
-        if looks != self._looked or (numbers and now_s >= self._letters_s):
-            self._looked, self._letters_s = looks, now_s + LETTERS_EVERY_S
-            self.plan.take_letters(numbers, now_s)
-        if self._unread or self.plan.holds:
-            self._look_at_holding(now_s)
+        """Take letters that are to be attempted; let keys go whose letter is gone."""
+        ledger, plan = self._around.ledger, self.plan
+        if self._unread:
+            self._learn_held_keys(now_s)
+        self._letters_skipped = now_s < self._letters_s
+        if self._letters_skipped:
+            return
+        numbers = ledger.letters_due(self.consumer, 0, LETTERS_MAX)
+        if numbers or plan.knows_letters:
+            plan.take_letters(numbers, now_s)
+        for position in plan.holding if plan.holds else ():
+            if not plan.rules.holds_dead or not ledger.is_letter(self.consumer, position):
+                plan.release_key(position)
+        if numbers or plan.holds:
+            self._letters_s = now_s + LETTERS_EVERY_S
 
     def _start_letter(self, attempt: Attempt, courier: Courier) -> None:
         around, number = self._around, attempt.letter
@@ -405,8 +412,3 @@ def _rules_of(definition: ConsumerDefinition) -> Rules:
         return Rules.from_definition(definition)
     except ValueError:
         return Rules.from_definition(msgspec.structs.replace(definition, order="all"))
-
-
-def _looks(numbers: Sequence[int]) -> tuple[int, ...]:
-    """Return what rising numbers look like, to see at little cost that they changed."""
-    return (len(numbers), numbers[0], numbers[-1]) if numbers else ()

@@ -53,7 +53,7 @@ from crowd.delivery.outcome import (
 from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, letter_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
@@ -95,7 +95,7 @@ class Plan:
         self._delivered: list[Position] = []
         self._dead: list[Dead] = []
         self._proposed: deque[tuple[Position, ...]] = deque()
-        self._buried: set[Position] = set()  # those of the proposed that are dead
+        self._buried: dict[Position, Dead] = {}  # those of the proposed that are dead
         self._holding: set[Position] = set()  # dead, and holding their key
         self._concluded: list[int] = []
         self._asked_until_s = -math.inf  # a Retry-After's, or a beginning's
@@ -227,11 +227,15 @@ class Plan:
         while self._proposed and is_settled(self._proposed[0][-1]):
             positions = self._proposed.popleft()
             if self._buried and positions[-1] in self._buried:
-                self._buried.difference_update(positions)
+                for position in positions:
+                    del self._buried[position]
                 if self.rules.holds_dead and backlog.lines is not None:
                     self._holding.update(filter(backlog.lines.is_head, positions))
                 else:
                     backlog.leave(positions)
+        if len(self._proposed) > 1 and self._buried and is_settled(self._proposed[1][-1]):
+            # A later one took effect and this did not: there was no room. It is tried again.
+            self._dead.extend(self._buried.pop(position) for position in self._proposed.popleft())
 
     def hold_key(self, position: Position, key: bytes | None) -> None:
         """Have a dead letter from before hold its key, before anything is taken."""
@@ -253,6 +257,11 @@ class Plan:
         """Let go on what is behind a dead message: its letter is gone."""
         self._holding.discard(position)
         self.backlog.leave((position,))
+
+    @property
+    def knows_letters(self) -> bool:
+        """Whether any letter was taken that is not known to be gone."""
+        return bool(self.backlog.letters_known)
 
     def take_letters(self, numbers: Iterable[int], now_s: float) -> None:
         """Take letters as `Backlog.take_letters` does."""
@@ -418,14 +427,14 @@ class Plan:
             why = f"{in_words(answer)}, and asked for {asked_s:g} s"
             self._ask(now_s + self.rules.backoff.honoured_s(asked_s), why)
             self._count_time(now_s)
-        if trial.position > 0:
-            reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
-            if reason is not None:
+        reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
+        if reason is not None:
+            if trial.position > 0 or letter_number(trial.position) in self.backlog.letters_known:
                 status = answer.status if isinstance(answer, Answered) else 0
                 words, first_s = last_words(answer), trial.first_s
                 dead = Dead(trial.position, reason, status, words, attempts, first_s, now_s)
                 self._dead.append(dead)
-                return
+            return
         due_s = now_s + self.rules.backoff.delay_s(max(1, attempts - spared), chance)
         waits = replace(trial, due_s=due_s, attempts=attempts, spared=spared)
         self.backlog.wait(waits)
@@ -457,11 +466,22 @@ class Plan:
         del self._delivered[:SETTLE_MAX]
 
     def bury_proposed(self, count: int) -> None:
-        """Take note that the first `count` of `dead` are in a proposal that was appended."""
-        positions = tuple(dead.position for dead in self._dead[:count])
-        self._proposed.append(positions)
-        self._buried.update(positions)
+        """Take note that the first `count` of `dead` are in a proposal that was appended.
+
+        They are messages of the backlog, or letters, which die under a new number.
+        """
+        buried = {dead.position: dead for dead in self._dead[:count] if dead.position > 0}
+        if buried:
+            self._proposed.append(tuple(buried))
+            self._buried.update(buried)
         del self._dead[:count]
+
+    def forget_dead_letters(self, there: Container[int]) -> None:
+        """Forget of `dead` the letters that are not `there` any more: an operator purged them."""
+        while self._dead and self._dead[0].position < 0:
+            if letter_number(self._dead[0].position) in there:
+                break
+            del self._dead[0]
 
     def conclude_proposed(self, count: int) -> None:
         """Take note that the first `count` of `concluded` are in a proposal that was appended."""

@@ -58,6 +58,10 @@ class LetterView(Protocol):
     """A message that the ledger keeps outside its consumer's backlog."""
 
     @property
+    def consumer(self) -> ConsumerId:
+        """Whose message it was; another one may be to have it now."""
+
+    @property
     def position(self) -> Position:
         """The message's position, which names it."""
 
@@ -91,14 +95,14 @@ class LedgerView(Protocol):
     def letters(self) -> Mapping[int, LetterView]:
         """Every letter by its number."""
 
-    def letters_due(self, consumer: ConsumerId) -> Sequence[int]:
-        """Return the numbers of a consumer's letters that are to be attempted, rising.
+    def letters_due(self, consumer: ConsumerId, after: int, limit: int) -> Sequence[int]:
+        """Return the next letters that are to be attempted: above `after`, rising, to `limit`.
 
-        Those are its parked ones, and those replayed to it. Asked often: it should cost little.
+        Those are its parked ones, and those replayed to it, whosever they were.
         """
 
-    def letters_of(self, consumer: ConsumerId) -> Sequence[int]:
-        """Return the numbers of all of a consumer's letters, in whatever state, rising."""
+    def letters_of(self, consumer: ConsumerId, after: int, limit: int) -> Sequence[int]:
+        """Return the next letters of a consumer's messages, in whatever state, likewise."""
 
     def is_letter(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether a consumer has a letter of this position, in whatever state."""

@@ -129,6 +129,9 @@ class Reports:
         """
         plan = self._plan
         while plan.dead and plan.proposed < SETTLE_PROPOSED_MAX:
+            plan.forget_dead_letters(self._ledger.letters)
+            if not plan.dead:
+                break
             burials, size_bytes = self._next_burials(now_s)
             plan.set_full(now_s, full=burials is None)
             if burials is None:
@@ -136,11 +139,18 @@ class Reports:
             if not burials:
                 return False
             ordered = tuple(sorted(burials, key=lambda burial: burial.position))
-            if not self._propose(Bury(self._consumer, ordered)):
+            if not self._propose(Bury(self._owner(plan.dead[0]), ordered)):
                 return False
-            self._burials.append((burials[-1].position, size_bytes))
+            if plan.dead[0].position > 0:
+                self._burials.append((burials[-1].position, size_bytes))
             plan.bury_proposed(len(burials))
         return not plan.dead
+
+    def _owner(self, dead: Dead) -> ConsumerId:
+        """Return whose message it is: a letter may have been replayed to another consumer."""
+        if dead.position > 0:
+            return self._consumer
+        return self._ledger.letters[letter_number(dead.position)].consumer
 
     def _next_burials(self, now_s: float) -> tuple[list[Burial] | None, int]:
         """Return the next letters and their bytes; None if the first one finds no room.
@@ -153,24 +163,33 @@ class Reports:
         burials: list[Burial] = []
         taken_bytes = entry_bytes = 0
         for dead in self._plan.dead[:LETTERS_MAX]:
+            is_letter = dead.position < 0
+            if burials and is_letter:
+                break  # it goes alone: it may be another consumer's
             stored = self._stored(dead.position)
             if stored is None:
                 break
             entry_bytes += len(stored) + len(dead.words.encode())
             if burials and entry_bytes > BURY_BYTES_MAX:
                 break
+            burial = self._burial(dead, stored, now_s)
+            if is_letter:
+                return [burial], 0  # its bytes are kept already
             if kept_bytes + taken_bytes + len(stored) > self.dead_bytes_max:
                 return (burials or None), taken_bytes
             taken_bytes += len(stored)
-            burials.append(self._burial(dead, stored, now_s))
+            burials.append(burial)
         return burials, taken_bytes
 
     def _burial(self, dead: Dead, stored: bytes, now_s: float) -> Burial:
         first_us, last_us = self._log_us(dead.first_s, now_s), self._log_us(dead.last_s, now_s)
         state: Literal["dead", "parked"] = "parked" if dead.reason == "window" else "dead"
+        position = dead.position
+        if position < 0:
+            position = self._ledger.letters[letter_number(position)].position
         return Burial(
-            dead.position, state, dead.reason, dead.status, dead.words, dead.attempts, first_us,
-            last_us, stored,
+            position, state, dead.reason, dead.status, dead.words, dead.attempts, first_us, last_us,
+            stored,
         )  # fmt: skip
 
     def _log_us(self, at_s: float, now_s: float) -> int:

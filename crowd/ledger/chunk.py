@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 import zlib
 from array import array
-from collections import Counter
-from itertools import accumulate, pairwise
+from bisect import bisect_right
+from itertools import accumulate, chain, compress, pairwise
 from operator import sub
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -38,6 +38,9 @@ ROWS_MAX: Final = CHUNK_ROWS + MESSAGES_MAX
 
 _LEVEL: Final = 1  # the columns are nearly constant differences: more effort gains little
 
+_FEW: Final = 4
+"""Routes up to which passing over all rows once for each is quicker than a loop over them."""
+
 _ROW_BYTES: Final = 8 + 2 + 2 + 4
 """A sealed row before it is compressed: step of the index, messages, route, bytes."""
 
@@ -46,15 +49,51 @@ _Counted = Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
 
 
 class Columns:
-    """Rows in the open. ``sizes`` are the bytes of each row's messages together."""
+    """Rows in the open. ``sizes`` are the bytes of each row's messages together.
 
-    __slots__ = ("firsts", "indexes", "routes", "sizes")
+    ``through`` sums them up: the bytes of all rows up to each one, it included. It is made
+    of the others.
+    """
+
+    __slots__ = ("firsts", "indexes", "routes", "sizes", "through")
 
     def __init__(self) -> None:
         self.indexes = array("Q")
         self.firsts = array("Q")
         self.routes = array("H")
         self.sizes = array("I")
+        self.through = array("Q")
+
+    def amount(self, first: int, last: int, end: int, routes: int) -> tuple[int, int]:
+        """Return the messages within first-last whose route is in `routes`, and their bytes.
+
+        The rows, of which there are some, end at `end`, and `last` is no higher. What of
+        first-last lies below them counts for nothing. A row that is cut counts as `part` says.
+        """
+        firsts = self.firsts
+        first = max(first, firsts[0])
+        start, stop = bisect_right(firsts, first) - 1, bisect_right(firsts, last)
+        held = self.routes[start:stop]
+        wanted = {route for route in set(held) if routes >> route & 1}
+        chosen = list(map(wanted.__contains__, held))
+        starts = firsts[start:stop]
+        starts[0] = first
+        count = sum(compress(map(sub, chain(starts[1:], (last + 1,)), starts), chosen))
+        size = sum(compress(self.sizes[start:stop], chosen))
+        if chosen[0]:
+            size -= self.part(start, first - 1, end)
+        if chosen[-1]:
+            size -= self.sizes[stop - 1] - self.part(stop - 1, last, end)
+        return count, size
+
+    def part(self, row: int, position: int, end: int) -> int:
+        """Return the bytes of this row's messages up to `position`, which is in it or before it.
+
+        They count as spread evenly, rounded down: so parts of a row add up to the whole.
+        """
+        start = self.firsts[row]
+        behind = self.firsts[row + 1] if row + 1 < len(self.firsts) else end + 1
+        return self.sizes[row] * (position - start + 1) // (behind - start)
 
     def state(self) -> list[bytes]:
         """Return the columns as little-endian integers of 8, 8, 2 and 4 bytes."""
@@ -73,6 +112,7 @@ class Columns:
             column.frombytes(data)
             if sys.byteorder == "big":
                 column.byteswap()
+        self.through.extend(accumulate(self.sizes))
         rows = len(self.firsts)
         expect(all(len(column) == rows for column in columns), rows < ROWS_MAX, what="open rows")
         if rows:
@@ -90,8 +130,8 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
 
     Positions are ``first``-``last``, entries ``first_index``-``last_index``, ``routes`` a bit
     mask; ``columns_at`` is where in the section the compressed columns begin. ``counts`` are
-    the messages of each route in the mask, rising, so that a new consumer's are counted
-    without a look at every row: 4 bytes for each route that a chunk has.
+    the messages of each route in the mask, rising, and ``sizes`` their bytes, so that a new
+    consumer's are counted without a look at every row: 12 bytes for each route of a chunk.
     """
 
     first: int
@@ -104,17 +144,20 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     section: bytes
     columns_at: int
     counts: array[int]
+    sizes: array[int]
 
-    def count(self, routes: int) -> int:
-        """Return how many of the messages have a route that is in `routes`, a bit mask."""
+    def amount(self, routes: int) -> tuple[int, int]:
+        """Return the messages whose route is in `routes`, a bit mask, and their bytes."""
         if not self.routes & ~routes:
-            return self.last - self.first + 1
-        left, count = self.routes & routes, 0
+            return self.last - self.first + 1, sum(self.sizes)
+        left, count, size = self.routes & routes, 0, 0
         while left:
             bit = left & -left
-            count += self.counts[(self.routes & (bit - 1)).bit_count()]
+            place = (self.routes & (bit - 1)).bit_count()
+            count += self.counts[place]
+            size += self.sizes[place]
             left ^= bit
-        return count
+        return count, size
 
     def open(self) -> Columns:
         """Return the columns that were sealed."""
@@ -123,6 +166,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
         columns.routes, columns.sizes = routes, sizes
         columns.indexes = array("Q", accumulate(steps[1:], initial=self.first_index))
         columns.firsts = array("Q", accumulate(counts[:-1], initial=self.first))
+        columns.through = array("Q", accumulate(sizes))
         return columns
 
 
@@ -156,7 +200,7 @@ def seal(columns: Columns, last: int, routes: int, bytes_before: int) -> Chunk:
     )
     return Chunk(
         firsts[0], last, routes, indexes[0], indexes[-1], bytes_before, len(firsts),
-        section, len(section) - len(packed), _counted(counts, columns.routes),
+        section, len(section) - len(packed), *_totals(counts, columns.routes, columns.sizes),
     )  # fmt: skip
 
 
@@ -183,20 +227,27 @@ def read_chunk(section: bytes) -> tuple[Chunk, int]:
     )
     chunk = Chunk(
         head.first, head.last, mask, head.first_index, head.last_index, head.bytes_before,
-        head.rows, section, columns_at, _counted(counts, routes),
+        head.rows, section, columns_at, *_totals(counts, routes, sizes),
     )  # fmt: skip
     return chunk, sum(sizes)
 
 
-def _counted(counts: array[int], routes: array[int]) -> array[int]:
-    """Return the messages of each route, rising, of rows given by their counts and routes."""
-    if sum(counts) == len(counts):  # entries of one message: counted without a loop of ours
-        totals = Counter(routes)
-    else:
-        totals = Counter()
-        for route, count in zip(routes, counts, strict=True):
-            totals[route] += count
-    return array("I", (totals[route] for route in sorted(totals)))
+def _totals(
+    counts: array[int], routes: array[int], sizes: array[int]
+) -> tuple[array[int], array[int]]:
+    """Return the messages of each route, rising, and their bytes, of rows given by columns."""
+    there = sorted(set(routes))
+    chosen = [list(map(route.__eq__, routes)) for route in there] if len(there) <= _FEW else []
+    if chosen:  # without a loop of ours over the rows
+        return (
+            array("I", (sum(compress(counts, rows)) for rows in chosen)),
+            array("Q", (sum(compress(sizes, rows)) for rows in chosen)),
+        )
+    messages, held = dict.fromkeys(there, 0), dict.fromkeys(there, 0)
+    for route, count, size in zip(routes, counts, sizes, strict=True):
+        messages[route] += count
+        held[route] += size
+    return array("I", messages.values()), array("Q", held.values())
 
 
 def _inflated(

@@ -5,7 +5,8 @@ consumer is defined, and to ``crowd/delivery`` when a pending message is attempt
 
 Invariant: whose a message is was decided when it was accepted and never changes. A consumer
 whose routes are changed takes the messages accepted from then on by its new routes; what it
-had before stays its own. So counting is arithmetic: own messages minus settled ones.
+had before stays its own. So counting is arithmetic: own messages minus settled ones, and so
+are their bytes.
 
 Invariant: every position up to the watermark is settled or not this consumer's; the position
 behind it is unsettled and this consumer's, or does not exist yet.
@@ -23,13 +24,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from crowd.command import INTEGER_MAX
 from crowd.errors import MalformedError
 from crowd.ledger.head import expect
 from crowd.ledger.ranges import RangeSet
 from crowd.message import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from crowd.command import ConsumerDefinition
     from crowd.ledger.head import ConsumerPart, Head
@@ -55,7 +57,8 @@ class Consumer:
     """One consumer, as the ledger knows it. Only the ledger changes it.
 
     ``from_position`` is the last position before it began: it takes none up to there.
-    ``own`` counts its messages accepted so far, ``done`` those of them that are settled.
+    ``own`` counts its messages accepted so far, ``done`` those of them that are settled,
+    ``skipped`` those of the settled that nobody attempted any more.
     """
 
     def __init__(
@@ -66,31 +69,41 @@ class Consumer:
         routes: int,
     ) -> None:
         self.id = consumer
-        self.definition = definition
+        self.redefine(definition)
         self.from_position = from_position
         self.watermark = from_position
         self.settled = RangeSet()
         self.paused = False
         self.own = 0
         self.done = 0
+        self.skipped = 0
+        self.backlog_bytes = 0
+        """Bytes of its own messages that are not settled.
+
+        Exact for whole runs of one route in one entry; those of a run that is settled in part
+        count as spread evenly, and it adds up once all of it is settled.
+        """
         self._epochs = [_Epoch(from_position, routes)]
         # Not state: nothing of it is pending within this span. What is accepted later lies
         # above, and settling or defining makes nothing pending that was not.
         self._clear = (0, 0)
 
-    def begin(self, rows: Rows, accepted: Mapping[RouteId, int]) -> None:
-        """Count what it begins with: its messages from ``from_position`` on to the last one.
-
-        `accepted` counts every route's messages from position 1 on.
-        """
-        routes = self.routes
-        if routes == ALL_ROUTES:
-            self.own = rows.last - self.from_position
-        elif self.from_position == 0:
-            self.own = sum(count for route, count in accepted.items() if routes >> route & 1)
-        else:
-            self.own = rows.count(self.from_position + 1, rows.last, routes)
+    def begin(self, rows: Rows) -> None:
+        """Count what it begins with: its messages from ``from_position`` on to the last one."""
+        self.own, self.backlog_bytes = self._amount_own(self.from_position + 1, rows.last, rows)
         self.advance(rows)
+
+    def redefine(self, definition: ConsumerDefinition) -> None:
+        """Be delivered to as `definition` says from here on."""
+        self.definition = definition
+        bound = definition.backlog_bytes or INTEGER_MAX
+        self._full_at = bound
+        self._skips_at = bound if definition.when_full == "skip" else INTEGER_MAX
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its backlog is at its bound of bytes; a bound of 0 is none."""
+        return self.backlog_bytes >= self._full_at
 
     @property
     def routes(self) -> int:
@@ -115,12 +128,29 @@ class Consumer:
         """The number of its own messages that are not settled."""
         return self.own - self.done
 
-    def accepted(self, counts: Iterable[tuple[RouteId, int]], before: Position, rows: Rows) -> None:
-        """Count a batch, given as messages by route, that followed position `before`."""
-        routes = self.routes
-        self.own += sum(count for route, count in counts if routes >> route & 1)
+    def accepted(
+        self, amounts: Iterable[tuple[RouteId, int, int]], before: Position, rows: Rows
+    ) -> None:
+        """Count a batch that followed position `before`: its routes' messages and their bytes.
+
+        A full consumer that skips is given none of it: its own are settled at once.
+        """
+        routes = self._epochs[-1].routes
+        is_skipped = self.backlog_bytes >= self._skips_at
+        for route, messages, size in amounts:
+            if routes >> route & 1:
+                self.own += messages
+                self.backlog_bytes += size
         if self.watermark == before:
             self.advance(rows)
+        if is_skipped:
+            self.skip(Position(before + 1), rows.last, rows)
+
+    def skip(self, first: Position, last: Position, rows: Rows) -> None:
+        """Settle what of its own is not settled within first-last, and count it as skipped."""
+        before = self.done
+        self.settle([(first, last)], rows)
+        self.skipped += self.done - before
 
     def settle(self, ranges: Iterable[tuple[Position, Position]], rows: Rows) -> None:
         """Settle every message of its own in `ranges`; others in them are none of its own.
@@ -132,7 +162,9 @@ class Consumer:
             if first > last:
                 continue
             for a, b in self.settled.gaps(first, last):
-                self.done += self._count_own(a, b, rows)
+                messages, size = self._amount_own(a, b, rows)
+                self.done += messages
+                self.backlog_bytes -= size
             self.settled.add(self._behind_unsettled(first, rows), last)
         self.advance(rows)
 
@@ -195,6 +227,10 @@ class Consumer:
             or next(self._own(position, position, rows), None) is None
         )
 
+    def has_settled(self, position: Position) -> bool:
+        """Return whether `position` is settled, or not its own below a settled one."""
+        return position <= self.watermark or position in self.settled
+
     def _spans(self, first: int, last: int) -> list[tuple[_Epoch, int]]:
         """Return the epochs that first-last meets, rising, each with its last position in it."""
         if first > last:
@@ -218,12 +254,22 @@ class Consumer:
             elif epoch.routes:
                 yield from rows.matches(start, end, epoch.routes)
 
-    def _count_own(self, first: int, last: int, rows: Rows) -> int:
-        """Return how many positions within first-last, which all exist, are its own."""
-        # One epoch is the usual case, and the first one begins at or below the watermark.
-        if len(self._epochs) == 1 and self.routes == ALL_ROUTES:
-            return last - first + 1
-        return sum(b - a + 1 for a, b in self._own(first, last, rows))
+    def _amount_own(self, first: int, last: int, rows: Rows) -> tuple[int, int]:
+        """Return how many positions within first-last are its own, and their bytes.
+
+        All of them exist, and none was forgotten, as they lie above the watermark.
+        """
+        count = size = 0
+        for epoch, end in self._spans(first, last):
+            start = max(first, epoch.after + 1)
+            if epoch.routes == ALL_ROUTES:
+                count += end - start + 1
+                size += rows.bytes_through(end) - rows.bytes_through(start - 1)
+            elif epoch.routes:
+                more, bytes_more = rows.amount(start, end, epoch.routes)
+                count += more
+                size += bytes_more
+        return count, size
 
     def state(self) -> list[Any]:
         """Return the consumer as values that CBOR can say, the same on every node."""
@@ -236,6 +282,8 @@ class Consumer:
             self.paused,
             self.own,
             self.done,
+            self.skipped,
+            self.backlog_bytes,
             [[epoch.after, f"{epoch.routes:x}"] for epoch in self._epochs],
         ]
 
@@ -245,7 +293,8 @@ class Consumer:
         Raises MalformedError if it cannot be: this object is of no use then.
         """
         self.watermark, self.paused = part.watermark, part.paused
-        self.own, self.done = part.own, part.done
+        self.own, self.done, self.skipped = part.own, part.done, part.skipped
+        self.backlog_bytes = part.backlog_bytes
         self._epochs = [_Epoch(after, int(routes, 16)) for after, routes in part.epochs]
         try:
             self.settled = RangeSet.from_bytes(part.settled)
@@ -257,7 +306,9 @@ class Consumer:
             part.from_position <= part.watermark <= tip,
             head.rows.first <= part.watermark + 1,
             not settled or part.watermark + 1 < settled[0][0] <= settled[-1][1] <= tip,
-            part.done <= part.own <= tip - part.from_position,
+            part.skipped <= part.done <= part.own <= tip - part.from_position,
+            part.backlog_bytes <= head.accepted.bytes_total,
+            part.backlog_bytes == 0 or part.done < part.own,
             self._epochs[0].after <= part.watermark,
             self._epochs[-1].after <= tip,
             all(a.after < b.after for a, b in pairwise(self._epochs)),

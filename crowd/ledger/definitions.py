@@ -1,7 +1,8 @@
 """What configuration files have defined: routes and consumers, with ids that never change.
 
-Decides how one node's file changes what all nodes' files defined. Leaves progress to
-``consumers``, and what a route or a consumer means to ``crowd/web`` and ``crowd/delivery``.
+Decides how one node's file changes what all nodes' files defined, where a new consumer
+begins, and what is left of one that was dismissed. Leaves progress to ``consumers``, and what
+a route or a consumer means to ``crowd/web`` and ``crowd/delivery``.
 
 Invariant: ids are given from 1 in the order of definition and are never given again; a
 route or a consumer that a file does not name is never removed by that.
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from crowd.command import Index, read_start
 from crowd.ledger.consumers import ALL_ROUTES, Consumer
 from crowd.ledger.head import CONSUMERS_MAX, ROUTES_MAX, expect
 from crowd.message import ConsumerId, Position, RouteId
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from crowd.command import ConsumerDefinition, Define, RouteDefinition
     from crowd.ledger.head import Head
+    from crowd.ledger.marks import Marks
     from crowd.ledger.rows import Rows
 
 
@@ -30,6 +33,41 @@ class Route(msgspec.Struct, frozen=True, gc=False):
 
     id: RouteId
     definition: RouteDefinition
+
+
+class Starts(msgspec.Struct, frozen=True, gc=False):
+    """Where consumers may begin now: behind `beginning` or later, and times by `marks`."""
+
+    beginning: Position
+    log_time_us: int
+    marks: Marks
+
+    def resolve(self, text: str, tip: Position) -> Position:
+        """Return the last position before a consumer whose ``from`` is `text`; `tip` is now's.
+
+        A time that is still to come is now; one that is past is the last mark before it, so
+        that no message from then on is left out, and some that came earlier may be taken.
+        """
+        start = read_start(text)
+        if start.at == "now" or (start.at == "time" and start.value > self.log_time_us):
+            return tip
+        position = start.value - 1 if start.at == "position" else self.marks.before(start.value)
+        return Position(min(max(position, self.beginning), tip))
+
+
+class Gone(msgspec.Struct, frozen=True, gc=False):
+    """What is left of a consumer that was dismissed, at ``index`` and ``log_time_us``.
+
+    ``dropped`` of its messages were not settled then, and are not delivered to it any more.
+    Its dead letters are kept for ``dead_for_us``, as they were.
+    """
+
+    id: ConsumerId
+    name: str
+    index: Index
+    log_time_us: int
+    dropped: int
+    dead_for_us: int
 
 
 class Definitions:
@@ -43,12 +81,16 @@ class Definitions:
         self.consumers: dict[ConsumerId, Consumer] = {}
         """In the order of their ids."""
         self.consumer_ids: dict[str, ConsumerId] = {}
+        self.last_consumer = 0
+        """The consumer id that was given last."""
+        self.gone: dict[ConsumerId, Gone] = {}
+        """Consumers that were dismissed, in the order of that: the newest `GONE_MAX`."""
         self.file_hashes: dict[str, bytes] = {}
 
-    def define(self, file: Define, rows: Rows, beginning: Position) -> None:
+    def define(self, file: Define, rows: Rows, starts: Starts) -> None:
         """Apply one node's file: add what is new, replace what it changes, remove nothing.
 
-        A consumer that begins at the beginning takes what lies above `beginning`.
+        A consumer that is new begins where `starts` has it.
 
         The same file again changes nothing, so a node that starts with an old file does not
         undo what another one's brought. A file that would pass a bound changes nothing and
@@ -65,9 +107,9 @@ class Definitions:
         for definition in file.consumers:
             consumer_id = self.consumer_ids.get(definition.name)
             if consumer_id is None:
-                self._add_consumer(definition, rows, beginning)
+                self._add_consumer(definition, rows, starts)
             else:
-                self.consumers[consumer_id].definition = definition
+                self.consumers[consumer_id].redefine(definition)
         # All of them, as this file may define a path that another's consumer waits for.
         for consumer in self.consumers.values():
             consumer.take(self._mask(consumer.definition.routes), rows.last)
@@ -77,15 +119,23 @@ class Definitions:
         names = {consumer.name for consumer in file.consumers} | self.consumer_ids.keys()
         return len(paths) <= ROUTES_MAX and len(names) <= CONSUMERS_MAX
 
-    def _add_consumer(
-        self, definition: ConsumerDefinition, rows: Rows, beginning: Position
-    ) -> None:
-        consumer_id = ConsumerId(len(self.consumers) + 1)
-        from_position = beginning if definition.from_ == "beginning" else rows.last
+    def _add_consumer(self, definition: ConsumerDefinition, rows: Rows, starts: Starts) -> None:
+        self.last_consumer += 1
+        consumer_id = ConsumerId(self.last_consumer)
+        from_position = starts.resolve(definition.from_, rows.last)
         consumer = Consumer(consumer_id, definition, from_position, self._mask(definition.routes))
-        consumer.begin(rows, self.accepted)
+        consumer.begin(rows)
         self.consumers[consumer_id] = consumer
         self.consumer_ids[definition.name] = consumer_id
+
+    def dismiss(self, consumer: Consumer, index: Index, log_time_us: int) -> None:
+        """Take a consumer away. Its name is free again, its id is not."""
+        definition = consumer.definition
+        del self.consumers[consumer.id], self.consumer_ids[definition.name]
+        self.gone[consumer.id] = Gone(
+            consumer.id, definition.name, index, log_time_us, consumer.backlog,
+            definition.dead.for_us,
+        )  # fmt: skip
 
     def _mask(self, paths: Sequence[str]) -> int:
         """Return the bit mask of the routes at `paths`; a path that no file defined has none."""
@@ -103,6 +153,7 @@ class Definitions:
             ],
             [consumer.state() for consumer in self.consumers.values()],
             sorted(self.file_hashes.items()),
+            [self.last_consumer, list(map(msgspec.structs.astuple, self.gone.values()))],
         ]
 
     def restore(self, head: Head) -> None:
@@ -115,15 +166,34 @@ class Definitions:
             self.routes[route.definition.path] = Route(route.id, route.definition)
             self.accepted[route.id] = route.accepted
         expect(sum(self.accepted.values()) == head.accepted.tip, what="routes")
-        for consumer_id, part in enumerate(head.consumers, 1):
-            expect(part.id == consumer_id, what="consumers")
+        self.last_consumer = head.gone.last_consumer
+        before = 0
+        for part in head.consumers:
+            expect(before < part.id <= self.last_consumer, what="consumers")
             consumer = Consumer(part.id, part.definition, part.from_position, 0)
             consumer.restore(part, head)
             self.consumers[part.id] = consumer
             self.consumer_ids[part.definition.name] = part.id
+            before = part.id
         expect(len(self.consumer_ids) == len(self.consumers), what="consumers")
+        self._restore_gone(head)
         self.file_hashes = dict(head.file_hashes)
         expect(
             self.file_hashes.keys() <= {member.name for member in head.members.members},
             what="file hashes",
         )
+
+    def _restore_gone(self, head: Head) -> None:
+        before = Index(0)
+        for part in head.gone.consumers:
+            expect(
+                part.id <= self.last_consumer,
+                part.id not in self.consumers,
+                part.id not in self.gone,
+                before < part.index <= head.applied.index,
+                part.log_time_us <= head.applied.log_time_us,
+                part.dropped <= head.accepted.tip,
+                what="dismissed consumers",
+            )
+            self.gone[part.id] = Gone(*msgspec.structs.astuple(part))
+            before = part.index

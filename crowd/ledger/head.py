@@ -1,8 +1,9 @@
-"""The head of a captured ledger: the shape of everything but sealed chunks of rows.
+"""The head of a captured ledger: the shape of everything but what has sections of its own.
 
 Decides which fields there are, their bounds, and how they are read from bytes that may be
 anyone's. Leaves what must hold within a part to the module that it is restored in, which
-checks its own invariants with `expect`, and sealed chunks to ``chunk``.
+checks its own invariants with `expect`, and the other sections to ``chunk``, ``records`` and
+``memories``.
 
 The head is one CBOR array, drawn in docs/reference/ledger.md. What stands before ``rows`` is
 the state of which the digest is taken. Its shape goes by the ledger's format: a newer crowd
@@ -11,7 +12,7 @@ writes the older shape until an entry has raised the format.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -36,6 +37,12 @@ ROUTES_MAX: Final = 1_024
 CONSUMERS_MAX: Final = 256
 """Consumers of a cluster. Every accepted batch costs a step for each."""
 
+GONE_MAX: Final = 1_024
+"""Dismissed consumers that are remembered. Of more, the oldest without letters is forgotten."""
+
+MARKS_MAX: Final = 4_096
+"""Marks of when the log had reached which position: 64 KiB, copied in microseconds."""
+
 DIGEST_EVERY: Final = 4_096
 """Entries between two digests that are remembered; a digest costs a few milliseconds."""
 
@@ -47,6 +54,8 @@ _FROM_1: Final = Meta(ge=1, le=INTEGER_MAX)
 _Amount = Annotated[int, _FROM_0]
 _Index = Annotated[Index, _FROM_0]
 _Position = Annotated[Position, _FROM_0]
+_Id = Annotated[ConsumerId, _FROM_1]
+_Target = Annotated[ConsumerId, _FROM_0]
 _Name = Annotated[str, Meta(min_length=1, max_length=255)]
 _Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -133,7 +142,7 @@ class RoutePart(_Part, frozen=True):
 class ConsumerPart(_Part, frozen=True):
     """``settled`` is `RangeSet.to_bytes`; ``epochs`` are pairs of `after` and a mask."""
 
-    id: Annotated[ConsumerId, _FROM_1]
+    id: _Id
     definition: ConsumerDefinition
     from_position: _Position
     watermark: _Position
@@ -141,7 +150,41 @@ class ConsumerPart(_Part, frozen=True):
     paused: bool
     own: _Amount
     done: _Amount
+    skipped: _Amount
+    backlog_bytes: _Amount
     epochs: Annotated[tuple[tuple[_Amount, _Mask], ...], Meta(min_length=1)]
+
+
+class GonePart(_Part, frozen=True):
+    """A consumer that was dismissed."""
+
+    id: _Id
+    name: _Name
+    index: _Index
+    log_time_us: _Amount
+    dropped: _Amount
+    dead_for_us: _Amount
+
+
+class GoneConsumersPart(_Part, frozen=True):
+    """``last_consumer`` is the consumer id that was given last; then those that are gone."""
+
+    last_consumer: _Amount
+    consumers: Annotated[tuple[GonePart, ...], Meta(max_length=GONE_MAX)]
+
+
+class LettersPart(_Part, frozen=True):
+    """All letters but their records, of which ``digest`` is; those are in so many ``sections``.
+
+    A tally is a consumer and its six counts, a set a consumer, the state of letters of its, the
+    target, and the letters' numbers as `RangeSet.to_bytes`.
+    """
+
+    last: _Amount
+    sections: _Amount
+    digest: _Bytes32
+    tallies: tuple[tuple[_Id, _Amount, _Amount, _Amount, _Amount, _Amount, _Amount], ...]
+    sets: tuple[tuple[_Id, Literal["dead", "parked", "replay"], _Target, bytes], ...]
 
 
 class RowsPart(_Part, frozen=True):
@@ -155,7 +198,7 @@ class RowsPart(_Part, frozen=True):
 
 
 class Head(_Part, frozen=True):
-    """Everything but sealed chunks. Strings, lists and numbers lie within their bounds."""
+    """Everything but other sections. Strings, lists and numbers lie within their bounds."""
 
     format: _Amount
     cluster: _Name | None
@@ -168,6 +211,10 @@ class Head(_Part, frozen=True):
     routes: Annotated[tuple[RoutePart, ...], Meta(max_length=ROUTES_MAX)]
     consumers: Annotated[tuple[ConsumerPart, ...], Meta(max_length=CONSUMERS_MAX)]
     file_hashes: Annotated[tuple[tuple[_Name, _Bytes32], ...], Meta(max_length=MEMBERS_MAX)]
+    gone: GoneConsumersPart
+    letters: LettersPart
+    memories: Annotated[tuple[tuple[_Id, _Bytes32], ...], Meta(max_length=CONSUMERS_MAX)]
+    marks: Annotated[bytes, Meta(max_length=16 * MARKS_MAX)]
     rows: RowsPart
     digests: Annotated[tuple[tuple[_Index, _Bytes32], ...], Meta(max_length=DIGESTS_KEPT)]
 

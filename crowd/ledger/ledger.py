@@ -3,8 +3,9 @@
 Decides what each command changes: who the members are, which proposals are accepted (I2)
 and at which positions, which routes and consumers there are, what is settled (I3), and which
 entries may leave the log.
-Leaves the messages in the journal: it holds positions, never bodies. Leaves the log, and
-when an entry is committed, to ``crowd/raft``; attempts to ``crowd/delivery``.
+Leaves the messages in the journal: it holds positions, never bodies. Leaves what can be asked
+to ``questions``; the log, and when an entry is committed, to ``crowd/raft``; attempts to
+``crowd/delivery``.
 
 The model is the replicated state machine of the Raft paper, section 2.
 
@@ -34,67 +35,43 @@ from crowd.command import (
     FORMAT,
     Accept,
     Birth,
+    Bury,
     Command,
+    Conclude,
     Control,
     Define,
     Demote,
+    Dismiss,
     Enroll,
     Expel,
     Index,
     OpenSession,
     Promote,
+    Purge,
     RaiseFormat,
     Release,
+    Remember,
+    Replay,
     SessionId,
     Settle,
+    Skip,
     Term,
 )
 from crowd.errors import MalformedError, NeedsNewerCrowdError
-from crowd.ledger.chunk import CHUNK_ROWS
-from crowd.ledger.definitions import Definitions, Route
-from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT, Head, expect, read_head
-from crowd.ledger.members import Members, MemberState
-from crowd.ledger.rows import Place, Rows
-from crowd.ledger.sessions import Sessions
-from crowd.message import ConsumerId, Position, RouteId
+from crowd.ledger.definitions import Starts
+from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT, GONE_MAX, Head, expect, read_head
+from crowd.ledger.questions import Questions
+from crowd.message import Position
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from crowd.command import Remember
     from crowd.ledger.consumers import Consumer
+    from crowd.message import RouteId
 
 
-class Ledger:
-    """The state machine. Not for threads: the reactor applies and asks.
-
-    `chunk_rows`, at most `CHUNK_ROWS`, is for tests that want many chunks of a short history.
-    """
-
-    def __init__(self, *, chunk_rows: int = CHUNK_ROWS) -> None:
-        self._chunk_rows = chunk_rows
-        self.applied_index = Index(0)
-        self.applied_term = Term(0)
-        self.log_time_us = 0
-        """The newest log time applied, in microseconds since 1970. It never goes back."""
-        self.format = 0
-        """The version of this state's shape; 0 before birth."""
-        self.cluster: str | None = None
-        self.tag: str | None = None
-        self.refused = 0
-        """Proposals refused so far: repeats, and those of closed sessions."""
-        self.released_index = Index(0)
-        """Entries up to here, inclusive, may leave every node's log."""
-        self.beginning = Position(0)
-        """The last position in those entries: the first that is kept stands behind it."""
-        self.digests: dict[Index, bytes] = {}
-        """The newest `DIGESTS_KEPT` digests at multiples of `DIGEST_EVERY`, rising."""
-        self._members = Members()
-        self._definitions = Definitions()
-        self._sessions = Sessions()
-        self._rows = Rows(chunk_rows=chunk_rows)
-        self._history = bytes(32)  # a hash chain over every accepted batch
-        self._bytes_below = (Position(0), 0)  # not state: a watermark and the bytes up to it
+class Ledger(Questions):
+    """The state machine. Not for threads: the reactor applies and asks."""
 
     # --- Applying -------------------------------------------------------------------------------
 
@@ -114,7 +91,7 @@ class Ledger:
         if isinstance(command, Accept):  # first: nearly every entry is one
             self._accept(command)
         elif isinstance(command, Settle):
-            self._settle(command)
+            self._apply_to_one(command)
         else:
             self._apply_rare(command)
         self._remember_digest()
@@ -164,17 +141,62 @@ class Ledger:
                 self._sessions.open(SessionId(self.applied_index), command.node, command.nonce)
         elif isinstance(command, Define):
             if command.node in self.members:
-                self._definitions.define(command, self._rows, self.beginning)
+                starts = Starts(self.beginning, self.log_time_us, self._marks)
+                self._definitions.define(command, self._rows, starts)
         elif isinstance(command, Enroll | Promote | Demote | Expel):
             self._change_members(command)
         elif isinstance(command, Release):
             self._release(command.floor)
-        elif isinstance(command, Control):
-            consumer = self.consumers.get(command.consumer)
-            if consumer is not None:
-                consumer.paused = command.action == "pause"
         elif isinstance(command, RaiseFormat):
             self.format = max(self.format, command.version)
+        elif isinstance(command, Conclude | Purge):
+            self._let_letters_go(command)
+        elif not isinstance(command, Accept):
+            self._apply_to_one(command)
+
+    def _apply_to_one(
+        self, command: Settle | Control | Bury | Replay | Remember | Dismiss | Skip
+    ) -> None:
+        """Apply what is said of one consumer, if it is there."""
+        consumer = self.consumers.get(command.consumer)
+        if consumer is None:
+            return
+        if isinstance(command, Settle):
+            consumer.settle(command.ranges, self._rows)
+        elif isinstance(command, Bury):
+            self._letters.bury(command, consumer, self._rows, self.log_time_us)
+        elif isinstance(command, Remember):
+            self._memories.keep(command)
+        elif isinstance(command, Replay):
+            self._letters.replay(consumer.id, command.letters)
+        elif isinstance(command, Control):
+            consumer.paused = command.action == "pause"
+        elif isinstance(command, Skip):
+            consumer.skip(Position(1), command.through, self._rows)
+        else:
+            self._dismiss(consumer, command)
+
+    def _let_letters_go(self, command: Conclude | Purge) -> None:
+        if isinstance(command, Conclude):
+            self._letters.conclude(command.letters)
+        elif command.reason == "age":
+            self._letters.expire(command.letters, self._buried_until_us(self.log_time_us))
+        else:
+            self._letters.purge(command.letters)
+
+    def _dismiss(self, consumer: Consumer, command: Dismiss) -> None:
+        if command.backlog == "refuse" and consumer.backlog:
+            return
+        gone = self._definitions.gone
+        if len(gone) >= GONE_MAX:
+            oldest = next((one for one in gone if not self._letters.tally_of(one).held), None)
+            if oldest is None:
+                return
+            del gone[oldest]
+            self._letters.forget_consumer(oldest)
+        self._definitions.dismiss(consumer, self.applied_index, self.log_time_us)
+        self._letters.dismiss(consumer.id)
+        self._memories.forget(consumer.id)
 
     def _be_born(self, birth: Birth) -> None:
         if self.tag is None:
@@ -198,6 +220,7 @@ class Ledger:
         through = self._rows.last_through(floor)
         if through <= self.lowest_watermark:
             self.released_index, self.beginning = floor, through
+            self._marks.forget(through)
 
     def _accept(self, batch: Accept) -> None:
         session = self._sessions.get(batch.session)
@@ -212,174 +235,23 @@ class Ledger:
                 session.raise_low(batch.low)
             return
         before = self.tip
+        if self.log_time_us >= self._marks.due_us or before >= self._marks.due_position:
+            self._marks.note(self.log_time_us, before)
         sizes = [len(message) for message in batch.messages]
         first = self._rows.append(self.applied_index, batch.routes, sizes)
         session.accepted[batch.number] = first
         session.raise_low(batch.low)
         for route, count in counts.items():
             self._definitions.accepted[route] += count
+        amounts = _amounts(batch.routes, sizes, counts)
         for consumer in self.consumers.values():
-            consumer.accepted(counts.items(), before, self._rows)
+            consumer.accepted(amounts, before, self._rows)
         # The messages themselves are in the chain, so that equal digests mean equal messages.
         head = pack([self.applied_index, batch.session, batch.number, batch.routes, sizes])
         chain = hashlib.sha256(self._history)
         chain.update(head)
         chain.update(b"".join(batch.messages))
         self._history = chain.digest()
-
-    def _settle(self, command: Settle) -> None:
-        consumer = self.consumers.get(command.consumer)
-        if consumer is not None:
-            consumer.settle(command.ranges, self._rows)
-
-    # --- Asking: who, and which proposals ----------------------------------------------------------
-
-    @property
-    def members(self) -> Mapping[str, MemberState]:
-        """Every member, voters and learners, by its name."""
-        return self._members.states
-
-    @property
-    def members_index(self) -> Index:
-        """The index of the last change of members that had an effect; Birth's is the first."""
-        return self._members.index
-
-    @property
-    def tip(self) -> Position:
-        """The position of the message accepted last; 0 if there is none."""
-        return self._rows.last
-
-    def session_of(self, node: str, nonce: bytes) -> SessionId | None:
-        """Return the id of the open session that `node` opened with `nonce`.
-
-        None if it was not opened yet, or was closed by a newer one of the same node; a
-        closed nonce never opens again.
-        """
-        session = self._sessions.of(node, nonce)
-        return None if session is None else session.id
-
-    def session_is_open(self, session: SessionId) -> bool:
-        """Return whether proposals of this session can still be accepted."""
-        known = self._sessions.get(session)
-        return known is not None and known.is_open
-
-    def acceptance(self, session: SessionId, number: int) -> Position | None:
-        """Return the first position of the batch proposed as `number`, if it was accepted.
-
-        Known while `number` is at or above the session's low mark, and, for a session that
-        was closed, until its node opens one more. None from a closed session means that it
-        never will be accepted; None from an open one, that it was not yet.
-        """
-        known = self._sessions.get(session)
-        return None if known is None else known.accepted.get(number)
-
-    # --- Asking: routes, consumers, messages -------------------------------------------------------
-
-    @property
-    def routes(self) -> Mapping[str, Route]:
-        """Every route by its path, in the order of their ids."""
-        return self._definitions.routes
-
-    @property
-    def consumers(self) -> Mapping[ConsumerId, Consumer]:
-        """Every consumer by its id, rising."""
-        return self._definitions.consumers
-
-    @property
-    def file_hashes(self) -> Mapping[str, bytes]:
-        """The hash of the configuration file that each node last had applied, by its name."""
-        return self._definitions.file_hashes
-
-    def route_id(self, path: str) -> RouteId | None:
-        """Return the id of the route defined with `path`, or None if none is."""
-        route = self._definitions.routes.get(path)
-        return None if route is None else route.id
-
-    def consumer_id(self, name: str) -> ConsumerId | None:
-        """Return the id of the consumer called `name`, or None if none is."""
-        return self._definitions.consumer_ids.get(name)
-
-    def place(self, position: Position) -> Place:
-        """Return where the message at `position` is in the log.
-
-        Raises LookupError above `tip`, and where rows were forgotten.
-        """
-        return self._rows.place(position)
-
-    def pending(self, consumer: ConsumerId, after: Position, limit: int) -> list[Position]:
-        """Return the consumer's next unsettled positions above `after`, rising.
-
-        At most `limit`, which is at least 1. An empty list means that there is none now.
-        Fewer than `limit` do not mean that there are no more: one call looks at most
-        `consumers.SPAN_MAX` positions beyond the first that it found. Costs microseconds for
-        each position, and a few milliseconds at most for an unlucky consumer among others'
-        messages. KeyError if there is no such consumer.
-        """
-        return self.consumers[consumer].pending(after, limit, self._rows)
-
-    def is_settled(self, consumer: ConsumerId, position: Position) -> bool:
-        """Return whether `position` needs no attempt: it is settled, or not this consumer's."""
-        return self.consumers[consumer].is_settled(position, self._rows)
-
-    def watermark(self, consumer: ConsumerId) -> Position:
-        """Return the highest position up to which (inclusive) this consumer needs no message."""
-        return self.consumers[consumer].watermark
-
-    def backlog(self, consumer: ConsumerId) -> int:
-        """Return how many of this consumer's messages are not settled."""
-        return self.consumers[consumer].backlog
-
-    @property
-    def letters(self) -> Mapping[int, Any]:
-        """Every letter by its number: none are kept yet."""
-        return {}
-
-    def letters_due(self, consumer: ConsumerId) -> Sequence[int]:  # noqa: ARG002  none are kept
-        """Return the numbers of the letters that are to be attempted at this consumer."""
-        return ()
-
-    def letters_of(self, consumer: ConsumerId) -> Sequence[int]:  # noqa: ARG002  none are kept
-        """Return the numbers of all of this consumer's letters."""
-        return ()
-
-    def is_letter(self, consumer: ConsumerId, position: Position) -> bool:  # noqa: ARG002
-        """Return whether this consumer has a letter of `position`."""
-        return False
-
-    def dead_bytes(self, consumer: ConsumerId) -> int:  # noqa: ARG002  none are kept
-        """Return how many bytes of this consumer's letters are kept."""
-        return 0
-
-    def remembered(self, consumer: ConsumerId) -> Remember | None:  # noqa: ARG002  nothing is kept
-        """Return what a leader last said of its delivery to this consumer."""
-        return None
-
-    @property
-    def lowest_watermark(self) -> Position:
-        """The position up to which (inclusive) no consumer needs a message.
-
-        0 while there is no consumer: then no message has been anywhere, and all are kept.
-        """
-        if not self.consumers:
-            return Position(0)
-        return min(consumer.watermark for consumer in self.consumers.values())
-
-    @property
-    def backlog_bytes(self) -> int:
-        """Bytes of the messages above the lowest watermark, which the log has to keep.
-
-        Exact where that watermark is at the end of an entry's run of one route; otherwise
-        that run's bytes count as spread evenly.
-        """
-        lowest = self.lowest_watermark
-        if self._bytes_below[0] != lowest:
-            self._bytes_below = (lowest, self._rows.bytes_through(lowest))
-        return self._rows.bytes_total - self._bytes_below[1]
-
-    @property
-    def live_rows(self) -> int:
-        """How many rows are held: runs of messages of one route in one entry, not forgotten."""
-        return self._rows.held
 
     # --- One history ---------------------------------------------------------------------------------
 
@@ -399,6 +271,9 @@ class Ledger:
             [self.released_index, self.beginning],
             self._sessions.state(),
             *self._definitions.state(),
+            self._letters.state(),
+            self._memories.state(),
+            self._marks.state(),
         ]
 
     def digest(self) -> bytes:
@@ -414,13 +289,18 @@ class Ledger:
     # --- Captured and restored -----------------------------------------------------------------------
 
     def capture(self) -> tuple[bytes, ...]:
-        """Return the whole state as sections: the head, then each sealed chunk of rows.
+        """Return the whole state as sections: the head, then chunks of rows, letters, memories.
 
         They are immutable, and all but the head were made before: a million entries of one
-        message cost well below 5 ms, measured by ``tests/unit/ledger/measure.py``. What a
+        message, or all letters that there may be, cost well below 5 ms, measured by ``tests/unit/ledger/measure.py``. What a
         section holds is drawn in docs/reference/ledger.md.
         """
-        return self._head(), *self._rows.sections()
+        return (
+            self._head(),
+            *self._rows.sections(),
+            *self._letters.sections(),
+            *self._memories.sections(),
+        )
 
     def _head(self) -> bytes:
         return pack([*self.state(), self._rows.state(), list(self.digests.items())])
@@ -443,7 +323,7 @@ class Ledger:
         expect(ledger._head() == sections[0], what="byte form")
         vars(self).update(vars(ledger))
 
-    def _become(self, head: Head, chunks: Sequence[bytes]) -> None:
+    def _become(self, head: Head, sections: Sequence[bytes]) -> None:
         """Take over what was captured; raise MalformedError where the parts do not fit."""
         self.format, self.cluster, self.tag = head.format, head.cluster, head.tag
         self.applied_index, self.applied_term = head.applied.index, head.applied.term
@@ -454,4 +334,23 @@ class Ledger:
         self._members.restore(head.members, born=self.tag is not None)
         self._sessions.restore(head)
         self._definitions.restore(head)
-        self._rows.restore(head, chunks)
+        memories = len(sections) - len(head.memories)
+        letters = memories - head.letters.sections
+        expect(letters >= 0, what="number of sections")
+        self._rows.restore(head, sections[:letters])
+        consumers = self.consumers
+        self._letters.restore(head, sections[letters:memories], consumers, self.gone)
+        self._memories.restore(head, sections[memories:], consumers)
+        self._marks.restore(head)
+
+
+def _amounts(
+    routes: Sequence[RouteId], sizes: Sequence[int], counts: Mapping[RouteId, int]
+) -> list[tuple[RouteId, int, int]]:
+    """Return each route of a batch with its messages and their bytes."""
+    if len(counts) == 1:
+        return [(routes[0], len(routes), sum(sizes))]
+    held = dict.fromkeys(counts, 0)
+    for route, size in zip(routes, sizes, strict=True):
+        held[route] += size
+    return [(route, count, held[route]) for route, count in counts.items()]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
+from itertools import chain
 from operator import lt
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,46 @@ class RangeSet:
             del bounds[:place]
         else:
             bounds[:place] = array("Q", (last + 1,))
+
+    def discard(self, first: int, last: int) -> None:
+        """Remove every value of the range. Costs a search, and moving what lies above."""
+        assert 0 <= first <= last, (first, last)
+        bounds = self._bounds
+        left = bisect_left(bounds, first)
+        right = bisect_right(bounds, last + 1)
+        # At an odd place a range is cut: what is left of it ends, or begins, there.
+        new = array("Q")
+        if left % 2:
+            new.append(first)
+        if right % 2:
+            new.append(last + 1)
+        bounds[left:right] = new
+
+    def unite(self, other: RangeSet) -> None:
+        """Add every value of `other`, which has none in common. Costs a sort of two runs."""
+        new = array("Q")
+        for bound in sorted(chain(self._bounds, other._bounds)):
+            if new and new[-1] == bound:  # where two ranges touch, none begins and none ends
+                new.pop()
+            else:
+                new.append(bound)
+        self._bounds = new
+
+    def values(self, after: int, limit: int) -> list[int]:
+        """Return the lowest values above `after`, rising, at most `limit`."""
+        bounds = self._bounds
+        place = bisect_right(bounds, after + 1)
+        found = list(range(after + 1, min(bounds[place], after + 1 + limit))) if place % 2 else []
+        for start in range(place + place % 2, len(bounds), 2):
+            if len(found) >= limit:
+                break
+            first = bounds[start]
+            found.extend(range(first, min(bounds[start + 1], first + limit - len(found))))
+        return found
+
+    def count(self) -> int:
+        """Return the number of values. Costs a step for each range."""
+        return sum(self._bounds[1::2]) - sum(self._bounds[::2])
 
     def end_of_range(self, value: int) -> int | None:
         """Return the last value of the range that holds `value`, or None if none does."""

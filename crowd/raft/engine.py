@@ -398,6 +398,7 @@ class Engine(Service):
             self.raft.step_down()  # nothing commits here, and others may have room
         if isinstance(self.proposer.refusal, (type(None), BacklogFullError)):
             self.proposer.refusal = self.room.refusal()
+        self.proposer.refusals = self.room.refusals()
         # A start may find that log on disk already, and nothing may become durable ever after:
         # not if what comes next is behind another snapshot, which waits for this one.
         self._finish_install()

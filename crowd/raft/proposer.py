@@ -29,7 +29,7 @@ from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError, Refu
 from crowd.message import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from crowd.clock import Clock, Timer
     from crowd.command import Command, SessionId
@@ -125,6 +125,8 @@ class Proposer:
         self._drained: Deferred[None] | None = None
         self.refusal: RefusedError | None = None
         """Set by the engine while nothing may be accepted; raised to every producer."""
+        self.refusals: Mapping[RouteId, RefusedError] = {}
+        """The same for single routes, those that a full consumer takes."""
 
     @property
     def waiting(self) -> bool:
@@ -155,6 +157,8 @@ class Proposer:
         """
         if self.refusal is not None:
             return fail(self.refusal)
+        if self.refusals and route in self.refusals:
+            return fail(self.refusals[route])
         accepted: Deferred[Position] = Deferred()
         deadline_s = self._clock.seconds() + self._within_s
         self._open.append((route, stored, accepted, deadline_s))

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crowd.clock import Clock
+    from crowd.errors import RefusedError
     from crowd.ledger import Ledger
+    from crowd.message import RouteId
     from crowd.raft.journal import Journal
     from crowd.raft.seams import Bounds, Space
 
@@ -72,3 +74,15 @@ class Room:
         else:
             return None
         return BacklogFullError(words, retry_after_s=RETRY_AFTER_S)
+
+    def refusals(self) -> dict[RouteId, RefusedError]:
+        """Return what a producer hears on the routes that a full consumer takes, if there are any.
+
+        Consumers that skip new messages when they are full close no route.
+        """
+        return {
+            route: BacklogFullError(
+                f"the backlog of {', '.join(names)} is full", retry_after_s=RETRY_AFTER_S
+            )
+            for route, names in self._ledger.full_routes().items()
+        }

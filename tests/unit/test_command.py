@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,28 +11,41 @@ from crowd.codec import pack, unpack
 from crowd.command import (
     FORMAT,
     INTEGER_MAX,
+    LETTERS_MAX,
     MEMBERS_MAX,
     MESSAGES_MAX,
     PROPOSALS_MAX,
+    WORDS_MAX,
     Accept,
     Birth,
+    Burial,
+    Bury,
+    Conclude,
     ConsumerDefinition,
     Control,
     Define,
     Demote,
+    Dismiss,
     Enroll,
     Expel,
     Member,
     OpenSession,
     Promote,
+    Purge,
     RaiseFormat,
     Release,
+    Remember,
+    Replay,
     Retry,
     RouteDefinition,
     Settle,
+    Skip,
+    Start,
+    Trial,
     decode_command,
     encode_command,
     open_entry,
+    read_start,
     stamp,
 )
 from crowd.errors import MalformedCommandError, NeedsNewerCrowdError
@@ -59,7 +73,8 @@ CONSUMER = st.builds(
     st.none() | NAME,
     COUNTED,
     NAME,
-    st.sampled_from(["now", "beginning"]),
+    st.sampled_from(["now", "beginning", "position:1", f"position:{INTEGER_MAX}"])
+    | st.integers(0, 59).map("2026-11-24T12:00:{:02}Z".format),
     st.builds(Retry, AMOUNT, st.floats(1, 1000) | st.integers(1, 1000), AMOUNT, AMOUNT),
     AMOUNT,
     st.sampled_from(["refuse", "skip"]),
@@ -73,6 +88,45 @@ def accepts(draw):
     messages = draw(st.lists(st.binary(max_size=30), min_size=1, max_size=6).map(tuple))
     routes = tuple(draw(COUNTED) for _ in messages)
     return Accept(draw(COUNTED), number, low, routes, messages)
+
+
+def rising(values):
+    """Return a strategy of such values as a rising tuple, at least one."""
+    return st.sets(values, min_size=1, max_size=5).map(lambda found: tuple(sorted(found)))
+
+
+@st.composite
+def buries(draw):
+    burial = st.builds(
+        Burial,
+        st.just(1),
+        st.sampled_from(["dead", "parked"]),
+        st.sampled_from(["answer", "attempts", "age", "undeliverable", "operator", "window"]),
+        st.integers(0, 999),
+        st.text(st.characters(codec="utf-8"), max_size=20),
+        AMOUNT,
+        AMOUNT,
+        AMOUNT,
+        st.binary(min_size=1, max_size=30),
+    )
+    letters = [
+        msgspec.structs.replace(draw(burial), position=position)
+        for position in draw(rising(COUNTED))
+    ]
+    return Bury(draw(COUNTED), tuple(letters))
+
+
+@st.composite
+def remembers(draw):
+    trials = draw(st.sets(st.tuples(COUNTED, AMOUNT), max_size=4).map(sorted))
+    rest = st.tuples(COUNTED, AMOUNT, AMOUNT)
+    return Remember(
+        draw(COUNTED),
+        draw(AMOUNT),
+        draw(AMOUNT),
+        draw(AMOUNT),
+        tuple(Trial(position, letter, *draw(rest)) for position, letter in trials),
+    )
 
 
 @st.composite
@@ -107,6 +161,13 @@ COMMAND = st.one_of(
     st.builds(Demote, NAME, COUNTED),
     st.builds(Expel, NAME, COUNTED),
     st.builds(Release, COUNTED),
+    buries(),
+    st.builds(Conclude, rising(COUNTED)),
+    st.builds(Replay, COUNTED, rising(COUNTED)),
+    st.builds(Purge, st.sampled_from(["operator", "age"]), rising(COUNTED)),
+    remembers(),
+    st.builds(Dismiss, COUNTED, st.sampled_from(["drop", "refuse"])),
+    st.builds(Skip, COUNTED, COUNTED),
 )
 
 ACCEPT = Accept(5, 7, 6, (1, 2), (b"one", b"two"))
@@ -217,11 +278,53 @@ def test_a_kind_of_a_newer_crowd_says_so(kind):
         [10, "a", 0],
         [11, "a"],
         [12, 0],
+        [13, 1, []],
+        [13, 1, [[1, "dead", "answer", 400, "", 1, 0, 0, b""]]],
+        [13, 1, [[1, "replay", "answer", 400, "", 1, 0, 0, b"m"]]],
+        [13, 1, [[1, "dead", "why", 400, "", 1, 0, 0, b"m"]]],
+        [13, 1, [[1, "dead", "answer", 1000, "", 1, 0, 0, b"m"]]],
+        [13, 1, [[1, "dead", "answer", 400, "w" * (WORDS_MAX + 1), 1, 0, 0, b"m"]]],
+        [13, 1, [[1, "dead", "answer", 400, "", 1, 0, 0, b"m"]] * 2],
+        [14, []],
+        [14, [2, 1]],
+        [14, list(range(1, LETTERS_MAX + 2))],
+        [15, 1, [1, 1]],
+        [15, 0, [1]],
+        [16, "whim", [1]],
+        [16, "age", [0]],
+        [17, 1, 0, 0, 0, [[1, 0, 1, 0, 0], [1, 0, 1, 0, 0]]],
+        [17, 1, 0, 0, 0, [[1, 0, 0, 0, 0]]],
+        [17, 1, 0, 0, -1, []],
+        [18, 1, "keep"],
+        [19, 1, 0],
     ],
 )
 def test_what_is_out_of_bounds_is_no_command(fields):
     with pytest.raises(MalformedCommandError):
         decode_command(pack(fields))
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("now", Start("now")),
+        ("beginning", Start("beginning")),
+        ("position:123", Start("position", 123)),
+        ("1970-01-01T00:00:02Z", Start("time", 2_000_000)),
+    ],
+)
+def test_where_a_consumer_begins(text, start):
+    assert read_start(text) == start
+
+
+@pytest.mark.parametrize(
+    "text", ["", "then", "position:0", "position:01", f"position:{INTEGER_MAX + 1}", "2026-11-24"]
+)
+def test_a_consumer_that_begins_nowhere_is_no_command(text):
+    definition = msgspec.to_builtins(defined(), builtin_types=(bytes,))
+    fields = [part if part != "now" else text for part in definition]
+    with pytest.raises(MalformedCommandError):
+        decode_command(pack([5, "a", bytes(32), [], [fields]]))
 
 
 def test_a_command_has_one_byte_form():
@@ -240,11 +343,14 @@ def test_whole_and_broken_factors_are_the_same_bytes():
 
 
 def encode_both(factor):
-    retry = Retry(1_000_000, factor, 2, 3)
-    definition = ConsumerDefinition(
-        "c", "http://x", None, (), 1, None, 1, "none", "now", retry, 0, "refuse"
-    )
+    definition = msgspec.structs.replace(defined(), retry=Retry(1_000_000, factor, 2, 3))
     return encode_command(Define("a", bytes(32), (), (definition,)))
+
+
+def defined():
+    return ConsumerDefinition(
+        "c", "http://x", None, (), 1, None, 1, "none", "now", Retry(1, 2, 3, 4), 0, "refuse"
+    )
 
 
 @given(st.integers(0, INTEGER_MAX), st.binary(min_size=1, max_size=20))

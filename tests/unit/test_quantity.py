@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.quantity import DURATION_UNITS, SIZE_UNITS, duration_us, rate_per_s, size_bytes
+from crowd.quantity import (
+    DURATION_UNITS,
+    SIZE_UNITS,
+    duration_us,
+    rate_per_s,
+    size_bytes,
+    time_us,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,9 +51,32 @@ def test_what_is_no_rate_is_refused(text):
         rate_per_s(text)
 
 
+@given(st.integers(0, 253_402_300_799_999_999))
+def test_times_are_those_of_the_calendar(since_us):
+    """From 1970 to the end of 9999."""
+    time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=since_us)
+    assert time_us(f"{time:%Y-%m-%dT%H:%M:%S.%fZ}") == since_us
+    assert time_us(f"{time:%Y-%m-%dT%H:%M:%SZ}") == since_us // 10**6 * 10**6
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "2026-11-24", "2026-11-24T12:00Z", "2026-11-24T12:00:00", "2026-11-24T12:00:00+01:00",
+        "2026-13-24T12:00:00Z", "2026-00-24T12:00:00Z", "2026-11-31T12:00:00Z",
+        "2026-11-00T12:00:00Z", "2026-02-29T12:00:00Z", "2026-11-24T24:00:00Z",
+        "2026-11-24T12:60:00Z", "2026-11-24T12:00:60Z", "1969-12-31T23:59:59Z",
+        "2026-11-24T12:00:00.Z", "2026-11-24T12:00:00.1234567Z", "2026-11-24T12:00:00Z\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ValueError, match="no time"):
+        time_us(text)
+
+
 @given(st.text())
 def test_any_text_is_a_quantity_or_a_value_error(text):
-    for read in (size_bytes, duration_us, rate_per_s):
+    for read in (size_bytes, duration_us, rate_per_s, time_us):
         try:
             assert read(text) >= 0
         except ValueError:

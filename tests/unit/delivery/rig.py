@@ -25,8 +25,8 @@ from crowd.command import (
 )
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.delivery.outcome import Answered, Failed, FailureKind
+from crowd.ledger import Ledger
 from crowd.message import Message, RouteId, encode_message
-from tests.unit.delivery.keeping import KeepingLedger
 
 OK = Answered(200)
 DOWN = Failed(FailureKind.CONNECT, "refused")
@@ -53,7 +53,8 @@ class Cluster:
 
     def __init__(self, *consumers):
         self.clock = Clock()
-        self.ledger = KeepingLedger()
+        self.ledger = Ledger()
+        self.letter_bytes = {}
         self.ledger.skip(Index(1), Term(0))
         self.log = {}
         self.listeners = []
@@ -72,6 +73,10 @@ class Cluster:
         index = Index(self.ledger.applied_index + 1)
         self.log[index] = command
         self.ledger.apply(index, Term(1), 1, command)
+        came, went = self.ledger.take_letter_changes()
+        self.letter_bytes |= dict(came)
+        for number in went:
+            self.letter_bytes.pop(number, None)
         for listener in self.listeners:
             listener.advanced()
 
@@ -110,7 +115,7 @@ class Cluster:
         return self.log[index].messages
 
     def letter(self, number):
-        return self.ledger.kept[number].burial.message
+        return self.letter_bytes[number]
 
     def log_time_us(self):
         return self.ledger.log_time_us + round(self.clock.seconds() * 1e6)

@@ -89,7 +89,7 @@ class Scenario:
             self.advance(0)
         elif what == "replay":
             number = int(words[0])
-            self.cluster.append(Replay(self.cluster.ledger.kept[number].consumer, (number,)))
+            self.cluster.append(Replay(self.cluster.ledger.letters[number].consumer, (number,)))
             self.advance(0)
         elif what == "purge":
             self.cluster.append(Purge("operator", (int(words[0]),)))
@@ -158,15 +158,15 @@ class Scenario:
                 if consumer == name
             ]
             self.shown.append(f"{now} {name} gets {' '.join(told)}")
-        kept = self.cluster.ledger.kept
+        kept = self.cluster.ledger.letters
         for number in sorted(kept.keys() - self.letters):
-            burial = kept[number].burial
+            letter = kept[number]
             self.shown.append(
-                f"{now} {number} is a letter: position {burial.position}, {burial.reason} "
-                f"{burial.status}, {burial.attempts} attempts, {burial.words!r}"
+                f"{now} {number} is a letter: position {letter.position}, {letter.reason} "
+                f"{letter.status}, {letter.attempts} attempts, {letter.words!r}"
             )
         for number in sorted(self.letters - kept.keys()):
-            self.shown.append(f"{now} letter {number} is delivered")
+            self.shown.append(f"{now} letter {number} is gone")
         self.letters = set(kept)
         for progress in self.node.dispatcher.progress():
             held = f"is held: {progress.held}" if progress.held else "is not held"

@@ -329,8 +329,8 @@ def test_a_message_that_does_not_decode_is_kept_and_stops_nothing():
     assert node.bodies("c") == [b"good"]
     progress = node.dispatcher.progress()[0]
     assert (progress.backlog, progress.waiting, progress.dead) == (0, 0, 1)
-    (letter,) = cluster.ledger.kept.values()
-    assert (letter.burial.reason, letter.burial.message) == ("undeliverable", b"\xff")
+    (letter,) = cluster.ledger.letters.values()
+    assert (letter.reason, cluster.letter_bytes) == ("undeliverable", {letter.number: b"\xff"})
     assert node.fatal == []
 
 
@@ -426,13 +426,13 @@ def test_at_the_bound_of_dead_letters_an_alarm_is_seen():
     node.pass_s(5)
     (progress,) = node.dispatcher.progress()
     assert (progress.alarm, progress.held) == (True, "its dead letters are at their bound")
-    assert len(cluster.ledger.kept) == 2
+    assert len(cluster.ledger.letters) == 2
     cluster.accept(*[b"x" * 50] * 5)
     node.pass_s(60)
     assert len(node.attempts) == 20
     cluster.define(consumer("c", dead=Dead(bytes_max=10_000)))
     node.pass_s(5)
-    assert len(cluster.ledger.kept) == 25
+    assert len(cluster.ledger.letters) == 25
     assert not node.dispatcher.progress()[0].alarm
 
 
@@ -495,7 +495,27 @@ def test_a_letter_whose_bytes_are_not_here_yet_waits_for_them():
     assert (message.body, naming.position, naming.replay) == (b"bad", 1, True)
     node.pass_s(1)
     assert proposed(cluster, Conclude) == [Conclude((1,))]
-    assert cluster.ledger.kept == {}
+    assert dict(cluster.ledger.letters) == {}
+
+
+def test_a_replayed_letter_that_is_refused_again_is_dead_again():
+    """Replayed to another consumer too: it is a letter of who had it first, with a new number."""
+    cluster = Cluster(consumer("c", routes=("/a",)), consumer("other", routes=("/b",)))
+    node = Node(cluster, answer=lambda name, *_: BAD if name == "c" else Answered(410))
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    cluster.append(Replay(cluster.ledger.consumer_id("other"), (1,)))
+    node.pass_s(1)
+    assert [name for name, _, _ in node.attempts] == ["c", "other"]
+    (letter,) = cluster.ledger.letters.values()
+    first = cluster.ledger.consumer_id("c")
+    assert (letter.number, letter.state, letter.status) == (2, "dead", 410)
+    assert letter.consumer == first
+    node.answer = lambda *_: OK
+    cluster.append(Replay(first, (2,)))
+    node.pass_s(1)
+    assert dict(cluster.ledger.letters) == {}
 
 
 def test_keys_of_damaged_messages_wait_until_they_are_mended():
@@ -564,7 +584,7 @@ def test_more_dead_letters_than_can_be_read_hold_an_ordered_consumer(monkeypatch
     cluster.accept(stored(b"next", b"/9"))
     second.pass_s(5)
     assert second.attempts == []
-    assert "3 dead letters" in second.dispatcher.progress()[0].last_problem
+    assert second.dispatcher.progress()[0].held == "cannot tell yet what its letters hold"
     cluster.append(Purge("operator", (1,)))
     second.pass_s(5)
     assert second.bodies("c") == [b"next"]

@@ -377,14 +377,43 @@ def test_letters_that_fail_come_back_and_those_gone_do_not():
     plan = plan_of(4)
     plan.take_letters([3, 7], 0.0)
     assert started(plan) == [letter_place(3), letter_place(7)]
-    plan.answered(letter_place(3), BAD, 0.0, 0.5)
+    plan.answered(letter_place(3), DOWN, 0.0, 0.5)
     plan.answered(letter_place(7), DOWN, 0.0, 0.5)
-    assert not plan.dead
     plan.take_letters([7], 0.0)
     assert started(plan, 1.0) == [letter_place(7)]
     plan.take_letters([], 1.0)
     plan.answered(letter_place(7), OK, 1.0, 0.5)
     assert list(plan.concluded) == []
+
+
+def test_a_letter_can_die_again():
+    """What was replayed and is refused again goes back where it came from."""
+    plan = plan_of(4)
+    plan.take_letters([3], 0.0)
+    started(plan)
+    plan.answered(letter_place(3), BAD, 0.0, 0.5)
+    assert [(dead.position, dead.reason) for dead in plan.dead] == [(letter_place(3), "answer")]
+    plan.bury_proposed(1)
+    plan.take_letters([3], 0.1)
+    assert (plan.proposed, started(plan, 9.0)) == (0, [])
+    plan.take_letters([], 0.2)
+    plan.take_letters([4], 0.3)
+    assert started(plan, 9.0) == [letter_place(4)]
+
+
+def test_a_burial_without_effect_is_tried_again():
+    """The ledger may have no room for more letters: the messages stay the consumer's."""
+    plan = plan_of(4)
+    plan.take(positions(1, 3))
+    started(plan)
+    plan.answered(Position(1), BAD, 0.0, 0.5)
+    plan.answered(Position(2), OK, 0.0, 0.5)
+    plan.bury_proposed(1)
+    plan.settle_proposed()
+    plan.applied(Position(0), lambda position: position == 2)
+    assert [dead.position for dead in plan.dead] == [1]
+    plan.applied(Position(0), lambda position: position == 2)
+    assert plan.proposed == 0
 
 
 # --- Order ----------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_order_bounds_and_an_end_for_every_message(given_consumers, steps, data)
         consumer_id = cluster.ledger.consumer_id(name)
         dead = {
             letter.position
-            for letter in cluster.ledger.kept.values()
+            for letter in cluster.ledger.letters.values()
             if letter.consumer == consumer_id
         }
         assert dead | delivered[name] == set(range(1, cluster.ledger.tip + 1))

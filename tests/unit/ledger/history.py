@@ -8,7 +8,10 @@ from crowd.command import (
     FORMAT,
     Accept,
     Birth,
+    Burial,
+    Bury,
     ConsumerDefinition,
+    Dead,
     Define,
     Member,
     OpenSession,
@@ -37,11 +40,24 @@ def route(path: str, *, upstream: str | None = None) -> RouteDefinition:
 
 
 def consumer(
-    name: str, *routes: str, from_: str = "now", url: str = "http://x"
+    name: str,
+    *routes: str,
+    from_: str = "now",
+    url: str = "http://x",
+    backlog_bytes: int = 5 << 30,
+    when_full: str = "refuse",
+    dead_for_us: int = 30 * 86_400_000_000,
 ) -> ConsumerDefinition:
     return ConsumerDefinition(
-        name, url, None, routes, 32, None, 15_000_000, "none", from_, RETRY, 5 << 30, "refuse"
+        name, url, None, routes, 32, None, 15_000_000, "none", from_, RETRY, backlog_bytes,
+        when_full, dead=Dead(for_us=dead_for_us),
     )  # fmt: skip
+
+
+def burial(
+    position: int, state: str = "dead", *, words: str = "no", message: bytes = b"mmm"
+) -> Burial:
+    return Burial(position, state, "answer", 400, words, 2, 5, 6, message)
 
 
 class History:
@@ -81,3 +97,8 @@ class History:
 
     def settle(self, consumer: int, *ranges: tuple[int, int]) -> None:
         self.apply(Settle(consumer, ranges))
+
+    def bury(self, consumer: int, *burials: Burial | int) -> None:
+        """Bury messages: as burials, or as dead ones by their positions."""
+        letters = tuple(burial(b) if isinstance(b, int) else b for b in burials)
+        self.apply(Bury(consumer, letters))

@@ -3,6 +3,7 @@
 Prints what an entry of one message costs to apply, what `capture` holds the reactor for once
 so many are in the ledger and nothing is settled, and again with every other message of the
 newest 100 000 settled; and what `restore`, a release and a new consumer of one route cost.
+Then the same of as many letters as there may be, and what entries of 1 000 of them cost.
 """
 
 from __future__ import annotations
@@ -11,9 +12,21 @@ import sys
 import timeit
 from time import perf_counter
 
-from crowd.command import Accept, Define, Release, Settle
+from crowd.command import (
+    TRIALS_MAX,
+    Accept,
+    Bury,
+    Conclude,
+    Define,
+    Release,
+    Remember,
+    Replay,
+    Settle,
+    Trial,
+)
 from crowd.ledger import Ledger
-from tests.unit.ledger.history import History, consumer, route
+from crowd.ledger.records import RECORDS_MAX
+from tests.unit.ledger.history import History, burial, consumer, route
 
 ROUTES = 10
 WINDOW = 100_000
@@ -71,6 +84,40 @@ def main() -> None:
     print(f"  release that half: {took(restored, Release(floor))}")
     one = Define("b", bytes(32), (), (consumer("one", "/1", from_="beginning"),))
     print(f"  a consumer of one route begins in the middle: {took(restored, one)}")
+    with_letters()
+
+
+def with_letters() -> None:
+    """Print what as many letters as there may be cost."""
+    history = History(chunk_rows=4096)
+    history.define(route("/x"), consumer("c"))
+    ledger, session = history.ledger, history.open()
+    for _ in range(RECORDS_MAX // 4_000):
+        history.accept(session, *[1] * 4_000, size=300)
+    message, worst_s = bytes(300), 0.0
+    for start in range(1, RECORDS_MAX, 1_000):
+        positions = range(start, start + 1_000)
+        bury = Bury(1, tuple(burial(n, words="w" * 40, message=message) for n in positions))
+        began_s = perf_counter()
+        ledger.apply(ledger.applied_index + 1, 1, 1, bury)
+        worst_s = max(worst_s, perf_counter() - began_s)
+        ledger.take_letter_changes()
+    print(
+        f"  {len(ledger.letters)} letters; 1 000 of them cost {worst_s * 1e3:.2f} ms at the worst"
+    )
+    print(f"  capture with them: {held(ledger)}")
+    sections = ledger.capture()
+    print(f"  {len(sections)} sections, {sum(map(len, sections)) / 2**20:.1f} MiB")
+    numbers = tuple(range(1, 1_001))
+    print(f"  replay 1 000: {took(ledger, Replay(1, numbers))}")
+    print(f"  conclude 1 000: {took(ledger, Conclude(numbers))}")
+    trials = tuple(Trial(n, 0, 1, 1 << 50, 1 << 50) for n in range(1, TRIALS_MAX + 1))
+    print(f"  remember {TRIALS_MAX} trials: {took(ledger, Remember(1, 0, 0, 0, trials))}")
+    print(f"  capture with them: {held(ledger)}")
+    restored = Ledger()
+    began_s = perf_counter()
+    restored.restore(ledger.capture())
+    print(f"  restore {perf_counter() - began_s:.2f} s")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from crowd.codec import pack, unpack
 from crowd.command import FORMAT
 from crowd.errors import MalformedError, NeedsNewerCrowdError
 from crowd.ledger import Ledger
-from crowd.ledger.head import DIGEST_EVERY
+from crowd.ledger.head import DIGEST_EVERY, Head
 from tests.unit.ledger.history import History, consumer, route
 from tests.unit.ledger.test_model import STEP, check, play, scripted
 
@@ -31,6 +31,10 @@ def answers(ledger: Ledger) -> list[object]:
                 known.paused,
                 ledger.pending(consumer_id, 0, ledger.tip + 1),
                 [ledger.is_settled(consumer_id, position) for position in positions],
+                (known.backlog_bytes, known.skipped, known.is_full),
+                ledger.letters_due(consumer_id, 0, 999),
+                ledger.remembered(consumer_id),
+                [ledger.letter_at(consumer_id, position) for position in positions],
             )
             for consumer_id, known in ledger.consumers.items()
         ],
@@ -38,6 +42,13 @@ def answers(ledger: Ledger) -> list[object]:
             (ledger.session_is_open(session), [ledger.acceptance(session, n) for n in range(60)])
             for session in range(1, ledger.applied_index + 1)
         ],
+        dict(ledger.letters),
+        dict(ledger.gone),
+        [
+            (ledger.letter_counts(one), ledger.letter_tally(one), ledger.dead_bytes(one))
+            for one in (*ledger.consumers, *ledger.gone)
+        ],
+        ledger.expired(2**62, 999),
         dict(ledger.members),
         dict(ledger.routes),
         dict(ledger.file_hashes),
@@ -248,7 +259,15 @@ def test_a_head_of_another_byte_form_is_refused():
 
 def test_what_is_damaged_above_has_something_of_everything():
     *parts, digests = unpack(GOOD[0])
+    names = Head.__struct_fields__
+
+    def head_part(name):
+        return parts[names.index(name)]
+
     assert all(parts)
     assert digests == ()
-    assert len(GOOD) > 3
+    assert len(GOOD) > 3 + 2 + 2
+    assert all(map(bool, head_part("letters")))
+    assert len(head_part("memories")) == 2
+    assert {known.state for known in scripted().letters.values()} == {"dead", "parked", "replay"}
     assert {member.votes for member in scripted().members.values()} == {True, False}

@@ -13,10 +13,12 @@ from crowd.command import (
     RaiseFormat,
     Release,
     Settle,
+    Skip,
 )
 from crowd.errors import NeedsNewerCrowdError
 from crowd.ledger import Ledger, MemberState, Place
-from crowd.ledger.head import CONSUMERS_MAX, ROUTES_MAX
+from crowd.ledger.head import CONSUMERS_MAX, MARKS_MAX, ROUTES_MAX
+from crowd.ledger.marks import Marks
 from tests.unit.ledger.history import BIRTH, History, consumer, route
 
 
@@ -252,6 +254,46 @@ def test_a_consumer_begins_now_or_at_the_beginning():
     assert history.ledger.consumers[1].from_position == 3
 
 
+def test_a_consumer_begins_at_a_position_within_what_there_is():
+    history, session = ready()
+    history.define(consumer("c", from_="beginning"))
+    history.accept(session, 1, 2, 1)
+    history.settle(1, (1, 3))
+    history.apply(Release(history.ledger.applied_index))
+    history.accept(session, 1, 1, 2, 1)
+    for name, text in (("gone", "position:2"), ("six", "position:6"), ("later", "position:99")):
+        history.define(consumer(name, from_=text))
+    history.define(consumer("ys", "/y", from_="position:5"))
+    pending = [history.ledger.pending(number, 0, 9) for number in (2, 3, 4, 5)]
+    assert pending == [[4, 5, 6, 7], [6, 7], [], [6]]
+    assert [history.ledger.backlog(number) for number in (2, 3, 4, 5)] == [4, 2, 0, 1]
+
+
+def test_a_consumer_begins_at_a_time_by_the_logs_own():
+    """An entry a second: all from that second on, and at most a minute more."""
+    history, session = ready()
+    first = history.ledger.applied_index + 1
+    for _ in range(300):
+        history.accept(session, 1)
+    for name, seconds in (("a", first + 200), ("early", 1), ("future", 9_000)):
+        time = f"1970-01-01T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}Z"
+        history.define(consumer(name, from_=time))
+    begins = [history.ledger.consumers[number].from_position for number in (1, 2, 3)]
+    assert 140 <= begins[0] <= 200
+    assert begins[1:] == [0, 300]
+
+
+def test_i7_marks_are_bounded_and_the_oldest_are_the_farthest_apart():
+    marks = Marks()
+    for n in range(3 * MARKS_MAX):
+        marks.note(60_000_000 * n, n)
+    assert len(marks.state()) <= 16 * MARKS_MAX
+    exact = [marks.before(60_000_000 * n + 1) == n for n in range(3 * MARKS_MAX)]
+    assert all(exact[-MARKS_MAX // 4 :])
+    assert all(marks.before(60_000_000 * n + 1) <= n for n in range(3 * MARKS_MAX))
+    assert exact[0]
+
+
 def test_changed_routes_count_for_what_is_accepted_from_then_on():
     history, session = ready()
     history.define(consumer("c", "/x"))
@@ -343,6 +385,57 @@ def test_i3_the_slowest_consumer_says_what_is_kept():
     assert (ledger.lowest_watermark, ledger.backlog_bytes) == (2, 5)
     history.settle(2, (3, 3))
     assert (ledger.lowest_watermark, ledger.backlog_bytes) == (3, 0)
+
+
+def test_what_is_skipped_is_settled_and_counted():
+    history, session = ready()
+    history.define(consumer("c"), consumer("xs", "/x"))
+    history.accept(session, 1, 2, 1, 2, 1)
+    history.settle(2, (3, 3))
+    history.apply(Skip(1, 2))
+    history.apply(Skip(2, 4))
+    history.apply(Skip(2, 3))
+    ledger = history.ledger
+    assert [ledger.pending(number, 0, 9) for number in (1, 2)] == [[3, 4, 5], [5]]
+    assert [ledger.consumers[number].skipped for number in (1, 2)] == [2, 1]
+    history.apply(Skip(1, 2**62))
+    history.accept(session, 1)
+    assert ledger.pending(1, 0, 9) == [6]
+    changes_nothing(history, Skip(9, 1))
+
+
+def test_i7_a_full_consumer_that_skips_is_left_out_until_it_has_room():
+    history, session = ready()
+    history.define(consumer("c", "/x", backlog_bytes=10, when_full="skip"), consumer("all"))
+    for _ in range(3):
+        history.accept(session, 1, 2, size=5)
+    ledger = history.ledger
+    known = ledger.consumers[1]
+    assert known.is_full
+    assert (known.backlog_bytes, known.skipped) == (10, 1)
+    assert ledger.pending(1, 0, 9) == [1, 3]
+    assert ledger.pending(2, 0, 9) == [1, 2, 3, 4, 5, 6]
+    assert not ledger.full_routes()
+    history.settle(1, (1, 1))
+    history.accept(session, 1, 1, 1, size=5)  # the bound is passed by one batch, and no more
+    assert ledger.pending(1, 0, 9) == [3, 7, 8, 9]
+    history.accept(session, 2)
+    history.settle(1, (1, 99))
+    assert (known.backlog_bytes, known.backlog, ledger.watermark(1)) == (0, 0, 10)
+
+
+def test_i7_a_full_consumer_that_refuses_is_told_of_by_its_routes():
+    history, session = ready()
+    history.define(consumer("c", "/x", backlog_bytes=6), consumer("all"), consumer("d", "/x"))
+    history.accept(session, 1)
+    assert not history.ledger.full_routes()
+    history.accept(session, 1)
+    assert history.ledger.full_routes() == {1: ["c"]}
+    history.define(consumer("all", backlog_bytes=1))
+    assert history.ledger.full_routes() == {1: ["c", "all"], 2: ["all"]}
+    assert history.ledger.full_consumers(2) == ["all"]
+    history.accept(session, 1)  # the door is elsewhere: what comes is taken
+    assert history.ledger.pending(1, 0, 9) == [1, 2, 3]
 
 
 def test_messages_that_no_consumer_takes_hold_nothing_up():

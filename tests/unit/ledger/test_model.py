@@ -5,18 +5,34 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
+from hashlib import sha256
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from crowd.command import Control, Enroll, Release
+from crowd.command import (
+    Conclude,
+    Control,
+    Dismiss,
+    Enroll,
+    Purge,
+    Release,
+    Remember,
+    Replay,
+    Skip,
+    Trial,
+)
 from crowd.ledger import Ledger
 from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT
-from tests.unit.ledger.history import History, consumer, route
+from tests.unit.ledger.history import History, burial, consumer, route
 
 PATHS = ("/r1", "/r2", "/r3")
 NAMES = ("c1", "c2")
 CHOSEN = st.sets(st.sampled_from(PATHS)).map(lambda paths: tuple(sorted(paths)))
+FEW = st.sets(st.integers(1, 12), min_size=1, max_size=5).map(sorted)
+DEAD_FOR_US = 20_000_000
+"""Twenty entries of a history."""
 
 STEP = st.one_of(
     st.tuples(
@@ -28,29 +44,58 @@ STEP = st.one_of(
         st.just("define"),
         st.sampled_from(NAMES),
         CHOSEN,
-        st.sampled_from(["now", "beginning"]),
+        st.sampled_from(["now", "beginning", "position:7", "1970-01-01T00:00:15Z"]),
+        st.sampled_from([(0, "refuse"), (0, "refuse"), (9, "refuse"), (9, "skip")]),
     ),
     st.tuples(
         st.just("settle"),
-        st.integers(1, 2),
+        st.integers(1, 3),
         st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5)), min_size=1, max_size=3),
     ),
     st.tuples(st.just("release"), st.integers(0, 8)),  # how many entries below the newest
     st.tuples(st.just("skip")),
+    st.tuples(st.just("bury"), st.integers(1, 3), FEW, st.sampled_from(["dead", "parked"])),
+    st.tuples(st.just("replay"), st.integers(1, 3), FEW),
+    st.tuples(st.just("conclude"), FEW),
+    st.tuples(st.just("purge"), st.sampled_from(["operator", "age"]), FEW),
+    st.tuples(st.just("remember"), st.integers(1, 3), FEW),
+    st.tuples(st.just("pass"), st.integers(1, 3), st.integers(1, 20)),
+    st.tuples(st.just("dismiss"), st.integers(1, 3), st.sampled_from(["drop", "refuse"])),
 )
 
 
 class Model:
-    """Each consumer's own and settled positions as plain sets."""
+    """Each consumer's own and settled positions as plain sets, by its name while it lives.
+
+    Letters are ``[consumer, position, state, target, message, when]`` by number.
+    """
 
     def __init__(self):
         self.route_of = []
         self.sizes = []
         self.index_of = []
-        self.own, self.done, self.takes = {}, {}, {}
+        self.own, self.done, self.takes, self.full = {}, {}, {}, {}
+        self.skipped, self.ids, self.gone = {}, {}, {}
+        self.letters, self.last_letter, self.tallies = {}, 0, {}
+        self.came, self.went = {}, []
+        self.remembered = {}
         self.released, self.beginning = 0, 0
 
+    def name_of(self, consumer_id):
+        return next((name for name, known in self.ids.items() if known == consumer_id), None)
+
+    def left(self, name):
+        return sorted(self.own[name] - self.done[name])
+
+    def bytes_left(self, name):
+        return sum(self.sizes[position - 1] for position in self.left(name))
+
     def accept(self, index, routes, sizes):
+        skips = {
+            name
+            for name, (bound, when_full) in self.full.items()
+            if when_full == "skip" and bound and self.bytes_left(name) >= bound
+        }
         for route_id, size in zip(routes, sizes, strict=True):
             self.route_of.append(route_id)
             self.sizes.append(size)
@@ -58,28 +103,96 @@ class Model:
             for name, takes in self.takes.items():
                 if not takes or route_id in takes:
                     self.own[name].add(len(self.route_of))
+                    if name in skips:
+                        self.done[name].add(len(self.route_of))
+                        self.skipped[name] += 1
 
-    def define(self, name, paths, from_):
-        self.takes[name] = {PATHS.index(path) + 1 for path in paths}
-        if name not in self.own:
-            self.own[name], self.done[name] = set(), set()
-            if from_ == "beginning":
-                takes = self.takes[name]
-                self.own[name] = {
-                    position
-                    for position, route_id in enumerate(self.route_of, 1)
-                    if position > self.beginning and (not takes or route_id in takes)
-                }
+    def define(self, name, paths, from_, full, begins):
+        """Begin behind `begins`, where that is not for the model to say."""
+        takes = self.takes[name] = {PATHS.index(path) + 1 for path in paths}
+        self.full[name] = full
+        if name in self.own:
+            return
+        self.ids[name] = max([*self.ids.values(), *self.gone], default=0) + 1
+        self.own[name], self.done[name], self.skipped[name] = set(), set(), 0
+        begins = {"now": len(self.route_of), "beginning": self.beginning}.get(from_, begins)
+        self.own[name] = {
+            position
+            for position, route_id in enumerate(self.route_of, 1)
+            if position > begins and (not takes or route_id in takes)
+        }
+
+    def settle(self, name, positions):
+        self.done[name] |= self.own[name] & set(positions)
+
+    def skip(self, name, through):
+        more = {position for position in self.left(name) if position <= through}
+        self.skipped[name] += len(more)
+        self.done[name] |= more
+
+    def dismiss(self, name, index, backlog):
+        left = len(self.left(name))
+        if backlog == "refuse" and left:
+            return
+        consumer_id = self.ids[name]
+        for state in (self.own, self.done, self.takes, self.full, self.skipped, self.ids):
+            del state[name]
+        self.gone[consumer_id] = (name, index, left)
+        self.remembered.pop(consumer_id, None)
+        for letter in self.letters.values():
+            if letter[3] == consumer_id:
+                letter[2:4] = "dead", 0
+
+    def count(self, consumer_id, what):
+        self.tallies.setdefault(consumer_id, dict.fromkeys(TALLY, 0))[what] += 1
+
+    def bury(self, name, positions, state, index, messages):
+        consumer_id = self.ids[name]
+        left = self.left(name)
+        for position, message in zip(positions, messages, strict=True):
+            older = self.letter_of(consumer_id, position)
+            waits = older is not None and self.letters[older][2] != "dead"
+            if position in left:
+                self.count(consumer_id, state)
+            elif waits and state == "dead":
+                del self.letters[older]
+                self.went.append(older)
+                self.count(consumer_id, "again")
+            else:
+                continue
+            self.last_letter += 1
+            target = consumer_id if state == "parked" else 0
+            self.letters[self.last_letter] = [consumer_id, position, state, target, message, index]
+            self.came[self.last_letter] = message
+            self.done[name].add(position)
+
+    def letter_of(self, consumer_id, position):
+        return next(
+            (n for n, known in self.letters.items() if known[:2] == [consumer_id, position]), None
+        )
+
+    def replay(self, target, numbers):
+        for number in numbers:
+            if number in self.letters and self.letters[number][2] != "parked":
+                self.letters[number][2:4] = "replay", target
+
+    def remove(self, numbers, what, may):
+        for number in numbers:
+            if number in self.letters and may(self.letters[number]):
+                self.count(self.letters.pop(number)[0], what)
+                self.went.append(number)
 
     def release(self, floor):
         through = sum(index <= floor for index in self.index_of)
-        lowest = min(map(self.watermark, self.own), default=None)
-        if floor > self.released and lowest is not None and through <= lowest:
+        if floor > self.released and self.own and through <= min(map(self.watermark, self.own)):
             self.released, self.beginning = floor, through
 
     def watermark(self, name):
-        left = self.own[name] - self.done[name]
-        return min(left) - 1 if left else len(self.route_of)
+        left = self.left(name)
+        return left[0] - 1 if left else len(self.route_of)
+
+
+TALLY = ("dead", "parked", "again", "concluded", "purged", "expired")
 
 
 def play(steps, *, chunk_rows=3):
@@ -87,38 +200,104 @@ def play(steps, *, chunk_rows=3):
     history, model = History(chunk_rows=chunk_rows), Model()
     history.define(*map(route, PATHS))
     session = history.open()
-    for what, *given_ in steps:
-        if what == "accept":
-            routes, repeats = given_
-            history.accept(session, *routes, size=len(model.route_of) % 7)
-            index = history.ledger.applied_index
-            again = history.commands[-1]
-            for _ in range(repeats):
-                history.apply(again)
-            model.accept(index, routes, [len(model.route_of) % 7] * len(routes))
-        elif what == "define":
-            name, paths, from_ = given_
-            history.define(consumer(name, *paths, from_=from_))
-            model.define(name, paths, from_)
-        elif what == "settle":
-            consumer_id, jumps = given_
-            ranges, last = [], 0
-            for jump, length in jumps:
-                ranges.append((last + jump, last + jump + length))
-                last = ranges[-1][1]
-            history.settle(consumer_id, *ranges)
-            for name, own in model.own.items():
-                if history.ledger.consumer_id(name) == consumer_id:
-                    inside = {p for a, b in ranges for p in range(a, b + 1)}
-                    model.done[name] |= own & inside
-        elif what == "release":
-            floor = history.ledger.applied_index - given_[0]
-            if floor > 0:
-                history.apply(Release(floor))
-                model.release(floor)
-        else:
-            history.ledger.skip(history.ledger.applied_index + 1, 1)
+    for step in steps:
+        play_one(history, model, session, *step)
         yield history, model
+
+
+def play_one(history, model, session, what, *given_):
+    """Play one step to both."""
+    following = history.ledger.applied_index + 1
+    if what == "accept":
+        routes, repeats = given_
+        size = 1 + len(model.route_of) % 7
+        history.accept(session, *routes, size=size)
+        again = history.commands[-1]
+        for _ in range(repeats):
+            history.apply(again)
+        model.accept(following, routes, [size] * len(routes))
+    elif what == "define":
+        name, paths, from_, (bound, when_full) = given_
+        known = name in model.own
+        definition = consumer(
+            name, *paths, from_=from_, backlog_bytes=bound, when_full=when_full,
+            dead_for_us=DEAD_FOR_US,
+        )  # fmt: skip
+        history.define(definition)
+        begins = history.ledger.consumers[history.ledger.consumer_id(name)].from_position
+        if not known:
+            check_beginning(model, from_, begins)
+        model.define(name, paths, from_, (bound, when_full), begins)
+    elif what == "release":
+        floor = history.ledger.applied_index - given_[0]
+        if floor > 0:
+            history.apply(Release(floor))
+            model.release(floor)
+    elif what == "conclude":
+        history.apply(Conclude(tuple(given_[0])))
+        model.remove(given_[0], "concluded", lambda letter: letter[2] != "dead")
+    elif what == "purge":
+        reason, numbers = given_
+        history.apply(Purge(reason, tuple(numbers)))
+        if reason == "operator":
+            model.remove(numbers, "purged", lambda letter: True)
+        else:
+            young = following - DEAD_FOR_US // 1_000_000
+            model.remove(
+                numbers, "expired", lambda letter: letter[2] == "dead" and letter[5] <= young
+            )
+    elif what == "skip":
+        history.ledger.skip(following, 1)
+    else:
+        play_to_one(history, model, following, what, *given_)
+
+
+def play_to_one(history, model, index, what, consumer_id, *given_):
+    """Play a step that is about one consumer, which may not be there."""
+    name = model.name_of(consumer_id)
+    if what == "settle":
+        ranges, last = [], 0
+        for jump, length in given_[0]:
+            ranges.append((last + jump, last + jump + length))
+            last = ranges[-1][1]
+        history.settle(consumer_id, *ranges)
+        if name is not None:
+            model.settle(name, {p for a, b in ranges for p in range(a, b + 1)})
+    elif what == "bury":
+        positions, state = given_
+        messages = [b"m" * (1 + position % 3) for position in positions]
+        both = zip(positions, messages, strict=True)
+        history.bury(consumer_id, *(burial(p, state, message=m) for p, m in both))
+        if name is not None:
+            model.bury(name, positions, state, index, messages)
+    elif what == "replay":
+        history.apply(Replay(consumer_id, tuple(given_[0])))
+        if name is not None:
+            model.replay(consumer_id, given_[0])
+    elif what == "remember":
+        trials = tuple(Trial(position, 0, 1, 5, index) for position in given_[0])
+        command = Remember(consumer_id, 1, 2, index, trials)
+        history.apply(command)
+        if name is not None:
+            model.remembered[consumer_id] = command
+    elif what == "pass":
+        history.apply(Skip(consumer_id, given_[0]))
+        if name is not None:
+            model.skip(name, given_[0])
+    else:
+        history.apply(Dismiss(consumer_id, given_[0]))
+        if name is not None:
+            model.dismiss(name, index, given_[0])
+
+
+def check_beginning(model, from_, begins):
+    """A time takes all that was accepted at it or later; a position is the first one taken."""
+    tip = len(model.route_of)
+    assert model.beginning <= begins <= tip
+    if from_ == "position:7":
+        assert begins == min(max(6, model.beginning), tip)
+    elif "T" in from_:
+        assert all(index < 15 for index in model.index_of[:begins]) or begins == model.beginning
 
 
 def check(ledger: Ledger, model: Model) -> None:
@@ -131,9 +310,10 @@ def check(ledger: Ledger, model: Model) -> None:
             model.route_of[position - 1],
             model.index_of[position - 1],
         )
-    for name in model.own:
-        consumer_id = ledger.consumer_id(name)
-        left = sorted(model.own[name] - model.done[name])
+    assert list(ledger.consumers) == sorted(model.ids.values())
+    for name, consumer_id in model.ids.items():
+        assert ledger.consumer_id(name) == consumer_id
+        left = model.left(name)
         assert ledger.pending(consumer_id, 0, tip + 1) == left
         assert ledger.pending(consumer_id, tip // 2, 2) == [p for p in left if p > tip // 2][:2]
         assert ledger.pending(consumer_id, 0, tip + 1) == left
@@ -141,9 +321,59 @@ def check(ledger: Ledger, model: Model) -> None:
         assert ledger.watermark(consumer_id) == model.watermark(name)
         assert [p for p in range(1, tip + 1) if not ledger.is_settled(consumer_id, p)] == left
         check_ranges(ledger, consumer_id, left)
-    lowest = min(map(model.watermark, model.own), default=0)
+        check_bounds(ledger, model, name)
+    lowest = min(map(model.watermark, model.own), default=model.beginning)
     assert ledger.lowest_watermark == lowest
     assert ledger.backlog_bytes == sum(model.sizes[lowest:])
+    check_letters(ledger, model)
+
+
+def check_bounds(ledger, model, name):
+    known = ledger.consumers[model.ids[name]]
+    bound, when_full = model.full[name]
+    assert known.backlog_bytes == model.bytes_left(name)
+    assert known.is_full == (0 < bound <= model.bytes_left(name))
+    assert known.skipped == model.skipped[name]
+    for route_id in (1, 2, 3):
+        takes = not model.takes[name] or route_id in model.takes[name]
+        refuses = known.is_full and when_full == "refuse" and takes
+        assert (name in ledger.full_consumers(route_id)) == refuses
+
+
+def check_letters(ledger, model):
+    assert list(ledger.letters) == sorted(model.letters)
+    for number, (consumer_id, position, state, target, message, index) in model.letters.items():
+        letter = ledger.letters[number]
+        assert (letter.number, letter.consumer, letter.position) == (number, consumer_id, position)
+        assert (letter.state, letter.target) == (state, target)
+        assert (letter.size, letter.sha256) == (len(message), sha256(message).digest())
+        assert letter.buried_us == index * 1_000_000
+        assert ledger.letter_at(consumer_id, position) == number
+        assert ledger.is_letter(consumer_id, position)
+    for consumer_id in {*model.ids.values(), *model.gone}:
+        letters = {n: known for n, known in model.letters.items() if known[0] == consumer_id}
+        counts = Counter(letter[2] for letter in letters.values())
+        assert +Counter(ledger.letter_counts(consumer_id)) == counts
+        assert ledger.dead_bytes(consumer_id) == sum(len(known[4]) for known in letters.values())
+        due = sorted(n for n, letter in model.letters.items() if letter[3] == consumer_id)
+        assert ledger.letters_due(consumer_id, 0, 999) == due
+        assert ledger.letters_due(consumer_id, 2, 2) == [n for n in due if n > 2][:2]
+        tally = ledger.letter_tally(consumer_id)
+        wanted = model.tallies.get(consumer_id, dict.fromkeys(TALLY, 0))
+        assert {what: getattr(tally, what) for what in TALLY} == wanted
+        assert tally.held == len(letters)
+        assert ledger.remembered(consumer_id) == model.remembered.get(consumer_id)
+        assert not ledger.is_letter(consumer_id, 999)
+    young = ledger.log_time_us - DEAD_FOR_US
+    old = sorted(
+        n for n, known in model.letters.items() if known[2] == "dead" and known[5] * 1e6 <= young
+    )
+    assert ledger.expired(ledger.log_time_us, 999) == old
+    assert ledger.expired(ledger.log_time_us, 1) == old[:1]
+    assert {
+        consumer_id: (gone.name, gone.index, gone.dropped)
+        for consumer_id, gone in ledger.gone.items()
+    } == model.gone
 
 
 def check_ranges(ledger, consumer_id, left):
@@ -155,10 +385,19 @@ def check_ranges(ledger, consumer_id, left):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STEP, max_size=40))
-@example([("define", "c1", ("/r1",), "now"), ("accept", [1, 2, 1, 2], 0), ("settle", 1, [(3, 0)])])
+@example(
+    [
+        ("define", "c1", ("/r1",), "now", (0, "refuse")),
+        ("accept", [1, 2, 1, 2], 0),
+        ("settle", 1, [(3, 0)]),
+    ]
+)
 def test_i3_the_ledger_is_what_its_model_is_after_every_entry(steps):
     for history, model in play(steps):
         check(history.ledger, model)
+        came, went = history.ledger.take_letter_changes()
+        assert (dict(came), sorted(went)) == (model.came, sorted(model.went))
+        model.came, model.went = {}, []
 
 
 @settings(deadline=None)
@@ -209,7 +448,11 @@ def test_i5_the_messages_themselves_are_in_the_digest():
 
 def scripted() -> Ledger:
     """Return a ledger of a history with something of everything, always the same."""
-    steps = [("define", "c1", ("/r3", "/r1"), "now"), ("define", "c2", (), "beginning")]
+    unbounded = (0, "refuse")
+    steps = [
+        ("define", "c1", ("/r3", "/r1"), "now", unbounded),
+        ("define", "c2", (), "beginning", unbounded),
+    ]
     for n in range(60):
         steps.append(("accept", [1 + (n + k) % 3 for k in range(1 + n % 4)], n % 2))
         steps.append(("settle", 1 + n % 2, [(n, n % 3), (2, 1)] if n else [(1, 0)]))
@@ -223,7 +466,27 @@ def scripted() -> Ledger:
     for nonce in (b"2" * 16, b"3" * 16):
         history.accept(history.open("b", nonce), 2, 4)
     history.apply(Control(2, "pause"))
+    bury_some(history)
     return history.ledger
+
+
+def bury_some(history: History) -> None:
+    """Have letters of each state in several sections, and consumers with and without memory."""
+    ledger = history.ledger
+    history.define(consumer("c4", from_="beginning"), consumer("c5", from_="beginning"))
+    first = ledger.beginning + 1
+    for state, begin, end in (("dead", 0, 50), ("parked", 50, 60), ("dead", 60, 75)):
+        history.bury(4, *(burial(first + n, state, words="w" * n) for n in range(begin, end)))
+    history.bury(5, first + 3, first + 7)
+    history.apply(Replay(2, (1, 2, 5)))
+    history.apply(Replay(5, (7, 76)))
+    history.apply(Conclude((2, 51)))
+    history.apply(Purge("operator", (10,)))
+    history.bury(4, burial(first + 53))
+    history.apply(Skip(4, first + 90))
+    for consumer_id, trials in ((1, ()), (4, (Trial(first + 95, 0, 3, 5, 9),))):
+        history.apply(Remember(consumer_id, 0, 5, 7, trials))
+    history.apply(Dismiss(5, "drop"))
 
 
 def test_i5_every_process_finds_the_same_digest():

@@ -9,7 +9,7 @@ from crowd.ledger.ranges import RangeSet
 
 TOP = 60
 RANGE = st.tuples(st.integers(0, TOP), st.integers(0, 12)).map(lambda r: (r[0], r[0] + r[1]))
-STEPS = st.lists(st.tuples(st.sampled_from(["add", "discard"]), RANGE), max_size=25)
+STEPS = st.lists(st.tuples(st.sampled_from(["add", "discard", "cut"]), RANGE), max_size=25)
 
 
 def built(steps):
@@ -18,6 +18,9 @@ def built(steps):
         if what == "add":
             ranges.add(first, last)
             model |= set(range(first, last + 1))
+        elif what == "discard":
+            ranges.discard(first, last)
+            model -= set(range(first, last + 1))
         else:
             ranges.discard_through(first)
             model = {value for value in model if value > first}
@@ -41,6 +44,7 @@ def test_it_holds_what_a_set_would_hold(steps):
     assert [value for value in range(TOP + 15) if value in ranges] == sorted(model)
     assert list(ranges) == runs(model)
     assert len(ranges) == len(runs(model))
+    assert ranges.count() == len(model)
 
 
 @given(STEPS, STEPS)
@@ -54,11 +58,26 @@ def test_equal_sets_are_equal_bytes_however_they_came_about(one, other):
     assert again.to_bytes() == left.to_bytes()
 
 
+@given(STEPS, STEPS)
+def test_sets_without_common_values_are_united(one, other):
+    (left, left_model), (right, right_model) = built(one), built(other)
+    for first, last in runs(left_model):
+        right.discard(first, last)
+    left.unite(right)
+    assert list(left) == runs(left_model | right_model)
+
+
 @given(STEPS, RANGE)
 def test_gaps_are_what_is_missing(steps, asked):
     ranges, model = built(steps)
     first, last = asked
     assert list(ranges.gaps(first, last)) == runs(set(range(first, last + 1)) - model)
+
+
+@given(STEPS, st.integers(0, TOP + 15), st.integers(0, 20))
+def test_values_are_the_lowest_above(steps, after, limit):
+    ranges, model = built(steps)
+    assert ranges.values(after, limit) == [v for v in sorted(model) if v > after][:limit]
 
 
 @given(STEPS, st.integers(0, TOP + 15))

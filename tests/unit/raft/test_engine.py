@@ -1,9 +1,10 @@
 """The engine's promises on members in one process: who acknowledges what, and when."""
 
+import msgspec
 import pytest
 from twisted.python.failure import Failure
 
-from crowd.command import Demote, Settle
+from crowd.command import Define, Demote, Settle, Skip
 from crowd.errors import (
     BacklogFullError,
     DrainingError,
@@ -17,7 +18,7 @@ from crowd.raft.ports import Role
 from crowd.raft.proposer import IN_FLIGHT_MAX
 from crowd.raft.seams import Space
 from crowd.raft.wire import AppendEntries, NextIndex, Offer, RequestVote, ResponseVote, TimeoutNow
-from tests.unit.raft.cluster import Cluster
+from tests.unit.raft.cluster import LEADS, REST_API, Cluster
 
 
 def failure(heard):
@@ -397,6 +398,27 @@ def test_i7_a_full_disk_closes_the_door_and_space_opens_it(cluster):
     heard = cluster.post("a")
     cluster.run(0.3)
     assert heard == [1]
+
+
+def test_i7_a_full_consumer_closes_its_routes_on_every_node_until_it_has_room(cluster):
+    engine, names = cluster.engines[cluster.leader], list(cluster.engines)
+    other = msgspec.structs.replace(LEADS, path="/other")
+    small = msgspec.structs.replace(REST_API, routes=("/leads",), backlog_bytes=5)
+    engine.propose(Define(cluster.leader, bytes(32), (other,), (small,)))
+    cluster.run(0.3)
+    heard = cluster.post("a", b"x" * 5)
+    cluster.run(1)
+    assert heard == [1]
+    for name in names:
+        error = failure(cluster.post(name))
+        assert isinstance(error, BacklogFullError)
+        assert "rest-api" in error.reason
+    open_still = [cluster.post(name, route=2) for name in names]
+    engine.propose(Skip(1, 1))
+    cluster.run(1)
+    heard = [cluster.post(name) for name in names]
+    cluster.run(0.3)
+    assert sorted(outcome for [outcome] in open_still + heard) == [2, 3, 4, 5, 6, 7]
 
 
 def test_an_offer_that_is_no_command_never_enters_the_log(cluster):

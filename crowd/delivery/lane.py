@@ -122,6 +122,7 @@ class Lane:
             self.plan.begin_at(self._read_from_s, "waits for the leader before to end", now_s)
         self._reports = Reports(consumer, self.plan, ledger, leadership, self._bytes_of)
         self._reports.dead_bytes_max = definition.dead.bytes_max
+        self._read: set[int] = set()  # letters whose keys are known, of those
         self._unread = self._holding_letters() if rules.order.any and rules.holds_dead else []
         self._make_courier()
 
@@ -260,7 +261,7 @@ class Lane:
             return
         unread = self._holding_letters()
         if len(unread) <= HOLDING_MAX:
-            unread = [number for number in unread if not self._holds(number)]
+            unread = [n for n in unread if n not in self._read and not self._holds(n)]
         self._unread = unread
         if unread:
             self._read_from_s = now_s + LEASE_S
@@ -272,6 +273,7 @@ class Lane:
         if stored is None:
             return False
         self.plan.hold_key(self._around.ledger.letters[number].position, self._key(stored))
+        self._read.add(number)
         return True
 
     # --- Letters ------------------------------------------------------------------------------------

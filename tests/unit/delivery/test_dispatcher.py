@@ -14,11 +14,13 @@ from crowd.command import (
     Conclude,
     Control,
     Dead,
+    Dismiss,
     Purge,
     Remember,
     Replay,
     Retry,
     Settle,
+    Skip,
 )
 from crowd.delivery.dispatcher import DRAIN_S, FENCED_S
 from crowd.delivery.lane import LEASE_S
@@ -516,6 +518,38 @@ def test_a_replayed_letter_that_is_refused_again_is_dead_again():
     cluster.append(Replay(first, (2,)))
     node.pass_s(1)
     assert dict(cluster.ledger.letters) == {}
+
+
+def test_what_an_operator_skips_is_attempted_no_more():
+    """Neither what waits nor what was taken and is new."""
+    cluster = Cluster(consumer("c", concurrency=1))
+    node = Node(cluster, answer=lambda *_: Answered(500))
+    node.dispatcher.lead()
+    cluster.accept(*[b"%d" % n for n in range(1, 9)])
+    node.pass_s(0.02)
+    node.answer = lambda *_: OK
+    cluster.append(Skip(cluster.ledger.consumer_id("c"), Position(6)))
+    tried = len(node.attempts)
+    node.pass_s(30)
+    assert node.bodies("c")[tried:] == [b"7", b"8"]
+    assert node.dispatcher.progress()[0].waiting == 0
+
+
+def test_a_consumer_that_is_dismissed_is_attempted_no_more():
+    """Its lane ends, whatever it held; the others go on."""
+    cluster = Cluster(consumer("c"), consumer("d"))
+    node = Node(cluster, answer=lambda name, *_: OK if name == "d" else DOWN)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    cluster.append(Dismiss(cluster.ledger.consumer_id("c"), "drop"))
+    tried = len(node.bodies("c"))
+    cluster.accept(b"two")
+    node.pass_s(30)
+    assert len(node.bodies("c")) == tried
+    assert node.bodies("d") == [b"one", b"two"]
+    assert [progress.name for progress in node.dispatcher.progress()] == ["d"]
+    assert node.fatal == []
 
 
 def test_keys_of_damaged_messages_wait_until_they_are_mended():

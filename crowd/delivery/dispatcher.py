@@ -19,6 +19,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from crowd.command import Purge
 from crowd.delivery.breaker import BreakerState
 from crowd.delivery.entries import Entries
 from crowd.delivery.lane import Counts, Lane, Surroundings
@@ -43,6 +44,13 @@ DRAIN_S: Final = 3.0
 """How long a stopping dispatcher waits for attempts under way. What ends later is repeated."""
 
 DRAIN_LOOK_S: Final = 0.02
+
+EXPIRE_EVERY_S: Final = 60.0
+"""How often it is asked which dead letters are past their age, which is days. Only when there is
+something to do anyway: the log's time moves with its entries."""
+
+EXPIRE_MAX: Final = 100
+"""Letters given up at once: looking at them costs a millisecond. More follow a second later."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -112,6 +120,7 @@ class Dispatcher(Service):
         self._next: Timer | None = None
         self._next_s = 0.0
         self._first = 0
+        self._expire_s = float("-inf")
         self.budget = TimeBudget()
 
     # --- Told by others ---------------------------------------------------------------------------
@@ -269,6 +278,8 @@ class Dispatcher(Service):
             lane.settle(started_s)
         if self._draining:
             return None
+        if started_s >= self._expire_s:
+            self._expire(started_s)
         until_s = started_s + slice_s
         # Another lane comes first each time, so that a short slice passes none over for long.
         self._first = (self._first + 1) % max(1, len(lanes))
@@ -285,6 +296,18 @@ class Dispatcher(Service):
             now_s = self._clock.seconds()
         dues = [due for due in (lane.next_due_s() for lane in lanes) if due is not None]
         return max(0.0, min(dues) - now_s) if dues else None
+
+    def _expire(self, now_s: float) -> None:
+        """Propose that dead letters go which were kept for as long as their consumers say."""
+        numbers = self._ledger.expired(self._leadership.log_time_us(), EXPIRE_MAX)
+        if numbers and self._leadership.propose(Purge("age", tuple(numbers))):
+            self._log.info(
+                "dead letters {first} to {last} are past their age: {count} are given up",
+                first=numbers[0],
+                last=numbers[-1],
+                count=len(numbers),
+            )
+        self._expire_s = now_s + (1.0 if len(numbers) == EXPIRE_MAX else EXPIRE_EVERY_S)
 
     # --- What others read -----------------------------------------------------------------------
 

@@ -104,6 +104,9 @@ class LedgerView(Protocol):
     def letters_of(self, consumer: ConsumerId, after: int, limit: int) -> Sequence[int]:
         """Return the next letters of a consumer's messages, in whatever state, likewise."""
 
+    def expired(self, log_time_us: int, limit: int) -> Sequence[int]:
+        """Return dead letters, rising, at most `limit`, that are past their age at a log time."""
+
     def is_letter(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether a consumer has a letter of this position, in whatever state."""
 

@@ -72,7 +72,7 @@ class Cluster:
     def append(self, command):
         index = Index(self.ledger.applied_index + 1)
         self.log[index] = command
-        self.ledger.apply(index, Term(1), 1, command)
+        self.ledger.apply(index, Term(1), self.log_time_us(), command)
         came, went = self.ledger.take_letter_changes()
         self.letter_bytes |= dict(came)
         for number in went:
@@ -118,7 +118,7 @@ class Cluster:
         return self.letter_bytes[number]
 
     def log_time_us(self):
-        return self.ledger.log_time_us + round(self.clock.seconds() * 1e6)
+        return 1 + round(self.clock.seconds() * 1e6)
 
     def propose(self, command):
         if not self.leads:

@@ -22,7 +22,7 @@ from crowd.command import (
     Settle,
     Skip,
 )
-from crowd.delivery.dispatcher import DRAIN_S, FENCED_S
+from crowd.delivery.dispatcher import DRAIN_S, EXPIRE_MAX, FENCED_S
 from crowd.delivery.lane import LEASE_S
 from crowd.delivery.outcome import Answered
 from crowd.delivery.reports import (
@@ -550,6 +550,24 @@ def test_a_consumer_that_is_dismissed_is_attempted_no_more():
     assert node.bodies("d") == [b"one", b"two"]
     assert [progress.name for progress in node.dispatcher.progress()] == ["d"]
     assert node.fatal == []
+
+
+def test_dead_letters_are_given_up_at_their_age():
+    """With `dead.for = "1 h"` a letter is there for an hour, and gone soon after."""
+    cluster = Cluster(consumer("c", dead=Dead(for_us=3_600_000_000)))
+    node = Node(cluster, answer=lambda _c, message, _n: BAD if message.body == b"bad" else OK)
+    node.dispatcher.lead()
+    cluster.accept(*[b"bad"] * (EXPIRE_MAX + 5))
+    node.pass_s(3_500, step=5)
+    cluster.accept(b"good")
+    node.pass_s(1)
+    assert len(cluster.ledger.letters) == EXPIRE_MAX + 5
+    node.pass_s(120, step=5)
+    for _ in range(3):
+        cluster.accept(b"good")
+        node.pass_s(2)
+    assert len(cluster.ledger.letters) == 0
+    assert cluster.ledger.letter_tally(cluster.ledger.consumer_id("c")).expired == EXPIRE_MAX + 5
 
 
 def test_keys_of_damaged_messages_wait_until_they_are_mended():

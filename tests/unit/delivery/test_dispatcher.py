@@ -23,7 +23,7 @@ from crowd.command import (
     Skip,
 )
 from crowd.delivery.dispatcher import DRAIN_S, EXPIRE_MAX, FENCED_S
-from crowd.delivery.lane import LEASE_S
+from crowd.delivery.lane import HOLDING_MAX, LEASE_S
 from crowd.delivery.outcome import Answered
 from crowd.delivery.reports import (
     BURY_BYTES_MAX,
@@ -622,14 +622,14 @@ def test_an_order_that_is_none_is_reported_and_nothing_is_attempted():
     assert node.bodies("c") == [b"one"]
 
 
-def test_more_dead_letters_than_can_be_read_hold_an_ordered_consumer(monkeypatch):
+def test_more_dead_letters_than_can_be_read_hold_an_ordered_consumer():
     """A leader that does not know which keys are held attempts none of them."""
-    monkeypatch.setattr("crowd.delivery.lane.HOLDING_MAX", 2)
     cluster = Cluster(consumer("c", order="path", on_dead="hold"))
     first = Node(cluster, answer=lambda *_: BAD)
     first.dispatcher.lead()
-    cluster.accept(*[stored(b"%d" % n, b"/%d" % n) for n in range(3)])
-    first.pass_s(3)
+    cluster.accept(*[stored(b"%d" % n, b"/%d" % n) for n in range(HOLDING_MAX + 1)])
+    first.pass_s(5)
+    assert len(cluster.ledger.letters) == HOLDING_MAX + 1
     first.dispatcher.unlead()
     second = Node(cluster, answer=lambda *_: OK)
     second.dispatcher.lead()

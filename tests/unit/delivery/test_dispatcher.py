@@ -633,7 +633,7 @@ def test_more_dead_letters_than_can_be_read_hold_an_ordered_consumer():
     first.dispatcher.unlead()
     second = Node(cluster, answer=lambda *_: OK)
     second.dispatcher.lead()
-    cluster.accept(stored(b"next", b"/9"))
+    cluster.accept(stored(b"next", b"/next"))
     second.pass_s(5)
     assert second.attempts == []
     assert second.dispatcher.progress()[0].held == "cannot tell yet what its letters hold"

@@ -73,7 +73,7 @@ LETTERS_MAX: Final = 1_024
 """Letters in one command; with bytes, an entry of 1 MiB holds fewer of any real size."""
 
 TRIALS_MAX: Final = 10_000
-"""Waiting messages whose attempts are remembered. Of more, the leader says the oldest ones."""
+"""Waiting messages whose attempts are remembered. Of more, the leader says some."""
 
 WORDS_MAX: Final = 1_024
 """Characters kept of a last answer's body, or of a failure's words."""
@@ -465,7 +465,9 @@ class Purge(_Value, frozen=True, tag=16):
 class Trial(_Value, frozen=True):
     """A message that failed and waits: its ``attempts`` so far, and when the next one is due.
 
-    ``letter`` is a letter's number, or 0 for the message at ``position``.
+    ``letter`` is a letter's number, or 0 for the message at ``position``. ``spared`` of the
+    attempts do not count towards a bound. ``aged_us`` is what the consumer's own was at the
+    first attempt: the message's age is the difference.
     """
 
     position: _Position
@@ -473,6 +475,8 @@ class Trial(_Value, frozen=True):
     attempts: _Counted
     first_us: _Amount
     due_us: _Amount
+    spared: _Amount = 0
+    aged_us: _Amount = 0
 
 
 class Remember(_Value, frozen=True, tag=17):

@@ -354,7 +354,6 @@ def _retry(table: Table) -> Retry:
         schedule_us=table.read("schedule", kinds.SCHEDULE, []),
         asked_most_us=table.read("asked_most", kinds.DELAY, "1 h"),
     )
-    table.not_in_force("for", "a message is retried for good, nothing is dead-lettered")
     if 0 < retry.most_us < retry.first_us:
         table.problem("most", "at least retry.first")
     table.close()

@@ -362,6 +362,7 @@ class Node(Service):
         )
         engine.applied_hooks.append(dispatcher.advanced)
         engine.leading_hooks.append(dispatcher.leading)
+        engine.leaving_hooks.append(dispatcher.report)
         return dispatcher
 
     def _make_producers(self, limits: WebLimits) -> Producers:

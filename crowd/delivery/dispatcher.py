@@ -19,6 +19,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from crowd.command import Purge
+from crowd.delivery.breaker import BreakerState
 from crowd.delivery.entries import Entries
 from crowd.delivery.lane import Counts, Lane, Surroundings
 from crowd.delivery.pace import TimeBudget
@@ -43,23 +45,41 @@ DRAIN_S: Final = 3.0
 
 DRAIN_LOOK_S: Final = 0.02
 
+EXPIRE_EVERY_S: Final = 60.0
+"""How often it is asked which dead letters are past their age, which is days. Only when there is
+something to do anyway: the log's time moves with its entries."""
+
+EXPIRE_MAX: Final = 100
+"""Letters given up at once: looking at them costs a millisecond. More follow a second later."""
+
 
 class Progress(msgspec.Struct, frozen=True):
-    """One consumer's delivery, for people and metrics. Counts begin anew with each leadership."""
+    """One consumer's delivery, for people and metrics. Counts begin anew with each leadership.
+
+    ``held`` says why nothing is attempted now, "" for no reason; ``held_for_s`` how long yet, if
+    that is known. ``alarm``: dead letters are at their bound, and an operator has to act.
+    ``limit`` is how many attempts may be in flight now.
+    """
 
     consumer: ConsumerId
     name: str
     paused: bool
-    silent: bool
+    breaker: str
+    held: str
+    held_for_s: float | None
+    alarm: bool
     watermark: Position
     cursor: Position
     backlog: int
+    limit: int
     in_flight: int
     waiting: int
+    in_line: int
     attempts: int
     delivered: int
     retried: int
     unknown: int
+    dead: int
     last_problem: str
 
 
@@ -100,6 +120,7 @@ class Dispatcher(Service):
         self._next: Timer | None = None
         self._next_s = 0.0
         self._first = 0
+        self._expire_s = float("-inf")
         self.budget = TimeBudget()
 
     # --- Told by others ---------------------------------------------------------------------------
@@ -137,6 +158,11 @@ class Dispatcher(Service):
             self._follow_definitions()
             self._wake()
 
+    def report(self) -> None:
+        """Propose all that the next leader should know: this one is about to make way."""
+        for lane in self._lanes.values():
+            lane.settle(self._clock.seconds(), at_once=True)
+
     def spent(self, seconds: float) -> None:
         """Count time that answers took, outside of slices."""
         self.budget.work(seconds)
@@ -159,8 +185,7 @@ class Dispatcher(Service):
         if now_s < until_s and any(lane.plan.in_flight for lane in self._lanes.values()):
             self._clock.callLater(DRAIN_LOOK_S, self._drain, until_s, drained)
             return
-        for lane in self._lanes.values():
-            lane.settle(now_s, at_once=True)
+        self.report()
         self._leads = False
         self._close_lanes(at_once=True)
         drained.callback(None)
@@ -175,13 +200,22 @@ class Dispatcher(Service):
             self._next = None
 
     def _follow_definitions(self) -> None:
-        """Have a lane for each consumer, as it is defined now. None is ever removed by a file."""
+        """Have a lane for each consumer, as it is defined now, and for no other."""
+        for gone in self._lanes.keys() - self._ledger.consumers.keys():
+            self._lanes.pop(gone).close()
         for consumer, known in self._ledger.consumers.items():
             lane = self._lanes.get(consumer)
             if lane is None:
                 self._lanes[consumer] = Lane(consumer, known.definition, self._around)
-            elif lane.definition is not known.definition:
+            elif lane.definition is known.definition:
+                continue
+            elif lane.fits(known.definition):
                 lane.redefine(known.definition)
+            else:
+                # What is under way was taken by another order: it ends unheard, and is repeated.
+                lane.settle(self._clock.seconds(), at_once=True)
+                lane.close()
+                self._lanes[consumer] = Lane(consumer, known.definition, self._around, anew=True)
 
     # --- Slices -------------------------------------------------------------------------------------
 
@@ -237,12 +271,15 @@ class Dispatcher(Service):
 
     def _work(self, started_s: float, slice_s: float) -> float | None:
         """Do one slice's work; return the seconds until the next one, or None for none."""
-        lanes = list(self._lanes.values())
+        known = self._ledger.consumers
+        lanes = [lane for consumer, lane in self._lanes.items() if consumer in known]
         for lane in lanes:
-            lane.look()
+            lane.look(started_s)
             lane.settle(started_s)
         if self._draining:
             return None
+        if started_s >= self._expire_s:
+            self._expire(started_s)
         until_s = started_s + slice_s
         # Another lane comes first each time, so that a short slice passes none over for long.
         self._first = (self._first + 1) % max(1, len(lanes))
@@ -260,6 +297,18 @@ class Dispatcher(Service):
         dues = [due for due in (lane.next_due_s() for lane in lanes) if due is not None]
         return max(0.0, min(dues) - now_s) if dues else None
 
+    def _expire(self, now_s: float) -> None:
+        """Propose that dead letters go which were kept for as long as their consumers say."""
+        numbers = self._ledger.expired(self._leadership.log_time_us(), EXPIRE_MAX)
+        if numbers and self._leadership.propose(Purge("age", tuple(numbers))):
+            self._log.info(
+                "dead letters {first} to {last} are past their age: {count} are given up",
+                first=numbers[0],
+                last=numbers[-1],
+                count=len(numbers),
+            )
+        self._expire_s = now_s + (1.0 if len(numbers) == EXPIRE_MAX else EXPIRE_EVERY_S)
+
     # --- What others read -----------------------------------------------------------------------
 
     def progress(self) -> tuple[Progress, ...]:
@@ -270,17 +319,25 @@ class Dispatcher(Service):
         known = self._ledger.consumers[consumer]
         watermark = self._ledger.watermark(consumer)
         lane = self._lanes.get(consumer)
+        now_s = self._clock.seconds()
+        plan = lane.plan if lane is not None else None
+        held, until_s = plan.held(now_s) if plan is not None else ("", None)
         counts = lane.counts if lane is not None else Counts()
         return Progress(
             consumer=consumer,
             name=known.definition.name,
             paused=known.paused,
-            silent=lane is not None and lane.plan.silent,
+            breaker=plan.breaker.state.value if plan is not None else BreakerState.CLOSED.value,
+            held=held,
+            held_for_s=None if until_s is None else max(0.0, until_s - now_s),
+            alarm=plan is not None and plan.full,
             watermark=watermark,
-            cursor=lane.plan.cursor if lane is not None else watermark,
+            cursor=plan.cursor if plan is not None else watermark,
             backlog=known.backlog,
-            in_flight=lane.plan.in_flight if lane is not None else 0,
-            waiting=lane.plan.waiting if lane is not None else 0,
+            limit=plan.pace.limit if plan is not None else known.definition.concurrency,
+            in_flight=plan.in_flight if plan is not None else 0,
+            waiting=plan.waiting if plan is not None else 0,
+            in_line=plan.in_line if plan is not None else 0,
             last_problem=lane.last_problem if lane is not None else "",
             **msgspec.structs.asdict(counts),
         )

@@ -1,8 +1,8 @@
 """One consumer's lane: its plan, its courier, and what has been seen of it.
 
 Decides nothing that ``plan`` can decide. Starts the attempts that the plan names, hands it
-their answers, and proposes its outcomes. One lane never waits for another; whose turn it is
-the dispatcher says.
+their answers, and has ``reports`` propose what came of them. One lane never waits for another;
+whose turn it is the dispatcher says.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from twisted.logger import Logger
 
-from crowd.command import Settle
-from crowd.delivery.backoff import Backoff
-from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome
+from crowd.delivery.backlog import LETTERS_MAX
+from crowd.delivery.order import Order
+from crowd.delivery.outcome import Failed, FailureKind, Outcome, in_words
 from crowd.delivery.pace import Rate
 from crowd.delivery.plan import Plan
+from crowd.delivery.reports import Reports, remembered_of
 from crowd.delivery.request import Naming
+from crowd.delivery.rules import Rules
+from crowd.delivery.trial import letter_number
 from crowd.errors import DamagedEntryError, FatalError, MalformedMessageError
 from crowd.message import decode_message, message_id
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from twisted.python.failure import Failure
 
@@ -31,22 +34,27 @@ if TYPE_CHECKING:
     from crowd.command import ConsumerDefinition
     from crowd.delivery.entries import Entries
     from crowd.delivery.outcome import Answer
-    from crowd.delivery.plan import Attempt
     from crowd.delivery.ports import Courier, CourierFactory, Leadership, LedgerView
-    from crowd.message import ConsumerId, Position
-
-SETTLE_EVERY_S: Final = 0.1
-"""Outcomes wait this long for others: at most ten entries a second for each consumer, and a
-leader's death repeats no more than a tenth of a second's deliveries."""
-
-SETTLE_AT: Final = 500
-"""Outcomes that do not wait longer: about 5 000 deliveries a second make an entry each 0.1 s."""
+    from crowd.delivery.trial import Attempt
+    from crowd.message import ConsumerId, Message, Position
 
 MEND_S: Final = 0.1
 """How soon a message is looked at again whose bytes were damaged: a peer's copy comes in less."""
 
-SETTLE_PROPOSED_MAX: Final = 8
-"""Proposals of one lane under way. While commits stand still, outcomes gather instead."""
+LEASE_S: Final = 1.5
+"""How long a new leader waits before it attempts what is in order. The leader before it starts
+nothing more half a second after it last heard a majority (`crowd.raft.engine.FENCE_S`); the rest
+is for what it had just begun to send. A new lane for another order waits as long."""
+
+READ_BYTES_MAX: Final = 256 << 10
+"""Bytes of messages read in one look to learn their keys: about a millisecond of decoding."""
+
+HOLDING_MAX: Final = 1_000
+"""Dead letters whose keys a new leader reads. With more, whose keys it does not know, it holds
+the consumer as a whole."""
+
+LETTERS_EVERY_S: Final = 0.1
+"""How often letters are looked through, if there are any: a millisecond for the most of them."""
 
 
 class Surroundings(NamedTuple):
@@ -66,12 +74,13 @@ class Surroundings(NamedTuple):
 
 
 class Counts(msgspec.Struct):
-    """What a lane did since this node leads."""
+    """What a lane did since this node leads. ``unknown`` ones may have been had twice."""
 
     attempts: int = 0
     delivered: int = 0
     retried: int = 0
     unknown: int = 0
+    dead: int = 0
 
 
 class Lane:
@@ -80,8 +89,14 @@ class Lane:
     _log = Logger()
 
     def __init__(
-        self, consumer: ConsumerId, definition: ConsumerDefinition, around: Surroundings
+        self,
+        consumer: ConsumerId,
+        definition: ConsumerDefinition,
+        around: Surroundings,
+        *,
+        anew: bool = False,
     ) -> None:
+        """Begin at what the ledger shows; `anew` is for one that takes another's place."""
         self.consumer = consumer
         self.definition = definition
         self.counts = Counts()
@@ -89,27 +104,44 @@ class Lane:
         self._around = around
         self._couriers: list[Courier] = []  # the present one, and the one before it
         self._courier: Courier | None = None
-        self._settle_due_s: float | None = None
         self._closed = False
         self._more = False
-        watermark = around.ledger.watermark(consumer)
-        self.plan = Plan(
-            Backoff.from_definition(definition.retry), definition.concurrency, watermark
-        )
+        self._letters_s = float("-inf")  # when letters are looked at again
+        self._letters_skipped = False
         self._rate_text = ""
+        ledger, leadership = around.ledger, around.leadership
+        now_s = around.clock.seconds()
+        rules = _rules_of(definition)
+        remembered = remembered_of(ledger.remembered(consumer), now_s, leadership.log_time_us())
+        watermark = ledger.watermark(consumer)
+        self.plan = Plan(rules, watermark, None, now_s, remembered)
+        self._read_from_s = float("-inf")
+        if anew or rules.order.any:
+            self._more = True
+            self._read_from_s = now_s + LEASE_S
+            self.plan.begin_at(self._read_from_s, "waits for the leader before to end", now_s)
+        self._reports = Reports(consumer, self.plan, ledger, leadership, self._bytes_of)
+        self._reports.dead_bytes_max = definition.dead.bytes_max
+        self._read: set[int] = set()  # letters whose keys are known, of those
+        self._unread = self._holding_letters() if rules.order.any and rules.holds_dead else []
         self._make_courier()
 
+    def fits(self, definition: ConsumerDefinition) -> bool:
+        """Return whether `redefine` can follow a definition: its order is the same."""
+        return definition.order == self.definition.order
+
     def redefine(self, definition: ConsumerDefinition) -> None:
-        """Follow a changed definition; attempts under way end as they began."""
+        """Follow a changed definition that fits; attempts under way end as they began."""
         self.definition = definition
-        self.plan.backoff = Backoff.from_definition(definition.retry)
-        self.plan.concurrency = definition.concurrency
+        self.plan.follow(_rules_of(definition))
+        self._reports.dead_bytes_max = definition.dead.bytes_max
         self._make_courier()
 
     def _make_courier(self) -> None:
         if self._courier is not None:
             self._courier.close()
         try:
+            Order.from_text(self.definition.order)
             self._keep_rate()
             self._courier = self._around.couriers(self.definition)
         except ValueError as error:
@@ -132,89 +164,205 @@ class Lane:
 
     # --- A turn -----------------------------------------------------------------------------------
 
-    def look(self) -> None:
+    def look(self, now_s: float) -> None:
         """Take from the ledger what was applied meanwhile, and new messages if there is room."""
         ledger, plan = self._around.ledger, self.plan
+        paused = ledger.consumers[self.consumer].paused or self._courier is None
+        if paused != plan.paused:
+            plan.set_paused(now_s, paused=paused)
         plan.applied(
             ledger.watermark(self.consumer),
             lambda position: ledger.is_settled(self.consumer, position),
         )
+        self._look_at_letters(now_s)
+        if now_s < self._read_from_s or self._unread:
+            return
         wanted = plan.wants()
         if wanted > 0:
             pending = ledger.pending(self.consumer, plan.cursor, wanted)
-            plan.take(pending)
+            if plan.rules.order.reads:
+                self._take_with_keys(pending, now_s)
+            else:
+                plan.take(pending)
             self._more = bool(pending)  # there may be more behind those
 
     def start_one(self, now_s: float) -> bool:
         """Start one attempt if one is due; return whether one was."""
-        if self._courier is None or self._held:
+        courier = self._courier
+        if courier is None:
             return False
         attempt = self.plan.next_attempt(now_s)
         if attempt is None:
             return False
-        self._start(attempt, self._courier, now_s)
+        if attempt.position < 0:
+            self._start_letter(attempt, courier)
+        else:
+            self._start(attempt, courier, now_s)
         return True
 
     def next_due_s(self) -> float | None:
         """Return when a turn is wanted next, or None if only an event asks for one."""
-        due_s = None
-        if self._courier is not None and not self._held:
-            due_s = self.plan.next_due_s()
-            if self._more and self.plan.has_room and self.plan.wants():
-                return float("-inf")
-        if self._settle_due_s is None or self.plan.proposed >= SETTLE_PROPOSED_MAX:
-            return due_s
-        return self._settle_due_s if due_s is None else min(due_s, self._settle_due_s)
+        plan = self.plan
+        dues = [self._reports.due_s(), plan.next_due_s()]
+        if self._more and not plan.paused and plan.has_room and plan.wants():
+            dues.append(self._read_from_s)
+        if self._unread:
+            dues.append(self._read_from_s)
+        if self._letters_skipped:
+            dues.append(self._letters_s)
+        return min((due_s for due_s in dues if due_s is not None), default=None)
 
-    @property
-    def _held(self) -> bool:
-        return self._around.ledger.consumers[self.consumer].paused
+    # --- Order --------------------------------------------------------------------------------------
+
+    def _take_with_keys(self, pending: Sequence[Position], now_s: float) -> None:
+        """Take messages with their keys, as far as they can be read now."""
+        keys: list[bytes | None] = []
+        read_bytes = 0
+        for position in pending:
+            stored = self._stored(position)
+            if stored is None:
+                self._read_from_s = now_s + MEND_S
+                break
+            keys.append(self._key(stored))
+            read_bytes += len(stored)
+            if read_bytes > READ_BYTES_MAX:
+                break
+        self.plan.take(pending[: len(keys)], keys)
+
+    def _key(self, stored: bytes) -> bytes | None:
+        try:
+            return self.plan.rules.order.key(decode_message(stored))
+        except MalformedMessageError:
+            return None  # it will be found undeliverable, on its own
+
+    def _stored(self, position: Position) -> bytes | None:
+        """Return a stored message; None, having asked for help, if its bytes are damaged."""
+        around = self._around
+        place = around.ledger.place(position)
+        try:
+            return around.entries.message(place.index, place.offset)
+        except DamagedEntryError as error:
+            around.leadership.damaged(error)
+            return None
+
+    def _bytes_of(self, place: Position) -> bytes | None:
+        """Return the stored message of a position, or of the letter that stands for one."""
+        if place > 0:
+            return self._stored(place)
+        return self._around.leadership.letter(letter_number(place))
+
+    def _holding_letters(self) -> list[int]:
+        """Return the letters that hold their keys from before, whose keys are not known yet."""
+        return list(self._around.ledger.letters_of(self.consumer, 0, HOLDING_MAX + 1))
+
+    def _learn_held_keys(self, now_s: float) -> None:
+        """Learn which keys are held from before, once all those letters can be read."""
+        if now_s < self._read_from_s:
+            return
+        unread = self._holding_letters()
+        if len(unread) <= HOLDING_MAX:
+            unread = [n for n in unread if n not in self._read and not self._holds(n)]
+        self._unread = unread
+        if unread:
+            self._read_from_s = now_s + LEASE_S
+            self.plan.begin_at(self._read_from_s, "cannot tell yet what its letters hold", now_s)
+
+    def _holds(self, number: int) -> bool:
+        """Have a letter hold its key; False if its bytes are not here yet."""
+        stored = self._around.leadership.letter(number)
+        if stored is None:
+            return False
+        self.plan.hold_key(self._around.ledger.letters[number].position, self._key(stored))
+        self._read.add(number)
+        return True
+
+    # --- Letters ------------------------------------------------------------------------------------
+
+    def _look_at_letters(self, now_s: float) -> None:
+        """Take letters that are to be attempted; let keys go whose letter is gone."""
+        ledger, plan = self._around.ledger, self.plan
+        if self._unread:
+            self._learn_held_keys(now_s)
+        self._letters_skipped = now_s < self._letters_s
+        if self._letters_skipped:
+            return
+        numbers = ledger.letters_due(self.consumer, 0, LETTERS_MAX)
+        if numbers or plan.knows_letters:
+            plan.take_letters(numbers, now_s)
+        for position in plan.holding if plan.holds else ():
+            if not plan.rules.holds_dead or not ledger.is_letter(self.consumer, position):
+                plan.release_key(position)
+        if numbers or plan.holds:
+            self._letters_s = now_s + LETTERS_EVERY_S
+
+    def _start_letter(self, attempt: Attempt, courier: Courier) -> None:
+        around, number = self._around, attempt.letter
+        letter = around.ledger.letters.get(number)
+        if letter is None:
+            self.plan.drop(attempt.position)
+            return
+        stored = around.leadership.letter(number)
+        if stored is None:
+            self.plan.postpone(attempt.position, around.clock.seconds() + LEASE_S)
+            return
+        self._send(attempt, courier, stored, letter.position, replay=letter.state == "replay")
 
     # --- Attempts -----------------------------------------------------------------------------------
 
     def _start(self, attempt: Attempt, courier: Courier, now_s: float) -> None:
         """Make an attempt, or put it off until damaged bytes of the log are mended."""
-        around, position = self._around, attempt.position
-        tag = around.ledger.tag
-        assert tag is not None, "a message was accepted, so the cluster is born"
-        place = around.ledger.place(position)
-        try:
-            stored = around.entries.message(place.index, place.offset)
-        except DamagedEntryError as error:
-            around.leadership.damaged(error)
-            self.plan.postpone(position, now_s + MEND_S)
+        plan, position = self.plan, attempt.position
+        # What was just taken is pending; what waited may have been settled by an operator.
+        if (attempt.number > 1 or plan.rules.order.any or position <= plan.backlog.watermark) and (
+            self._around.ledger.is_settled(self.consumer, position)
+        ):
+            plan.drop(position)
             return
+        stored = self._stored(position)
+        if stored is None:
+            plan.postpone(position, now_s + MEND_S)
+            return
+        self._send(attempt, courier, stored, position)
+
+    def _send(
+        self, attempt: Attempt, courier: Courier, stored: bytes, position: Position,
+        *, replay: bool = False,
+    ) -> None:  # fmt: skip
         self.counts.attempts += 1
         try:
-            message = decode_message(stored)
+            message: Message = decode_message(stored)
         except MalformedMessageError as error:
-            self._answered(Failed(FailureKind.UNDELIVERABLE, str(error)), position)
+            self._answered(Failed(FailureKind.UNDELIVERABLE, str(error)), attempt.position)
             return
-        naming = Naming(message_id(tag, position), position, attempt.number)
+        tag = self._around.ledger.tag
+        assert tag is not None, "a message was accepted, so the cluster is born"
+        naming = Naming(message_id(tag, position), position, attempt.number, replay)
         answered = courier.attempt(message, naming)
-        answered.addCallback(self._answered, position).addErrback(self._broke)
+        answered.addCallback(self._answered, attempt.position).addErrback(self._broke)
 
     def _answered(self, answer: Answer, position: Position) -> None:
         """Take an answer. Called once for each attempt, in the reactor."""
         if self._closed:
             return
-        around, plan = self._around, self.plan
+        around, plan, counts = self._around, self.plan, self.counts
         now_s = around.clock.seconds()
-        silent = plan.silent
+        closed, dead = plan.breaker.closed, len(plan.dead)
         outcome = plan.answered(position, answer, now_s, around.chance.random())
         if outcome is Outcome.DELIVERED:
-            self.counts.delivered += 1
+            counts.delivered += 1
             self.last_problem = ""
-            if self._settle_due_s is None:
-                self._settle_due_s = now_s + SETTLE_EVERY_S
+            self._reports.heard(now_s)
         else:
-            if outcome is Outcome.UNKNOWN:
-                self.counts.unknown += 1
+            if len(plan.dead) > dead:
+                counts.dead += 1
+                self._reports.heard(now_s)
+            elif outcome is Outcome.UNKNOWN:
+                counts.unknown += 1
             else:
-                self.counts.retried += 1
-            self.last_problem = _words(answer)
-        if silent != plan.silent:
-            self._turned(silent=plan.silent)
+                counts.retried += 1
+            self.last_problem = in_words(answer)
+        if closed != plan.breaker.closed:
+            self._turned(now_s)
         around.wake()
 
     def _broke(self, failure: Failure) -> None:
@@ -222,11 +370,13 @@ class Lane:
         self._log.failure("an answer could not be taken", failure)
         self._around.fail(FatalError(f"delivery failed: {failure.getErrorMessage()}"))
 
-    def _turned(self, *, silent: bool) -> None:
-        if silent:
-            self._trouble(f"gives no sign of life: {self.last_problem}")
-        else:
+    def _turned(self, now_s: float) -> None:
+        breaker = self.plan.breaker
+        if breaker.closed:
             self._log.info("consumer {consumer} is back", consumer=self.definition.name)
+        else:
+            wait_s = max(0.0, breaker.until_s - now_s)
+            self._trouble(f"is left alone for {wait_s:.1f} s: {breaker.why}")
 
     def _trouble(self, words: str) -> None:
         self.last_problem = words
@@ -235,17 +385,16 @@ class Lane:
     # --- Outcomes -------------------------------------------------------------------------------------
 
     def settle(self, now_s: float, *, at_once: bool = False) -> None:
-        """Propose outcomes if they are due, enough of them, or to go `at_once`."""
-        plan = self.plan
-        while plan.delivered and plan.proposed < SETTLE_PROPOSED_MAX:
-            due = self._settle_due_s is not None and self._settle_due_s <= now_s
-            if not (due or at_once or plan.delivered >= SETTLE_AT):
-                return
-            if not self._around.leadership.propose(Settle(self.consumer, plan.to_settle())):
-                self._settle_due_s = now_s + SETTLE_EVERY_S
-                return  # no longer the leader: `close` follows, or the next turn asks again
-            plan.settle_proposed()
-            self._settle_due_s = now_s + SETTLE_EVERY_S if plan.delivered else None
+        """Propose outcomes, and what the next leader should know, if due or to go `at_once`."""
+        full = self.plan.full
+        self._reports.send(now_s, at_once=at_once)
+        if self.plan.full and not full:
+            self._log.error(
+                "consumer {consumer} is held: {bytes} bytes of dead letters are its bound; replay or "
+                "purge some, or raise dead.bytes",
+                consumer=self.definition.name,
+                bytes=self.definition.dead.bytes_max,
+            )
 
     # --- Ends ---------------------------------------------------------------------------------------
 
@@ -259,7 +408,9 @@ class Lane:
                 courier.close()
 
 
-def _words(answer: Answer) -> str:
-    if isinstance(answer, Answered):
-        return f"answered {answer.status}"
-    return f"{answer.kind}: {answer.words}"
+def _rules_of(definition: ConsumerDefinition) -> Rules:
+    """Return a definition's rules. An order that is none stands for all: no courier is made then."""
+    try:
+        return Rules.from_definition(definition)
+    except ValueError:
+        return Rules.from_definition(msgspec.structs.replace(definition, order="all"))

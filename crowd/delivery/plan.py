@@ -1,26 +1,28 @@
 """What to attempt next at one consumer, and what to settle.
 
-Decides, of one consumer: which message is attempted next, when a failed one comes back, when
-the consumer as a whole counts as silent, and which outcomes go into the log together. Pure:
-time and chance are arguments. Leaves attempts to ``lane``, and what is pending to the ledger.
+Decides, of one consumer: whether anything is attempted now, when a message that failed comes
+back, when it is dead, and which outcomes go into the log together. Pure: time and chance are
+arguments. Leaves attempts to ``lane``, what is pending to the ledger, and each single question
+to the module that is named after it: whose turn it is to ``backlog``, and others to ``outcome``,
+``backoff``, ``breaker``, ``concurrency``, ``order`` and ``pace``.
 
 Theory of operation. A position that the ledger names as pending is *taken* once, in rising
 order; the cursor is the last one taken. From then on it is in exactly one place:
 
-    fresh -> in flight -> delivered -> proposed -> (gone: the ledger shows it settled)
-                 |  ^
-                 v  |
-               waiting
+    in line -> fresh -> in flight -> delivered -> proposed -> (gone: the ledger shows it settled)
+       |                |  ^    |                    ^
+       +----------------+->waiting, dead ------------+
 
-Invariant: cursor - watermark <= WINDOW, so what is held here is bounded whatever the backlog.
+*In line* are messages that wait for an earlier one of their key. That one leaves its line when
+it is delivered, and when the ledger shows it buried: a leader that dies before that has its
+successor attempt it again, and nothing behind it was attempted meanwhile.
+
+Letters, which the ledger keeps outside the backlog, are attempted too: a number below zero stands
+then where a position would.
 
 Invariant: a position leaves only when the ledger shows it settled. What a lost leadership
-makes of this plan is nothing: it is thrown away, and the next leader begins at its ledger.
-
-A consumer is *silent* after a run of attempts of which none showed life. Then there is one
-attempt in flight at most, one probe a second, and no fresh message is begun: an outage costs
-a handful of waiting messages, not a window full of them, and hits a consumer that comes up
-with one request, not with thousands. The first sign of life calls the waiting ones back.
+makes of this plan is nothing: it is thrown away, and the next leader begins at its ledger, and
+at what this one had it remember.
 
 Invariant: with a *rate* every attempt, probes and retries among them, is taken from it when
 it starts. What waits for the rate is not in flight: it stays fresh or waiting.
@@ -28,50 +30,42 @@ it starts. What waits for the rate is not in flight: it stays fresh or waiting.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
-import msgspec
+from msgspec.structs import replace
 
-from crowd.delivery.outcome import Answered, FailureKind, Outcome, outcome_of, shows_life
+from crowd.delivery.backlog import Backlog
+from crowd.delivery.backoff import AnsweringClock
+from crowd.delivery.breaker import Breaker, BreakerState
+from crowd.delivery.concurrency import Concurrency
+from crowd.delivery.outcome import (
+    Answered,
+    FailureKind,
+    Outcome,
+    in_words,
+    is_overload,
+    last_words,
+    outcome_of,
+    shows_life,
+)
+from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, letter_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable, Sequence
 
-    from crowd.delivery.backoff import Backoff
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
+    from crowd.delivery.rules import Rules
+    from crowd.delivery.trial import DeathReason, Trial
     from crowd.message import Position
-
-WINDOW: Final = 100_000
-"""How far the cursor runs ahead of the watermark (docs/explanation/delivery.md). About 25 MB at the worst."""
-
-FRESH_MAX: Final = 256
-"""Positions asked of the ledger at once: many attempts to one question, few to remember."""
-
-SILENT_RUN_MIN: Final = 8
-"""Lifeless attempts in a row, at least, before a consumer counts as silent. With many in
-flight it takes as many as that, because those all meet the same moment."""
-
-PROBE_S: Final = 1.0
-"""Between probes of a silent consumer: its return is noticed within about a second."""
-
-RECALL_MAX: Final = 1_000
-"""Waiting messages called back at the first sign of life. More have failed one by one."""
-
-RECALL_S: Final = 1.0
-"""The time over which those are spread, in their order."""
 
 SETTLE_MAX: Final = 4_096
 """Positions in one `Settle`; a quarter of what a command may hold."""
 
-
-class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """One attempt to start: the message's position, and its attempts' number from 1."""
-
-    position: Position
-    number: int
+DEAD_MAX: Final = 1_024
+"""Dead messages in no proposal yet. More attempts wait: each keeps up to 4 KiB of last words."""
 
 
 class Plan:
@@ -79,26 +73,52 @@ class Plan:
 
     def __init__(
         self,
-        backoff: Backoff,
-        concurrency: int,
+        rules: Rules,
         watermark: Position,
         rate: Rate | None = None,
+        now_s: float = 0.0,
+        remembered: Remembered | None = None,
     ) -> None:
-        """Begin behind `watermark`, with at most `concurrency` attempts in flight."""
-        self.backoff = backoff
-        self.concurrency = concurrency
+        """Begin at `now_s` behind `watermark`, and where another leader's plan was."""
+        self.rules = rules
         self.rate = rate
-        self.cursor = watermark
-        self._watermark = watermark
-        self._fresh: deque[Position] = deque()
-        self._in_flight: dict[Position, int] = {}
-        self._waiting: list[tuple[float, Position, int]] = []  # a heap: due time, attempts so far
+        trials = remembered.trials if remembered is not None else ()
+        self.backlog = Backlog(rules.order, watermark, trials)
+        self.breaker = Breaker(rules.breaker)
+        self.pace = Concurrency(rules.concurrency, adaptive=rules.adaptive)
+        self.full = False
+        """No more dead letters may be kept: nothing is attempted until there is room again."""
+        self.paused = False
+        self.revision = 0
+        """Grows with all that the next leader should know of."""
+        self._in_flight: dict[Position, Flight] = {}
         self._delivered: list[Position] = []
+        self._dead: list[Dead] = []
         self._proposed: deque[tuple[Position, ...]] = deque()
-        self._lifeless_run = 0
-        self._probe_s = float("-inf")
+        self._buried: dict[Position, Dead] = {}  # those of the proposed that are dead
+        self._holding: set[Position] = set()  # dead, and holding their key
+        self._concluded: list[int] = []
+        self._asked_until_s = -math.inf  # a Retry-After's, or a beginning's
+        self._asked_why = ""
+        self._aged = AnsweringClock(remembered.aged_s if remembered else 0.0)
+        if remembered is not None:
+            until_s, opened = remembered.held_until_s, remembered.opened
+            self.breaker.restore(opened, until_s, "as the leader before this one saw it")
+            if not opened:
+                self._ask(until_s, "asked to wait")
+        self._count_time(now_s)
 
     # --- What is where ----------------------------------------------------------------------------
+
+    @property
+    def concurrency(self) -> int:
+        """The most attempts that may ever be under way at once."""
+        return self.rules.concurrency
+
+    @property
+    def cursor(self) -> Position:
+        """The last position taken."""
+        return self.backlog.cursor
 
     @property
     def in_flight(self) -> int:
@@ -108,12 +128,28 @@ class Plan:
     @property
     def waiting(self) -> int:
         """Messages that failed and come back later."""
-        return len(self._waiting)
+        return len(self.backlog.waiting)
+
+    @property
+    def in_line(self) -> int:
+        """Messages that wait for another one of their key."""
+        lines = self.backlog.lines
+        return 0 if lines is None else lines.waiting
 
     @property
     def delivered(self) -> int:
         """Outcomes that are in no proposal yet."""
         return len(self._delivered)
+
+    @property
+    def dead(self) -> Sequence[Dead]:
+        """The dead that are in no proposal yet, in the order in which they died."""
+        return self._dead
+
+    @property
+    def concluded(self) -> Sequence[int]:
+        """Letters that were delivered and are in no proposal yet."""
+        return self._concluded
 
     @property
     def proposed(self) -> int:
@@ -123,62 +159,180 @@ class Plan:
     @property
     def has_room(self) -> bool:
         """Whether another attempt may be in flight."""
-        return len(self._in_flight) < self.concurrency
+        return len(self._in_flight) < self.pace.limit
 
-    @property
-    def silent(self) -> bool:
-        """Whether the consumer as a whole gives no sign of life."""
-        return self._lifeless_run >= max(SILENT_RUN_MIN, self.concurrency)
+    def aged_s(self, now_s: float) -> float:
+        """Return how long the consumer as a whole answered, in seconds."""
+        return self._aged.aged_s(now_s)
+
+    def held(self, now_s: float) -> tuple[str, float | None]:
+        """Return why nothing is attempted now, "" for no reason, and until when, if that is known."""
+        if self.full:
+            return "its dead letters are at their bound", None
+        if not self.breaker.closed:
+            return self.breaker.why, max(self.breaker.until_s, self._asked_until_s)
+        if now_s < self._asked_until_s:
+            return self._asked_why, self._asked_until_s
+        return "", None
+
+    # --- Told by an operator ----------------------------------------------------------------------
+
+    def follow(self, rules: Rules) -> None:
+        """Go by other rules from here on, whose order is the same; what is under way stays."""
+        assert rules.order == self.rules.order
+        self.rules = rules
+        self.breaker.follow(rules.breaker)
+        self.pace.follow(rules.concurrency, adaptive=rules.adaptive)
+
+    def set_paused(self, now_s: float, *, paused: bool) -> None:
+        """Attempt nothing while `paused`, and let nothing age."""
+        if paused != self.paused:
+            self.paused = paused
+            self._count_time(now_s)
+
+    def set_full(self, now_s: float, *, full: bool) -> None:
+        """Attempt nothing while the consumer's dead letters are `full`."""
+        if full != self.full:
+            self.full = full
+            self._count_time(now_s)
+
+    def begin_at(self, until_s: float, why: str, now_s: float) -> None:
+        """Attempt nothing before `until_s`."""
+        self._ask(until_s, why)
+        self._count_time(now_s)
+
+    def _ask(self, until_s: float, why: str) -> None:
+        if until_s > self._asked_until_s:
+            self._asked_until_s, self._asked_why = until_s, why
+
+    def _count_time(self, now_s: float) -> None:
+        """Let messages age from now on if, and as soon as, the consumer as a whole answers."""
+        stands = self.paused or self.full or not self.breaker.closed
+        self._aged.run_from(math.inf if stands else self._asked_until_s, now_s)
 
     # --- From the ledger --------------------------------------------------------------------------
 
     def wants(self) -> int:
         """Return how many pending positions to ask for behind the cursor; 0 for none now."""
-        if self._fresh or self.silent:
-            return 0
-        return max(0, min(FRESH_MAX, self._watermark + WINDOW - self.cursor))
+        return self.backlog.wants(closed=self.breaker.closed)
 
-    def take(self, positions: Iterable[Position]) -> None:
-        """Take pending positions, rising, all above the cursor; those past the window stay."""
-        for position in positions:
-            assert position > self.cursor, "a position is taken once"
-            if position > self._watermark + WINDOW:
-                break
-            self._fresh.append(position)
-            self.cursor = position
+    def take(self, positions: Iterable[Position], keys: Sequence[bytes | None] = ()) -> None:
+        """Take pending positions as `Backlog.take` does."""
+        self.backlog.take(positions, keys)
 
     def applied(self, watermark: Position, is_settled: Callable[[Position], bool]) -> None:
         """Forget the proposals whose effect the ledger shows. They take effect in their order."""
-        self._watermark = watermark
+        backlog = self.backlog
+        backlog.watermark = watermark
         while self._proposed and is_settled(self._proposed[0][-1]):
-            self._proposed.popleft()
+            positions = self._proposed.popleft()
+            if self._buried and positions[-1] in self._buried:
+                for position in positions:
+                    del self._buried[position]
+                if self.rules.holds_dead and backlog.lines is not None:
+                    self._holding.update(filter(backlog.lines.is_head, positions))
+                else:
+                    backlog.leave(positions)
+        if len(self._proposed) > 1 and self._buried and is_settled(self._proposed[1][-1]):
+            # A later one took effect and this did not: there was no room. It is tried again.
+            self._dead.extend(self._buried.pop(position) for position in self._proposed.popleft())
+
+    def hold_key(self, position: Position, key: bytes | None) -> None:
+        """Have a dead letter from before hold its key, before anything is taken."""
+        assert self.backlog.lines is not None
+        if key is not None and self.backlog.lines.enter(position, key):
+            self._holding.add(position)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a dead message holds its key."""
+        return bool(self._holding)
+
+    @property
+    def holding(self) -> Sequence[Position]:
+        """Dead messages that hold their keys, rising."""
+        return sorted(self._holding)
+
+    def release_key(self, position: Position) -> None:
+        """Let go on what is behind a dead message: its letter is gone."""
+        self._holding.discard(position)
+        self.backlog.leave((position,))
+
+    @property
+    def knows_letters(self) -> bool:
+        """Whether any letter was taken that is not known to be gone."""
+        return bool(self.backlog.letters_known)
+
+    def take_letters(self, numbers: Iterable[int], now_s: float) -> None:
+        """Take letters as `Backlog.take_letters` does."""
+        self.backlog.take_letters(numbers, now_s, self.aged_s(now_s), self._in_flight)
+
+    def park(self, now_s: float, most: int) -> None:
+        """Have the oldest messages that wait become letters, if they hold up all others.
+
+        So one straggler pins neither the log nor the window. They are tried on as letters. Not
+        in an outage, in which nothing is held up by them; and not where there is an order.
+        """
+        if self.breaker.closed and self.backlog.is_crowded and not self._dead:
+            self._dead.extend(
+                Dead(trial.position, "window", 0, "", trial.attempts, trial.first_s, now_s)
+                for trial in self.backlog.take_away(most)
+            )
 
     # --- Attempts -----------------------------------------------------------------------------------
 
     def next_attempt(self, now_s: float) -> Attempt | None:
         """Return an attempt to start now, which counts as in flight from here on, or None."""
-        if self.silent:
-            if self._in_flight or now_s < self._probe_s:
-                return None
-        elif len(self._in_flight) >= self.concurrency:
+        closed = self.breaker.closed
+        if not self._may_start(now_s, closed=closed):
             return None
-        if self.rate is not None and not self.rate.available(now_s):
-            return None
-        if self._waiting and (self.silent or self._waiting[0][0] <= now_s):
-            _, position, before = heappop(self._waiting)
-        elif self._fresh:
-            position, before = self._fresh.popleft(), 0
-        else:
+        trial = self.backlog.choose(now_s, self._aged.aged_s(now_s), closed=closed)
+        if trial is None:
             return None
         if self.rate is not None:
             self.rate.take(now_s)
-        self._in_flight[position] = before + 1
-        return Attempt(position, before + 1)
+        if not closed:
+            self.breaker.started()
+        position = trial.position
+        self._in_flight[position] = Flight(trial, now_s, not closed)
+        return Attempt(position, trial.attempts + 1)
+
+    def _may_start(self, now_s: float, *, closed: bool) -> bool:
+        if closed:
+            if len(self._in_flight) >= self.pace.limit:
+                return False
+        elif not self._may_probe or now_s < self.breaker.until_s:
+            return False
+        if now_s < self._asked_until_s or self._stands:
+            return False
+        return self.rate is None or self.rate.available(now_s)
+
+    @property
+    def _stands(self) -> bool:
+        """Whether nothing is attempted, and no time changes that."""
+        return self.paused or self.full or len(self._dead) >= DEAD_MAX
+
+    @property
+    def _may_probe(self) -> bool:
+        return (
+            self.breaker.state is BreakerState.OPEN
+            and len(self._in_flight) < self.rules.concurrency
+        )
 
     def postpone(self, position: Position, due_s: float) -> None:
         """Put back what `next_attempt` returned last, as nothing was sent, until `due_s`."""
-        number = self._in_flight.pop(position)
-        heappush(self._waiting, (due_s, position, number - 1))
+        self._put_back(self._in_flight.pop(position), due_s)
+
+    def _put_back(self, flight: Flight, due_s: float) -> None:
+        if flight.probe:
+            self.breaker.abandoned(due_s)
+        self.backlog.wait(replace(flight.trial, due_s=due_s))
+
+    def drop(self, position: Position) -> None:
+        """Forget what `next_attempt` returned last: the ledger settled it meanwhile."""
+        if self._in_flight.pop(position).probe:
+            self.breaker.abandoned()
+        self.backlog.leave((position,))
 
     def next_due_s(self) -> float | None:
         """Return when `next_attempt` has something, or None if only an event brings it.
@@ -186,56 +340,116 @@ class Plan:
         A time that is past means that it has something now.
         """
         due_s = self._message_due_s()
-        return due_s if due_s is None or self.rate is None else max(due_s, self.rate.due_s())
+        if due_s is None:
+            return None
+        due_s = max(due_s, self._asked_until_s)
+        return due_s if self.rate is None else max(due_s, self.rate.due_s())
 
     def _message_due_s(self) -> float | None:
         """Return when a message is there to attempt, whatever the rate says."""
-        if self.silent:
-            if self._in_flight or not (self._waiting or self._fresh):
-                return None
-            return self._probe_s
-        if len(self._in_flight) >= self.concurrency:
+        if self._stands:
             return None
-        if self._fresh:
-            return float("-inf")
-        return self._waiting[0][0] if self._waiting else None
+        if not self.breaker.closed:
+            nothing = not self._may_probe or self.backlog.due_s(closed=False) is None
+            return None if nothing else self.breaker.until_s
+        if len(self._in_flight) >= self.pace.limit:
+            return None
+        return self.backlog.due_s(closed=True)
+
+    # --- Answers --------------------------------------------------------------------------------------
 
     def answered(self, position: Position, answer: Answer, now_s: float, chance: float) -> Outcome:
         """End an attempt; `chance` is a random number in [0, 1). Return what it came to."""
-        number = self._in_flight.pop(position)
+        flight = self._in_flight.pop(position)
         if not isinstance(answer, Answered) and answer.kind is FailureKind.FENCED:
             # Nothing was sent: not an attempt, and no word about the consumer.
-            heappush(self._waiting, (now_s, position, number - 1))
+            self._put_back(flight, now_s)
             return Outcome.RETRY
-        asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
-        self._hear(now_s, asked_s, alive=shows_life(answer))
-        outcome = outcome_of(answer)
+        outcome = outcome_of(answer, self.rules.answers)
+        # Only what failed while the consumer as a whole answered says that the message is bad.
+        in_time = self.breaker.closed
         if outcome is Outcome.DELIVERED:
-            self._delivered.append(position)
+            if self.breaker.lived(probe=flight.probe):
+                self._came_back(now_s)
+            self.pace.succeeded(now_s - flight.started_s, len(self._in_flight))
+            self._done(position, flight.trial)
         else:
-            # There is no place for the dead yet, and nothing accepted is dropped: DEAD waits too.
-            delay_s = self.backoff.delay_s(number, chance, asked_s)
-            heappush(self._waiting, (now_s + delay_s, position, number))
+            self._hear(answer, outcome, flight, now_s)
+            self._failed(flight.trial, answer, outcome, now_s, chance, in_time=in_time)
         return outcome
 
-    def _hear(self, now_s: float, asked_s: float | None, *, alive: bool) -> None:
-        if not alive:
-            self._lifeless_run += 1
-            self._probe_s = now_s + max(PROBE_S, min(asked_s or 0.0, self.backoff.most_s))
-            return
-        if self.silent:
-            self._recall(now_s)
-        self._lifeless_run = 0
+    def _hear(self, answer: Answer, outcome: Outcome, flight: Flight, now_s: float) -> None:
+        """Take what a failure says of the consumer as a whole."""
+        alive = shows_life(answer, outcome)
+        if alive:
+            if self.breaker.lived(probe=flight.probe):
+                self._came_back(now_s)
+        elif alive is None:
+            if flight.probe:
+                self.breaker.abandoned()
+        else:
+            holds, why = outcome is Outcome.HOLD, in_words(answer)
+            if self.breaker.failed(now_s, why, probe=flight.probe, holds=holds):
+                self.backlog.prefer_fresh()
+                self._count_time(now_s)
+            if is_overload(answer):
+                self.pace.overloaded(now_s, flight.started_s)
 
-    def _recall(self, now_s: float) -> None:
-        """Bring the next waiting messages forward: what they waited for has happened."""
-        count = min(RECALL_MAX, len(self._waiting))
-        called = [heappop(self._waiting) for _ in range(count)]
-        self._waiting.extend(
-            (min(due_s, now_s + RECALL_S * place / count), position, before)
-            for place, (due_s, position, before) in enumerate(called)
-        )
-        heapify(self._waiting)
+    def _came_back(self, now_s: float) -> None:
+        self.revision += 1
+        self.pace.restart(now_s)
+        self.backlog.recall(now_s)
+        self._count_time(now_s)
+
+    def _done(self, position: Position, trial: Trial) -> None:
+        """Take note of a delivery."""
+        if trial.attempts:
+            self.revision += 1
+        if position < 0:
+            number = letter_number(position)
+            if number in self.backlog.letters_known:
+                self._concluded.append(number)
+            return
+        self._delivered.append(position)
+        if self.backlog.lines is not None:
+            self.backlog.leave((position,))
+
+    def _failed(
+        self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, chance: float,
+        *, in_time: bool,
+    ) -> None:  # fmt: skip
+        """Have a message wait once more, or die."""
+        self.revision += 1
+        spares = not in_time or outcome is Outcome.HOLD
+        attempts, spared = trial.attempts + 1, trial.spared + spares
+        asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
+        if asked_s is not None and outcome is not Outcome.DEAD:
+            why = f"{in_words(answer)}, and asked for {asked_s:g} s"
+            self._ask(now_s + self.rules.backoff.honoured_s(asked_s), why)
+            self._count_time(now_s)
+        reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
+        if reason is not None:
+            if trial.position > 0 or letter_number(trial.position) in self.backlog.letters_known:
+                status = answer.status if isinstance(answer, Answered) else 0
+                words, first_s = last_words(answer), trial.first_s
+                dead = Dead(trial.position, reason, status, words, attempts, first_s, now_s)
+                self._dead.append(dead)
+            return
+        due_s = now_s + self.rules.backoff.delay_s(max(1, attempts - spared), chance)
+        waits = replace(trial, due_s=due_s, attempts=attempts, spared=spared)
+        self.backlog.wait(waits)
+
+    def _end_of(
+        self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, counted: int,
+        *, in_time: bool,
+    ) -> DeathReason | None:  # fmt: skip
+        """Return why a message is dead that failed once more, or None if it is not."""
+        if outcome is Outcome.DEAD:
+            return "answer" if isinstance(answer, Answered) else "undeliverable"
+        if not in_time:
+            return None  # the consumer as a whole did not answer
+        age_s = self._aged.aged_s(now_s) - trial.aged_s
+        return self.rules.backoff.spent(counted, age_s)
 
     # --- Outcomes -------------------------------------------------------------------------------------
 
@@ -250,6 +464,40 @@ class Plan:
         """Take note that what `to_settle` returned last was appended to the log."""
         self._proposed.append(tuple(self._delivered[:SETTLE_MAX]))
         del self._delivered[:SETTLE_MAX]
+
+    def bury_proposed(self, count: int) -> None:
+        """Take note that the first `count` of `dead` are in a proposal that was appended.
+
+        They are messages of the backlog, or letters, which die under a new number.
+        """
+        buried = {dead.position: dead for dead in self._dead[:count] if dead.position > 0}
+        if buried:
+            self._proposed.append(tuple(buried))
+            self._buried.update(buried)
+        del self._dead[:count]
+
+    def forget_dead_letters(self, there: Container[int]) -> None:
+        """Forget of `dead` the letters that are not `there` any more: an operator purged them."""
+        while self._dead and self._dead[0].position < 0:
+            if letter_number(self._dead[0].position) in there:
+                break
+            del self._dead[0]
+
+    def conclude_proposed(self, count: int) -> None:
+        """Take note that the first `count` of `concluded` are in a proposal that was appended."""
+        del self._concluded[:count]
+
+    # --- For the next leader ----------------------------------------------------------------------
+
+    def remember(self, now_s: float) -> Remembered:
+        """Return what the next leader should know."""
+        under_way = [replace(flight.trial, due_s=now_s) for flight in self._in_flight.values()]
+        until_s = self._asked_until_s
+        if not self.breaker.closed:
+            until_s = max(until_s, self.breaker.until_s)
+        return Remembered(
+            self.breaker.opened, until_s, self._aged.aged_s(now_s), self.backlog.tried(under_way)
+        )
 
 
 def ranges_of(positions: list[Position]) -> tuple[tuple[Position, Position], ...]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from crowd.command import Command, ConsumerDefinition, Index
+    from crowd.command import Command, ConsumerDefinition, Index, Remember
     from crowd.delivery.outcome import Answer
     from crowd.delivery.request import Naming
     from crowd.errors import DamagedEntryError
@@ -54,6 +54,22 @@ class ConsumerView(Protocol):
         """How many of its messages are not settled."""
 
 
+class LetterView(Protocol):
+    """A message that the ledger keeps outside its consumer's backlog."""
+
+    @property
+    def consumer(self) -> ConsumerId:
+        """Whose message it was; another one may be to have it now."""
+
+    @property
+    def position(self) -> Position:
+        """The message's position, which names it."""
+
+    @property
+    def state(self) -> str:
+        """``dead``, ``parked`` or ``replay``."""
+
+
 class LedgerView(Protocol):
     """What the dispatcher reads of the ledger, and never changes."""
 
@@ -75,6 +91,31 @@ class LedgerView(Protocol):
     def place(self, position: Position) -> PlaceView:
         """Return where a message is in the log."""
 
+    @property
+    def letters(self) -> Mapping[int, LetterView]:
+        """Every letter by its number."""
+
+    def letters_due(self, consumer: ConsumerId, after: int, limit: int) -> Sequence[int]:
+        """Return the next letters that are to be attempted: above `after`, rising, to `limit`.
+
+        Those are its parked ones, and those replayed to it, whosever they were.
+        """
+
+    def letters_of(self, consumer: ConsumerId, after: int, limit: int) -> Sequence[int]:
+        """Return the next letters of a consumer's messages, in whatever state, likewise."""
+
+    def expired(self, log_time_us: int, limit: int) -> Sequence[int]:
+        """Return dead letters, rising, at most `limit`, that are past their age at a log time."""
+
+    def is_letter(self, consumer: ConsumerId, position: Position) -> bool:
+        """Return whether a consumer has a letter of this position, in whatever state."""
+
+    def dead_bytes(self, consumer: ConsumerId) -> int:
+        """Return how many bytes of a consumer's letters are kept."""
+
+    def remembered(self, consumer: ConsumerId) -> Remember | None:
+        """Return what a leader last said of its delivery to a consumer, if any did."""
+
 
 class Leadership(Protocol):
     """What only a leader can do. The engine is one."""
@@ -87,6 +128,12 @@ class Leadership(Protocol):
 
         May read the disk. Raises DamagedEntryError if the bytes there are damaged.
         """
+
+    def letter(self, number: int) -> bytes | None:
+        """Return a letter's stored message, or None if it is not here (yet)."""
+
+    def log_time_us(self) -> int:
+        """Return the log's time now, in microseconds since 1970."""
 
     def damaged(self, error: DamagedEntryError) -> None:
         """Have a damaged entry mended; it can be read once it is."""

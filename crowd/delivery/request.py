@@ -50,11 +50,15 @@ class Destination(msgspec.Struct, frozen=True):
 
 
 class Naming(msgspec.Struct, frozen=True, gc=False):
-    """What tells a consumer which message this is: the same id at every attempt (I4)."""
+    """What tells a consumer which message this is: the same id at every attempt (I4).
+
+    ``replay`` says that an operator had it delivered again.
+    """
 
     id: str
     position: Position
     attempt: int
+    replay: bool = False
 
 
 def parse_destination(url: str, path: str | None) -> Destination:
@@ -126,6 +130,8 @@ def request_head(message: Message, destination: Destination, naming: Naming) -> 
     if b"content-length" not in seen:
         lines.append(b"Content-Length: %d" % len(message.body))
     _add_path(lines, seen, message, host)
+    if naming.replay:
+        lines.append(b"Crowd-Replay: 1")
     lines.append(
         b"Crowd-Message-Id: %b\r\nCrowd-Position: %d\r\nCrowd-Attempt: %d\r\n\r\n"
         % (naming.id.encode("ascii"), naming.position, naming.attempt)

@@ -274,6 +274,14 @@ class Letters(Mapping[int, Letter]):
                     found.extend(numbers.values(after, limit))
         return sorted(found)[:limit]
 
+    def of(self, consumer: ConsumerId, after: int, limit: int) -> list[int]:
+        """Return the next letters of this consumer's messages, above `after` and rising."""
+        kept = self._kept.get(consumer)
+        found: list[int] = []
+        for numbers in () if kept is None else kept.sets.values():
+            found.extend(numbers.values(after, limit))
+        return sorted(found)[:limit]
+
     def expired(self, until_us: Callable[[ConsumerId], int], limit: int) -> list[int]:
         """Return dead letters that are old enough to go, rising, at most `limit`."""
         found: list[int] = []

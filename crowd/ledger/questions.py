@@ -208,6 +208,13 @@ class Questions:
         """
         return self._letters.due(consumer, after, limit)
 
+    def letters_of(self, consumer: ConsumerId, after: int, limit: int) -> list[int]:
+        """Return the next letters of this consumer's messages, in whatever state.
+
+        Above `after`, rising, at most `limit`.
+        """
+        return self._letters.of(consumer, after, limit)
+
     def expired(self, log_time_us: int, limit: int) -> list[int]:
         """Return dead letters, rising, that are past their age at this log time (µs).
 

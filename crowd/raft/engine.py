@@ -166,6 +166,8 @@ class Engine(Service):
         False once it no longer leads."""
         self.letter_hooks: list[Callable[[], None]] = []
         """Called when letters that `letter` was asked for may be at hand."""
+        self.leaving_hooks: list[Callable[[], None]] = []
+        """Called before a leader hands leadership over: the last moment to propose."""
         self.ledger = Ledger()
         self.proposer = Proposer(
             member.node, clock, self.offer, lambda: chance.randbytes(16),
@@ -296,6 +298,9 @@ class Engine(Service):
 
     async def _hand_over(self) -> bool:
         """Stop proposing, and ask a follower that has everything to lead; tell if one was."""
+        if self.raft.is_leader:
+            for hook in self.leaving_hooks:
+                hook()
         self._handing_over = True
         until_s = self._clock.seconds() + HAND_OVER_S
         asked = False
@@ -595,6 +600,10 @@ class Engine(Service):
     def has_letters(self) -> bool:
         """Tell whether this node has the bytes of every letter of its ledger."""
         return self.letters.whole
+
+    def log_time_us(self) -> int:
+        """Return the log's time now, in microseconds since 1970: what an entry would be stamped."""
+        return self._log_clock.read(self._wall_us(), self._clock.seconds())
 
     def is_voter(self, name: str) -> bool:
         """Tell whether a member's copy counts."""

@@ -24,16 +24,19 @@ class LogClock:
         self._last_us = max(self._last_us, log_time_us)
 
     def stamp(self, wall_us: int, now_s: float) -> int:
-        """Return the next entry's log time in microseconds since 1970.
+        """Return the next entry's log time, from which those after it count on."""
+        stamped = self.read(wall_us, now_s)
+        self._last_us, self._at_s = stamped, now_s
+        return stamped
+
+    def read(self, wall_us: int, now_s: float) -> int:
+        """Return what an entry would be stamped now, in microseconds since 1970.
 
         `wall_us` is the wall clock, believed only as far as `now_s`, the monotonic one, and
         `STEP_US` allow. A log's first stamp has nothing to hold on to and is the wall clock's.
         """
         if self._last_us == 0:
-            stamped = max(1, wall_us)
-        else:
-            passed_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
-            bound_us = self._last_us + int(passed_s * 1e6) + STEP_US
-            stamped = min(max(wall_us, self._last_us), bound_us)
-        self._last_us, self._at_s = stamped, now_s
-        return stamped
+            return max(1, wall_us)
+        passed_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
+        bound_us = self._last_us + int(passed_s * 1e6) + STEP_US
+        return min(max(wall_us, self._last_us), bound_us)

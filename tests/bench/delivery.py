@@ -181,6 +181,12 @@ class Log:
     def messages(self, index):
         return self.entries[index].messages
 
+    def letter(self, number):
+        return None
+
+    def log_time_us(self):
+        return 1
+
     def propose(self, command):
         reactor.callLater(0.002, self.commit, command)
         return True

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 
 from crowd.command import Accept, open_entry, read_command
-from crowd.delivery.plan import WINDOW
+from crowd.delivery.backlog import WINDOW
 from crowd.errors import DamagedEntryError, DamagedError, DirectoryError, StorageFailedError
 from crowd.message import decode_message, encode_message, message_id
 from crowd.raft.proposer import BATCH_MESSAGES_MAX, IN_FLIGHT_MAX
@@ -370,7 +370,7 @@ class Bounded(Check):
         for lane in process.dispatcher._lanes.values():
             plan = lane.plan
             held[f"positions of {lane.definition.name}"] = (
-                plan.in_flight + plan.waiting + plan.delivered, WINDOW,
+                plan.in_flight + plan.waiting + plan.in_line + plan.delivered, WINDOW,
             )  # fmt: skip
             held[f"attempts at {lane.definition.name}"] = (plan.in_flight, plan.concurrency)
         for consumer in engine.ledger.consumers.values():

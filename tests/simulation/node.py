@@ -120,6 +120,7 @@ class Process:
         )  # fmt: skip
         engine.applied_hooks.append(dispatcher.advanced)
         engine.leading_hooks.append(dispatcher.leading)
+        engine.leaving_hooks.append(dispatcher.report)
         try:
             engine.startService()
         except FatalError as error:

@@ -237,7 +237,6 @@ def test_a_mistake_is_told_with_its_key(text, problem):
             "[[route]]\npath = '/a'\nreads = 'proxy'\nupstream = 'http://a'",
             'route[/a].reads = "proxy": GET and HEAD get 405 with Allow',
         ),
-        (CONSUMER + "retry = { for = '1 h' }", 'consumer[a].retry.for = "1 h": a message is retri'),
     ],
 )
 def test_what_is_not_in_force_yet_is_told(text, note):
@@ -267,7 +266,6 @@ def test_every_note_of_a_whole_file_is_there():
     assert [note.partition(" = ")[0] for note in notes] == [
         "limits.idempotency_keys",
         "route[/leads].reads",
-        "consumer[rest-api].retry.for",
     ]
 
 

@@ -1,181 +1,42 @@
-"""Delivery on the leader: a real ledger, consumers in memory, a clock that tests advance."""
+"""Delivery on the leader: a ledger, consumers in memory, a clock that tests advance."""
 
 from __future__ import annotations
-
-import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from crowd.command import (
     Accept,
-    Birth,
-    ConsumerDefinition,
+    Answers,
+    Bury,
+    Conclude,
     Control,
-    Define,
-    Index,
-    Member,
-    OpenSession,
+    Dead,
+    Dismiss,
+    Purge,
+    Remember,
+    Replay,
     Retry,
-    RouteDefinition,
-    SessionId,
     Settle,
-    Term,
+    Skip,
 )
-from crowd.delivery.dispatcher import DRAIN_S, FENCED_S, Dispatcher
-from crowd.delivery.lane import SETTLE_AT, SETTLE_EVERY_S, SETTLE_PROPOSED_MAX
-from crowd.delivery.outcome import Answered, Failed, FailureKind
-from crowd.errors import DamagedError
-from crowd.ledger import Ledger
-from crowd.message import Message, Position, RouteId, encode_message, message_id
+from crowd.delivery.dispatcher import DRAIN_S, EXPIRE_MAX, FENCED_S
+from crowd.delivery.lane import HOLDING_MAX, LEASE_S
+from crowd.delivery.outcome import Answered
+from crowd.delivery.reports import (
+    BURY_BYTES_MAX,
+    REMEMBER_EVERY_S,
+    SETTLE_AT,
+    SETTLE_EVERY_S,
+    SETTLE_PROPOSED_MAX,
+)
+from crowd.errors import DamagedEntryError, DamagedError
+from crowd.message import Position, RouteId, message_id
+from tests.unit.delivery.rig import DOWN, OK, Cluster, Node, consumer, stored
 
-OK = Answered(200)
-DOWN = Failed(FailureKind.CONNECT, "refused")
-
-
-def consumer(name, *, routes=(), concurrency=4, url="http://127.0.0.1:1", rate=None):
-    retry = Retry(1_000_000, 2.0, 300_000_000, 10**12)
-    return ConsumerDefinition(
-        name, url, None, routes, concurrency, rate, 1_000_000, "none", "beginning", retry, 10**9,
-        "refuse",
-    )  # fmt: skip
-
-
-def stored(body):
-    return encode_message(Message(b"POST", b"/leads", (), body, 1, b"192.0.2.1", b"http"))
-
-
-class Cluster:
-    """The log and the ledger of a leader; a node's death is a new dispatcher beside it."""
-
-    def __init__(self, *consumers):
-        self.clock = Clock()
-        self.ledger = Ledger()
-        self.ledger.skip(Index(1), Term(0))
-        self.log = {}
-        self.listeners = []
-        self.pending = []  # proposals that are appended and not yet applied
-        self.leads = True
-        self.quorum = True
-        self.held = False
-        self.reads = 0
-        self.append(Birth("leads", "0123abcd", (Member("a", "", bytes(16)),), 1))
-        self.append(OpenSession("a", bytes(16)))
-        self.session = SessionId(self.ledger.applied_index)
-        self.number = 0
-        self.define(*consumers)
-
-    def append(self, command):
-        index = Index(self.ledger.applied_index + 1)
-        self.log[index] = command
-        self.ledger.apply(index, Term(1), 1, command)
-        for listener in self.listeners:
-            listener.advanced()
-
-    def define(self, *consumers):
-        routes = tuple(RouteDefinition(path, ("POST",), "refuse", None) for path in ("/a", "/b"))
-        self.append(Define("a", random.Random(str(consumers)).randbytes(32), routes, consumers))
-
-    def accept(self, *bodies, route=1):
-        self.number += 1
-        routes = (RouteId(route),) * len(bodies)
-        messages = tuple(map(stored, bodies))
-        self.append(Accept(self.session, self.number, self.number, routes, messages))
-
-    def commit(self):
-        """Apply what was proposed."""
-        self.held = False
-        while self.pending:
-            self.append(self.pending.pop(0))
-
-    def settled(self, name):
-        return [
-            (first, last)
-            for command in self.log.values()
-            if isinstance(command, Settle) and command.consumer == self.ledger.consumer_id(name)
-            for first, last in command.ranges
-        ]
-
-    # The leadership that the dispatcher uses.
-
-    def may_attempt(self):
-        return self.leads and self.quorum
-
-    def messages(self, index):
-        self.reads += 1
-        return self.log[index].messages
-
-    def propose(self, command):
-        if not self.leads:
-            return False
-        self.pending.append(command)
-        if not self.held:
-            self.clock.callLater(0.001, self.commit)
-        return True
-
-
-class Node:
-    """A dispatcher, and what its couriers were given."""
-
-    def __init__(self, cluster, *, producers_wait=lambda: False, answer=None):
-        self.cluster = cluster
-        self.attempts = []
-        self.started_s = []
-        self.open = []
-        self.answer = answer
-        self.fatal = []
-        self.closed = []
-        self.dispatcher = Dispatcher(
-            cluster.clock, random.Random(1), cluster.ledger, cluster, self.courier,
-            producers_wait, self.fatal.append,
-        )  # fmt: skip
-        cluster.listeners.append(self.dispatcher)
-        self.dispatcher.startService()
-
-    def courier(self, definition):
-        return Courier(self, definition)
-
-    def pass_s(self, seconds, step=0.01):
-        self.cluster.clock.pump([step] * round(seconds / step))
-
-    def end(self, answer=OK):
-        """Answer all that is open."""
-        ending, self.open = self.open, []
-        for _, answered in ending:
-            answered.callback(answer)
-        self.pass_s(0.01)
-
-    def bodies(self, name):
-        return [message.body for consumer, message, _ in self.attempts if consumer == name]
-
-
-class Courier:
-    """A consumer in memory."""
-
-    def __init__(self, node, definition):
-        if "nowhere" in definition.url:
-            raise ValueError("no address")
-        self.node = node
-        self.definition = definition
-
-    def attempt(self, message, naming):
-        self.node.attempts.append((self.definition.name, message, naming))
-        self.node.started_s.append(self.node.cluster.clock.seconds())
-        answered = Deferred()
-        if self.node.answer is None:
-            self.node.open.append((naming, answered))
-        else:
-            answered.callback(self.node.answer(self.definition.name, message, naming))
-        return answered
-
-    def close(self):
-        self.node.closed.append(("close", self.definition.url))
-
-    def abort(self):
-        self.node.closed.append(("abort", self.definition.url))
+BAD = Answered(400)
 
 
 def test_accepted_messages_reach_the_consumer_and_are_settled():
@@ -279,7 +140,9 @@ def test_a_dead_consumer_slows_no_other():
     assert len(node.bodies("live")) == 200
     assert len(node.bodies("dead")) < 20
     dead, live = node.dispatcher.progress()
-    assert (dead.silent, live.silent) == (True, False)
+    assert (dead.breaker, live.breaker) == ("open", "closed")
+    assert dead.held == "connect: refused"
+    assert 0 < dead.held_for_s <= 2
     assert dead.waiting < 20
     assert dead.last_problem == "connect: refused"
     node.answer = lambda *_: OK
@@ -289,7 +152,8 @@ def test_a_dead_consumer_slows_no_other():
 
 def test_a_rate_holds_for_attempts_and_retries():
     """A consumer with `rate = "20/s"` gets no more, though half of its answers are failures."""
-    cluster = Cluster(consumer("c", rate="20/s", concurrency=100))
+    refused = Answers(retry=("422",))
+    cluster = Cluster(consumer("c", rate="20/s", concurrency=100, answers=refused))
     node = Node(cluster, answer=lambda _c, _m, naming: Answered(422) if naming.attempt == 1 else OK)
     node.dispatcher.lead()
     cluster.accept(*[b"x"] * 500)
@@ -457,7 +321,7 @@ def test_an_address_that_is_none_is_reported_and_mended():
 
 
 def test_a_message_that_does_not_decode_is_kept_and_stops_nothing():
-    """What cannot be made a request is not dropped; what follows is delivered."""
+    """What cannot be made a request becomes a letter; what follows is delivered."""
     cluster = Cluster(consumer("c"))
     node = Node(cluster, answer=lambda *_: OK)
     node.dispatcher.lead()
@@ -466,8 +330,9 @@ def test_a_message_that_does_not_decode_is_kept_and_stops_nothing():
     node.pass_s(1)
     assert node.bodies("c") == [b"good"]
     progress = node.dispatcher.progress()[0]
-    assert (progress.backlog, progress.waiting) == (1, 1)
-    assert progress.last_problem.startswith("undeliverable: ")
+    assert (progress.backlog, progress.waiting, progress.dead) == (0, 0, 1)
+    (letter,) = cluster.ledger.letters.values()
+    assert (letter.reason, cluster.letter_bytes) == ("undeliverable", {letter.number: b"\xff"})
     assert node.fatal == []
 
 
@@ -518,6 +383,263 @@ def test_stopping_has_an_end():
     assert stopped == [None]
     assert node.closed == [("abort", "http://127.0.0.1:1")]
     assert cluster.clock.getDelayedCalls() == []
+
+
+def proposed(cluster, kind):
+    return [command for command in cluster.log.values() if isinstance(command, kind)]
+
+
+def test_the_dead_go_into_the_log_with_their_bytes():
+    """A refused message is settled and kept, with what its consumer said of it."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: Answered(422, None, b"no such shop"))
+    node.dispatcher.lead()
+    cluster.accept(b"one", b"two", b"three")
+    node.pass_s(1)
+    (bury,) = proposed(cluster, Bury)
+    assert [letter.position for letter in bury.letters] == [1, 2, 3]
+    letter = bury.letters[1]
+    assert (letter.state, letter.reason, letter.status) == ("dead", "answer", 422)
+    assert (letter.words, letter.attempts, letter.message) == ("no such shop", 1, stored(b"two"))
+    assert letter.first_us <= letter.last_us <= cluster.log_time_us()
+    assert cluster.ledger.lowest_watermark == 3
+    assert node.dispatcher.progress()[0].dead == 3
+
+
+def test_a_burial_is_no_larger_than_an_entry_should_be():
+    """Large messages die in several entries, and one that is larger than that alone."""
+    cluster = Cluster(consumer("c", concurrency=50))
+    node = Node(cluster, answer=lambda *_: Answered(400))
+    node.dispatcher.lead()
+    sizes = [1_000, 200_000, 200_000, 200_000, 2 * BURY_BYTES_MAX, 10]
+    cluster.accept(*[b"x" * size for size in sizes])
+    node.pass_s(1)
+    burials = [[len(each.message) for each in bury.letters] for bury in proposed(cluster, Bury)]
+    assert [len(burial) for burial in burials] == [3, 1, 1, 1]
+    assert all(len(burial) == 1 or sum(burial) <= BURY_BYTES_MAX for burial in burials)
+
+
+def test_at_the_bound_of_dead_letters_an_alarm_is_seen():
+    """Nothing is evicted: the consumer is held, status says so, and raising the bound helps."""
+    cluster = Cluster(consumer("c", dead=Dead(bytes_max=200)))
+    node = Node(cluster, answer=lambda *_: Answered(400))
+    node.dispatcher.lead()
+    cluster.accept(*[b"x" * 50] * 20)
+    node.pass_s(5)
+    (progress,) = node.dispatcher.progress()
+    assert (progress.alarm, progress.held) == (True, "its dead letters are at their bound")
+    assert len(cluster.ledger.letters) == 2
+    cluster.accept(*[b"x" * 50] * 5)
+    node.pass_s(60)
+    assert len(node.attempts) == 20
+    cluster.define(consumer("c", dead=Dead(bytes_max=10_000)))
+    node.pass_s(5)
+    assert len(cluster.ledger.letters) == 25
+    assert not node.dispatcher.progress()[0].alarm
+
+
+def test_what_waits_is_told_once_a_second_and_only_if_it_changed():
+    """A consumer that fails costs the log an entry a second, and one that works none."""
+    cluster = Cluster(consumer("bad"), consumer("good"))
+    refused = Answered(500)
+    answer = lambda name, _m, naming: refused if name == "bad" and naming.position % 3 == 0 else OK  # noqa: E731
+    node = Node(cluster, answer=answer)
+    node.dispatcher.lead()
+    for _ in range(100):
+        cluster.accept(*[b"x"] * 5)
+        node.pass_s(0.1)
+    told = proposed(cluster, Remember)
+    assert {command.consumer for command in told} == {cluster.ledger.consumer_id("bad")}
+    assert 8 <= len(told) <= 10.2 / REMEMBER_EVERY_S
+    assert all(trial.position % 3 == 0 for command in told for trial in command.trials)
+    node.answer = lambda *_: OK
+    node.pass_s(400, step=0.5)
+    assert proposed(cluster, Remember)[-1].trials == ()
+    assert cluster.clock.getDelayedCalls() == []
+
+
+def test_stopping_tells_the_next_leader_what_waits():
+    """A restart resets no backoff."""
+    cluster = Cluster(consumer("c", retry=Retry(60_000_000, 1.0, 60_000_000, 10**12, jitter=0.0)))
+    node = Node(cluster, answer=lambda *_: DOWN)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(0.5)
+    cluster.accept(b"two")
+    node.pass_s(0.2)
+    node.dispatcher.stopService()
+    node.pass_s(0.1)
+    assert [trial.position for trial in proposed(cluster, Remember)[-1].trials] == [1, 2]
+    heir = Node(cluster, answer=lambda *_: OK)
+    heir.dispatcher.lead()
+    heir.pass_s(58)
+    assert heir.attempts == []
+    heir.pass_s(3)
+    assert [(n.position, n.attempt) for _, _, n in heir.attempts] == [(1, 2), (2, 2)]
+
+
+def test_a_letter_whose_bytes_are_not_here_yet_waits_for_them():
+    """A node fetches what it lacks; delivery of the others goes on."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda _c, message, _n: OK if message.body == b"ok" else BAD)
+    node.dispatcher.lead()
+    cluster.accept(b"bad", b"ok")
+    node.pass_s(1)
+    here = cluster.letter
+    cluster.letter = lambda _: None
+    node.answer = lambda *_: OK
+    cluster.append(Replay(cluster.ledger.consumer_id("c"), (1,)))
+    node.pass_s(5)
+    assert len(node.attempts) == 2
+    cluster.letter = here
+    node.pass_s(2)
+    _, message, naming = node.attempts[-1]
+    assert (message.body, naming.position, naming.replay) == (b"bad", 1, True)
+    node.pass_s(1)
+    assert proposed(cluster, Conclude) == [Conclude((1,))]
+    assert dict(cluster.ledger.letters) == {}
+
+
+def test_a_replayed_letter_that_is_refused_again_is_dead_again():
+    """Replayed to another consumer too: it is a letter of who had it first, with a new number."""
+    cluster = Cluster(consumer("c", routes=("/a",)), consumer("other", routes=("/b",)))
+    node = Node(cluster, answer=lambda name, *_: BAD if name == "c" else Answered(410))
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    cluster.append(Replay(cluster.ledger.consumer_id("other"), (1,)))
+    node.pass_s(1)
+    assert [name for name, _, _ in node.attempts] == ["c", "other"]
+    (letter,) = cluster.ledger.letters.values()
+    first = cluster.ledger.consumer_id("c")
+    assert (letter.number, letter.state, letter.status) == (2, "dead", 410)
+    assert letter.consumer == first
+    node.answer = lambda *_: OK
+    cluster.append(Replay(first, (2,)))
+    node.pass_s(1)
+    assert dict(cluster.ledger.letters) == {}
+
+
+def test_what_an_operator_skips_is_attempted_no_more():
+    """Neither what waits nor what was taken and is new."""
+    cluster = Cluster(consumer("c", concurrency=1))
+    node = Node(cluster, answer=lambda *_: Answered(500))
+    node.dispatcher.lead()
+    cluster.accept(*[b"%d" % n for n in range(1, 9)])
+    node.pass_s(0.02)
+    node.answer = lambda *_: OK
+    cluster.append(Skip(cluster.ledger.consumer_id("c"), Position(6)))
+    tried = len(node.attempts)
+    node.pass_s(30)
+    assert node.bodies("c")[tried:] == [b"7", b"8"]
+    assert node.dispatcher.progress()[0].waiting == 0
+
+
+def test_a_consumer_that_is_dismissed_is_attempted_no_more():
+    """Its lane ends, whatever it held; the others go on."""
+    cluster = Cluster(consumer("c"), consumer("d"))
+    node = Node(cluster, answer=lambda name, *_: OK if name == "d" else DOWN)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    cluster.append(Dismiss(cluster.ledger.consumer_id("c"), "drop"))
+    tried = len(node.bodies("c"))
+    cluster.accept(b"two")
+    node.pass_s(30)
+    assert len(node.bodies("c")) == tried
+    assert node.bodies("d") == [b"one", b"two"]
+    assert [progress.name for progress in node.dispatcher.progress()] == ["d"]
+    assert node.fatal == []
+
+
+def test_dead_letters_are_given_up_at_their_age():
+    """With `dead.for = "1 h"` a letter is there for an hour, and gone soon after."""
+    cluster = Cluster(consumer("c", dead=Dead(for_us=3_600_000_000)))
+    node = Node(cluster, answer=lambda _c, message, _n: BAD if message.body == b"bad" else OK)
+    node.dispatcher.lead()
+    cluster.accept(*[b"bad"] * (EXPIRE_MAX + 5))
+    node.pass_s(3_500, step=5)
+    cluster.accept(b"good")
+    node.pass_s(1)
+    assert len(cluster.ledger.letters) == EXPIRE_MAX + 5
+    node.pass_s(120, step=5)
+    for _ in range(3):
+        cluster.accept(b"good")
+        node.pass_s(2)
+    assert len(cluster.ledger.letters) == 0
+    assert cluster.ledger.letter_tally(cluster.ledger.consumer_id("c")).expired == EXPIRE_MAX + 5
+
+
+def test_keys_of_damaged_messages_wait_until_they_are_mended():
+    """What cannot be read has no key yet, and nothing behind it is attempted before it."""
+    cluster = Cluster(consumer("c", order="path"))
+    here, asked, is_damaged = cluster.messages, [], True
+
+    def messages(index):
+        if is_damaged:
+            raise DamagedEntryError("a bad checksum", index=index, place=f"entry {index}")
+        return here(index)
+
+    cluster.messages, cluster.damaged = messages, asked.append
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"one", b"two")
+    node.pass_s(LEASE_S + 1)
+    assert node.attempts == []
+    assert 5 <= len(asked) <= 12
+    is_damaged = False
+    node.pass_s(1)
+    assert node.bodies("c") == [b"one", b"two"]
+
+
+def test_another_order_is_followed():
+    """A definition with another order takes over once what was under way can be told apart."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster)
+    node.dispatcher.lead()
+    cluster.accept(b"one", b"two")
+    node.pass_s(0.02)
+    cluster.define(consumer("c", order="all"))
+    node.pass_s(LEASE_S - 0.1)
+    assert len(node.attempts) == 2
+    node.open.clear()
+    node.pass_s(0.2)
+    assert node.bodies("c") == [b"one", b"two", b"one"]
+    assert node.dispatcher.progress()[0].in_flight == 1
+
+
+def test_an_order_that_is_none_is_reported_and_nothing_is_attempted():
+    """A text that this version cannot read is no licence to attempt in any order."""
+    cluster = Cluster(consumer("c", order="by weight"), consumer("d"))
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(3)
+    assert (node.bodies("c"), node.bodies("d")) == ([], [b"one"])
+    assert "'by weight' is no order" in node.dispatcher.progress()[0].last_problem
+    cluster.define(consumer("c"), consumer("d"))
+    node.pass_s(3)
+    assert node.bodies("c") == [b"one"]
+
+
+def test_more_dead_letters_than_can_be_read_hold_an_ordered_consumer():
+    """A leader that does not know which keys are held attempts none of them."""
+    cluster = Cluster(consumer("c", order="path", on_dead="hold"))
+    first = Node(cluster, answer=lambda *_: BAD)
+    first.dispatcher.lead()
+    cluster.accept(*[stored(b"%d" % n, b"/%d" % n) for n in range(HOLDING_MAX + 1)])
+    first.pass_s(5)
+    assert len(cluster.ledger.letters) == HOLDING_MAX + 1
+    first.dispatcher.unlead()
+    second = Node(cluster, answer=lambda *_: OK)
+    second.dispatcher.lead()
+    cluster.accept(stored(b"next", b"/next"))
+    second.pass_s(5)
+    assert second.attempts == []
+    assert second.dispatcher.progress()[0].held == "cannot tell yet what its letters hold"
+    cluster.append(Purge("operator", (1,)))
+    second.pass_s(5)
+    assert second.bodies("c") == [b"next"]
 
 
 class Worked(Clock):

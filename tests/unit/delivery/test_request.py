@@ -56,6 +56,14 @@ def test_the_seeds_example_byte_for_byte():
     )
 
 
+def test_a_replayed_message_says_so():
+    """Who had a message delivered again may want it treated in another way."""
+    destination = parse_destination("http://api.internal:8080", None)
+    naming = Naming("0123abcd-0000000000000007", Position(7), 1, replay=True)
+    assert b"\r\nCrowd-Replay: 1\r\n" in request_head(message(), destination, naming)
+    assert b"Crowd-Replay" not in request_head(message(), destination, NAMING)
+
+
 def test_lists_of_proxies_are_continued_where_they_stand():
     """Behind another proxy crowd adds itself to the end of what that one wrote."""
     stored = message(

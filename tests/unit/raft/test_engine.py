@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from twisted.python.failure import Failure
 
-from crowd.command import Define, Demote, Settle, Skip
+from crowd.command import Control, Define, Demote, Settle, Skip
 from crowd.errors import (
     BacklogFullError,
     DrainingError,
@@ -332,6 +332,22 @@ def test_a_leader_hands_over_all_that_it_proposed_last(cluster):
     assert stopped == [None]
     assert cluster.leader not in {None, leader}
     assert cluster.engines[cluster.leader].raft.term == term + 1  # at the first attempt
+
+
+def test_a_leader_that_hands_over_lets_others_speak_last(cluster):
+    """Delivery says what it knows before another leads, and the heir has it in its log."""
+    leader = cluster.leader
+    engine, said = cluster.engines[leader], []
+    command = Control(ConsumerId(1), "pause")
+    engine.leaving_hooks.append(lambda: said.append(engine.propose(command)))
+    follower = next(name for name in cluster.names if name != leader)
+    cluster.engines[follower].leaving_hooks.append(lambda: said.append("who follows has no say"))
+    engine.stopService()
+    cluster.run(1)
+    assert said == [True]
+    heir = cluster.engines[cluster.leader]
+    assert cluster.leader != leader
+    assert heir.ledger.consumers[ConsumerId(1)].paused
 
 
 def test_a_leader_that_hands_over_does_not_lead_again(cluster):

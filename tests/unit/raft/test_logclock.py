@@ -18,6 +18,15 @@ def test_a_clock_that_is_a_year_ahead_moves_log_time_by_a_second_an_entry():
     assert clock.stamp(WALL + 10**13, 10.5) == WALL + 500_000 + STEP_US
 
 
+def test_reading_it_moves_nothing():
+    """Whoever asks what time it is in the log does not make it later."""
+    clock = LogClock()
+    clock.stamp(WALL, 10.0)
+    for _ in range(5):
+        assert clock.read(WALL + 10**13, 10.5) == WALL + 500_000 + STEP_US
+    assert clock.stamp(WALL + 1, 10.5) == WALL + 1
+
+
 def test_a_new_leader_goes_on_where_the_log_is():
     clock = LogClock()
     clock.follow(WALL)

@@ -1,0 +1,236 @@
+"""One consumer's messages that wait to be attempted, and whose turn it is.
+
+Decides which message comes next of those that were taken from the ledger: new ones, those that
+failed and are due again, those behind another one of their key, and letters. Pure. Leaves to
+``plan`` whether anything is attempted at all, and what an answer means.
+
+A position is in exactly one place here, or with ``plan``: in line behind another one of its key,
+*fresh*, or *waiting* for its next attempt. A letter is in one of its own.
+
+Invariant: cursor - watermark <= WINDOW, and positions in lines are at most LINES_MAX, so what is
+held here is bounded whatever the backlog.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from heapq import heapify, heappop, heappush, nsmallest
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from crowd.command import TRIALS_MAX
+from crowd.delivery.order import ALL, Lines
+from crowd.delivery.trial import Trial, letter_number, letter_place
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Sequence
+
+    from crowd.delivery.order import Order
+    from crowd.message import Position
+
+WINDOW: Final = 100_000
+"""How far the cursor runs ahead of the watermark (docs/explanation/delivery.md). About 25 MB at
+the worst."""
+
+FRESH_MAX: Final = 256
+"""Positions asked of the ledger at once: many attempts to one question, few to remember."""
+
+LINES_MAX: Final = 10_000
+"""Positions in lines: how far is looked behind blocked keys for others. About 3 MB."""
+
+READ_MAX: Final = 64
+"""Positions asked for at once whose messages must be read to know their keys: about half a
+millisecond for usual ones."""
+
+RECALL_MAX: Final = 1_000
+"""Waiting messages called back at the first sign of life. More have failed one by one."""
+
+RECALL_S: Final = 1.0
+"""The time over which those are spread, in their order."""
+
+LETTERS_MAX: Final = 10_000
+"""Letters taken to be attempted, about 2 MB; the rest wait in the ledger."""
+
+LETTER_EVERY: Final = 8
+"""While messages are due, one attempt at most in so many, and one, is a letter's."""
+
+PARK_SPAN: Final = 10_000
+"""When the window is full, those that wait in its lowest tenth make room for the next tenth."""
+
+REMEMBERED_MAX: Final = 2_000
+"""Waiting messages in one report, about 60 KB each second at the worst. Of more, the oldest
+among `REMEMBERED_LOOK`; the next leader attempts the others as if they were new."""
+
+REMEMBERED_LOOK: Final = 10_000
+"""How many are looked at for that, so that it takes a few milliseconds at most."""
+
+assert REMEMBERED_MAX <= TRIALS_MAX
+
+
+class Backlog:
+    """What was taken of one consumer's backlog and is not under way."""
+
+    def __init__(self, order: Order, watermark: Position, known: Iterable[Trial] = ()) -> None:
+        """Begin behind `watermark`; `known` are trials of which an earlier leader told."""
+        self.cursor = watermark
+        self.watermark = watermark
+        self.lines = Lines() if order.any else None
+        self.fresh: deque[Position] = deque()
+        self.waiting: list[Trial] = []  # a heap
+        self.letters: list[Trial] = []  # a heap
+        self.letters_known: set[int] = set()
+        # Asked for in whole portions: one place that is free is not worth a question.
+        self._portion = READ_MAX if order.reads else FRESH_MAX
+        self._known = {trial.position: trial for trial in known}  # not taken yet
+        self._fresh_went = False
+        self._since_letter = 0
+
+    # --- Taking -----------------------------------------------------------------------------------
+
+    def wants(self, *, closed: bool) -> int:
+        """Return how many pending positions to ask for behind the cursor; 0 for none now.
+
+        `closed` is the breaker. While it is not, one new message is wanted beside those that
+        wait: it may be them that the consumer refuses.
+        """
+        if self.fresh:
+            return 0
+        if self.lines is not None and len(self.lines) + self._portion > LINES_MAX:
+            return 0
+        room = self.watermark + WINDOW - self.cursor
+        return max(0, min(self._portion if closed else 1, room))
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the window is full of messages that were attempted, and holds up others."""
+        return (
+            self.cursor >= self.watermark + WINDOW
+            and not self.fresh
+            and bool(self.waiting)
+            and self.lines is None
+        )
+
+    def take(self, positions: Iterable[Position], keys: Sequence[bytes | None] = ()) -> None:
+        """Take pending positions, rising, all above the cursor; those past the window stay.
+
+        `keys` are theirs if the order reads messages to know them.
+        """
+        for number, position in enumerate(positions):
+            assert position > self.cursor, "a position is taken once"
+            if position > self.watermark + WINDOW:
+                break
+            self.cursor = position
+            if self.lines is None or self.lines.enter(position, keys[number] if keys else ALL):
+                self._ready(position)
+
+    def _ready(self, position: Position) -> None:
+        """Have a position attempted; when it was attempted before, at its time."""
+        known = self._known.pop(position, None) if self._known else None
+        if known is not None:
+            heappush(self.waiting, known)
+        else:
+            self.fresh.append(position)
+
+    def leave(self, positions: Iterable[Position]) -> None:
+        """Let those behind these in line come forward."""
+        if self.lines is not None:
+            for position in positions:
+                head = self.lines.leave(position)
+                if head is not None:
+                    self._ready(head)
+
+    def take_letters(
+        self, numbers: Iterable[int], now_s: float, aged_s: float, in_flight: Container[Position]
+    ) -> None:
+        """Take letters that are to be attempted, which are all that there are, at once.
+
+        `numbers` rise. Those taken before stay as they are; those gone are forgotten.
+        """
+        there = set(islice(numbers, LETTERS_MAX))
+        if not self.letters_known <= there:
+            self.letters_known &= there
+            self.letters = [t for t in self.letters if letter_number(t.position) in there]
+            heapify(self.letters)
+        for number in sorted(there - self.letters_known):
+            position = letter_place(number)
+            if position in in_flight:
+                continue  # it was gone and is there again: another time
+            self.letters_known.add(number)
+            trial = self._known.pop(position, None)
+            heappush(self.letters, trial or Trial(now_s, position, 0, 0, now_s, aged_s))
+
+    # --- Turns ------------------------------------------------------------------------------------
+
+    def choose(self, now_s: float, aged_s: float, *, closed: bool) -> Trial | None:
+        """Return the next message, which is in no place any more, or None if none is due.
+
+        New messages and those that failed take turns, so that neither starves the other; a
+        letter has its turn now and then. While the breaker is not `closed` any may probe.
+        """
+        due = _is_due(self.waiting, now_s, closed=closed)
+        letter_next = self._since_letter >= LETTER_EVERY or not (due or self.fresh)
+        if letter_next and _is_due(self.letters, now_s, closed=closed):
+            self._since_letter = 0
+            return heappop(self.letters)
+        self._since_letter += 1
+        if self.fresh and not (due and self._fresh_went):
+            self._fresh_went = True
+            return Trial(now_s, self.fresh.popleft(), 0, 0, now_s, aged_s)
+        if due:
+            self._fresh_went = False
+            return heappop(self.waiting)
+        return None
+
+    def prefer_fresh(self) -> None:
+        """Have a new message go next: not the one that was just refused."""
+        self._fresh_went = False
+
+    def due_s(self, *, closed: bool) -> float | None:
+        """Return when `choose` has something; a time that is past means now, None never."""
+        if self.fresh:
+            return -math.inf
+        dues = [heap[0].due_s for heap in (self.waiting, self.letters) if heap]
+        return min(dues, default=None) if closed or not dues else -math.inf
+
+    def wait(self, trial: Trial) -> None:
+        """Have a message wait for its next attempt; a letter that is gone is forgotten."""
+        if trial.position > 0:
+            heappush(self.waiting, trial)
+        elif letter_number(trial.position) in self.letters_known:
+            heappush(self.letters, trial)
+
+    def recall(self, now_s: float) -> None:
+        """Bring the next waiting messages forward: what they waited for has happened."""
+        count = min(RECALL_MAX, len(self.waiting))
+        called = [heappop(self.waiting) for _ in range(count)]
+        self.waiting.extend(
+            replace(trial, due_s=min(trial.due_s, now_s + RECALL_S * place / count))
+            for place, trial in enumerate(called)
+        )
+        heapify(self.waiting)
+
+    def take_away(self, most: int) -> list[Trial]:
+        """Take away the oldest that wait, at most `most`, of the window's lowest tenth."""
+        limit = self.watermark + PARK_SPAN
+        low = nsmallest(
+            most, (t for t in self.waiting if t.position <= limit), key=lambda t: t.position
+        )
+        gone = {trial.position for trial in low}
+        self.waiting = [trial for trial in self.waiting if trial.position not in gone]
+        heapify(self.waiting)
+        return low
+
+    # --- For the next leader ----------------------------------------------------------------------
+
+    def tried(self, in_flight: Iterable[Trial]) -> tuple[Trial, ...]:
+        """Return the messages that were attempted, `in_flight` among them, the oldest first."""
+        seen = chain(in_flight, self.waiting[-REMEMBERED_LOOK:], self.letters, self._known.values())
+        tried = (trial for trial in seen if trial.attempts)
+        return tuple(nsmallest(REMEMBERED_MAX, tried, key=lambda trial: trial.position))
+
+
+def _is_due(heap: list[Trial], now_s: float, *, closed: bool) -> bool:
+    return bool(heap) and (heap[0].due_s <= now_s or not closed)

@@ -1,0 +1,255 @@
+"""What a leader has the log know of one consumer's delivery.
+
+Decides when outcomes, dead messages, delivered letters and the state of what is tried go into
+the log, and how much of them at once. Leaves what they are to ``plan``, and what they do to
+``crowd/ledger``.
+
+All of it is proposed, and may be lost with the leadership: then the next leader finds the same
+messages pending, and attempts them again (I4).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from crowd.command import LETTERS_MAX, Burial, Bury, Conclude, Remember, Settle
+from crowd.command import Trial as RememberedTrial
+from crowd.delivery.trial import Remembered, Trial, letter_number, letter_place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crowd.command import Command
+    from crowd.delivery.plan import Plan
+    from crowd.delivery.ports import Leadership, LedgerView
+    from crowd.delivery.trial import Dead
+    from crowd.message import ConsumerId, Position
+
+SETTLE_EVERY_S: Final = 0.1
+"""Outcomes wait this long for others: at most ten entries a second for each consumer, and a
+leader's death repeats no more than a tenth of a second's deliveries."""
+
+SETTLE_AT: Final = 500
+"""Outcomes that do not wait longer: about 5 000 deliveries a second make an entry each 0.1 s."""
+
+SETTLE_PROPOSED_MAX: Final = 8
+"""Proposals of one lane under way. While commits stand still, outcomes gather instead."""
+
+BURY_BYTES_MAX: Final = 512 << 10
+"""Bytes of messages in one `Bury`, half of what an entry usually holds; a larger message goes
+alone."""
+
+PARKED_MAX: Final = 16
+"""Messages that make room in the window at once. Each may be in an entry that is to be read."""
+
+REMEMBER_EVERY_S: Final = 1.0
+"""Between two reports of what waits: a leader's death forgets a second of failures at most."""
+
+
+class Reports:
+    """One lane's proposals. `stored` reads a position's message, or says None for later."""
+
+    def __init__(
+        self,
+        consumer: ConsumerId,
+        plan: Plan,
+        ledger: LedgerView,
+        leadership: Leadership,
+        stored: Callable[[Position], bytes | None],
+    ) -> None:
+        self._consumer = consumer
+        self._plan = plan
+        self._ledger = ledger
+        self._leadership = leadership
+        self._stored = stored
+        self._due_s: float | None = None
+        self._told_revision = plan.revision
+        self._tell_s = float("-inf")
+        self._burials: list[tuple[Position, int]] = []  # under way: the last position, and bytes
+        self.dead_bytes_max = 0
+
+    def heard(self, now_s: float) -> None:
+        """Have an outcome proposed soon; others may come with it."""
+        if self._due_s is None:
+            self._due_s = now_s + SETTLE_EVERY_S
+
+    def due_s(self) -> float | None:
+        """Return when `send` has something to do, or None if only an event brings it."""
+        due_s = self._due_s
+        if self._plan.proposed >= SETTLE_PROPOSED_MAX or self._plan.full:
+            due_s = None
+        if self._plan.revision == self._told_revision:
+            return due_s
+        return self._tell_s if due_s is None else min(due_s, self._tell_s)
+
+    def send(self, now_s: float, *, at_once: bool = False) -> None:
+        """Propose what is due, enough of it, or to go `at_once`."""
+        plan = self._plan
+        plan.park(now_s, PARKED_MAX)
+        if plan.dead:
+            self.heard(now_s)
+        if self._due_s is not None:
+            due = at_once or self._due_s <= now_s
+            if due or plan.full or plan.delivered + len(plan.dead) >= SETTLE_AT:
+                all_gone = (self._settle(), self._bury(now_s), self._conclude())
+                self._due_s = None if all(all_gone) else now_s + SETTLE_EVERY_S
+        if plan.revision != self._told_revision and (at_once or self._tell_s <= now_s):
+            self._remember(now_s)
+
+    def _propose(self, command: Command) -> bool:
+        """Propose a command; False if this node leads no more: the lane is closed soon."""
+        return self._leadership.propose(command)
+
+    def _settle(self) -> bool:
+        """Propose deliveries; return whether none is left."""
+        plan = self._plan
+        while plan.delivered and plan.proposed < SETTLE_PROPOSED_MAX:
+            if not self._propose(Settle(self._consumer, plan.to_settle())):
+                return False
+            plan.settle_proposed()
+        return not plan.delivered
+
+    def _conclude(self) -> bool:
+        """Propose what became of letters; return whether none is left."""
+        concluded = self._plan.concluded[:LETTERS_MAX]
+        if not concluded:
+            return True
+        if not self._propose(Conclude(tuple(sorted(concluded)))):
+            return False
+        self._plan.conclude_proposed(len(concluded))
+        return not self._plan.concluded
+
+    # --- The dead -----------------------------------------------------------------------------------
+
+    def _bury(self, now_s: float) -> bool:
+        """Propose that dead messages become letters; return whether none is left to be tried.
+
+        What finds no room stays, and the consumer is held: nothing is thrown away, and nothing
+        more can die.
+        """
+        plan = self._plan
+        while plan.dead and plan.proposed < SETTLE_PROPOSED_MAX:
+            plan.forget_dead_letters(self._ledger.letters)
+            if not plan.dead:
+                break
+            burials, size_bytes = self._next_burials(now_s)
+            plan.set_full(now_s, full=burials is None)
+            if burials is None:
+                return True  # the ledger says when there is room: its news wake the lane
+            if not burials:
+                return False
+            ordered = tuple(sorted(burials, key=lambda burial: burial.position))
+            if not self._propose(Bury(self._owner(plan.dead[0]), ordered)):
+                return False
+            if plan.dead[0].position > 0:
+                self._burials.append((burials[-1].position, size_bytes))
+            plan.bury_proposed(len(burials))
+        return not plan.dead
+
+    def _owner(self, dead: Dead) -> ConsumerId:
+        """Return whose message it is: a letter may have been replayed to another consumer."""
+        if dead.position > 0:
+            return self._consumer
+        return self._ledger.letters[letter_number(dead.position)].consumer
+
+    def _next_burials(self, now_s: float) -> tuple[list[Burial] | None, int]:
+        """Return the next letters and their bytes; None if the first one finds no room.
+
+        None at all if its bytes cannot be read now.
+        """
+        is_settled, consumer = self._ledger.is_settled, self._consumer
+        self._burials = [each for each in self._burials if not is_settled(consumer, each[0])]
+        kept_bytes = self._ledger.dead_bytes(consumer) + sum(size for _, size in self._burials)
+        burials: list[Burial] = []
+        taken_bytes = entry_bytes = 0
+        for dead in self._plan.dead[:LETTERS_MAX]:
+            is_letter = dead.position < 0
+            if burials and is_letter:
+                break  # it goes alone: it may be another consumer's
+            stored = self._stored(dead.position)
+            if stored is None:
+                break
+            entry_bytes += len(stored) + len(dead.words.encode())
+            if burials and entry_bytes > BURY_BYTES_MAX:
+                break
+            burial = self._burial(dead, stored, now_s)
+            if is_letter:
+                return [burial], 0  # its bytes are kept already
+            if kept_bytes + taken_bytes + len(stored) > self.dead_bytes_max:
+                return (burials or None), taken_bytes
+            taken_bytes += len(stored)
+            burials.append(burial)
+        return burials, taken_bytes
+
+    def _burial(self, dead: Dead, stored: bytes, now_s: float) -> Burial:
+        first_us, last_us = self._log_us(dead.first_s, now_s), self._log_us(dead.last_s, now_s)
+        state: Literal["dead", "parked"] = "parked" if dead.reason == "window" else "dead"
+        position = dead.position
+        if position < 0:
+            position = self._ledger.letters[letter_number(position)].position
+        return Burial(
+            position, state, dead.reason, dead.status, dead.words, dead.attempts, first_us, last_us,
+            stored,
+        )  # fmt: skip
+
+    def _log_us(self, at_s: float, now_s: float) -> int:
+        """Return a time of the lane's clock as one of the log's."""
+        return max(0, self._leadership.log_time_us() + round((at_s - now_s) * 1e6))
+
+    # --- For the next leader ------------------------------------------------------------------------
+
+    def _remember(self, now_s: float) -> None:
+        told, log_us = self._plan.remember(now_s), self._log_us(now_s, now_s)
+        trials = []
+        for trial in told.trials:
+            position, letter = trial.position, 0
+            if position < 0:
+                letter = letter_number(position)
+                known = self._ledger.letters.get(letter)
+                if known is None:
+                    continue
+                position = known.position
+            trials.append(
+                RememberedTrial(
+                    position,
+                    letter,
+                    trial.attempts,
+                    max(0, log_us + round((trial.first_s - now_s) * 1e6)),
+                    max(0, log_us + round((trial.due_s - now_s) * 1e6)),
+                    trial.spared,
+                    round(trial.aged_s * 1e6),
+                )
+            )
+        trials.sort(key=lambda trial: (trial.position, trial.letter))
+        held_s = told.held_until_s - now_s
+        held_until_us = max(0, log_us + round(held_s * 1e6)) if held_s > 0 else 0
+        aged_us = round(told.aged_s * 1e6)
+        command = Remember(self._consumer, told.opened, held_until_us, aged_us, tuple(trials))
+        if self._propose(command):
+            self._told_revision = self._plan.revision
+        self._tell_s = now_s + REMEMBER_EVERY_S
+
+
+def remembered_of(command: Remember | None, now_s: float, log_time_us: int) -> Remembered | None:
+    """Return what a leader before this one said, in times of this one's clock.
+
+    `now_s` and `log_time_us` are the same moment.
+    """
+    if command is None:
+        return None
+
+    def at_s(time_us: int) -> float:
+        return now_s + (time_us - log_time_us) / 1e6
+
+    trials = tuple(
+        Trial(
+            at_s(trial.due_us),
+            letter_place(trial.letter) if trial.letter else trial.position,
+            trial.attempts,
+            trial.spared,
+            at_s(trial.first_us),
+            trial.aged_us / 1e6,
+        )
+        for trial in command.trials
+    )
+    return Remembered(command.opened, at_s(command.held_until_us), command.aged_us / 1e6, trials)

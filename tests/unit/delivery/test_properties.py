@@ -1,0 +1,185 @@
+"""What holds of delivery whatever consumers answer and whoever leads, in simulated time."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crowd.command import Breaker, Retry
+from crowd.delivery.outcome import Answered, Failed, FailureKind
+from tests.unit.delivery.rig import DOWN, OK, Cluster, Node, consumer, stored
+
+ANSWERS = [
+    OK, OK, OK, DOWN, Answered(500), Answered(503, 2.0), Answered(400), Answered(404),
+    Failed(FailureKind.TIMEOUT, "late"),
+]  # fmt: skip
+
+CONSUMERS = st.fixed_dictionaries(
+    {
+        "order": st.sampled_from(["none", "all", "path", "header:Key", "json:/key"]),
+        "concurrency": st.integers(1, 5),
+        "rate": st.sampled_from([None, None, "20/s", "100/s"]),
+        "adaptive": st.booleans(),
+        "attempts": st.sampled_from([0, 2, 4]),
+        "breaker": st.builds(Breaker, st.sampled_from([2, 10]), st.sampled_from([0.9, 2.0])),
+    }
+)
+
+STEPS = st.lists(
+    st.one_of(
+        st.lists(st.integers(0, 3), min_size=1, max_size=8),  # keys of accepted messages
+        st.sampled_from([0.05, 0.3, 2.0]),  # seconds that go by
+        st.sampled_from(["dies", "leaves"]),
+    ),
+    min_size=3,
+    max_size=12,
+)
+
+
+def message_of(key, number):
+    """Return a message with that key, wherever a consumer looks for it."""
+    headers = ((b"Key", b"%d" % key),)
+    return stored(b'{"key":%d,"n":%d}' % (key, number), b"/%d" % key, headers)
+
+
+class Watched(Node):
+    """A leader whose attempts are looked at as they start."""
+
+    def __init__(self, cluster, watch, answer):
+        self.watch = watch
+        super().__init__(cluster, answer=answer)
+
+    def courier(self, definition):
+        courier = super().courier(definition)
+        attempt = courier.attempt
+
+        def watched(message, naming):
+            self.watch(self, definition, naming)
+            return attempt(message, naming)
+
+        courier.attempt = watched
+        return courier
+
+
+@settings(max_examples=60, deadline=None)
+@given(given_consumers=st.lists(CONSUMERS, min_size=1, max_size=3), steps=STEPS, data=st.data())
+def test_order_bounds_and_an_end_for_every_message(given_consumers, steps, data):
+    """In order within a key, within every bound, and delivered or dead in the end.
+
+    Through failures, holds, outages and changes of leader.
+    """
+    definitions = {}
+    for number, each in enumerate(given_consumers):
+        fields = dict(each)
+        retry = Retry(500_000, 2.0, 5_000_000, 10**12, fields.pop("attempts"))
+        definitions[f"c{number}"] = consumer(f"c{number}", retry=retry, **fields)
+    cluster = Cluster(*definitions.values())
+    keys = {}  # by position
+    delivered = {name: set() for name in definitions}
+    begun = {name: set() for name in definitions}
+    starts = {name: [] for name in definitions}
+    under_way = dict.fromkeys(definitions, 0)
+
+    def watch(node, definition, naming):
+        name, position = definition.name, naming.position
+        assert not cluster.ledger.is_settled(cluster.ledger.consumer_id(name), position)
+        under_way[name] += 1
+        assert under_way[name] <= definition.concurrency
+        if definition.order != "none" and position not in begun[name]:
+            consumer_id = cluster.ledger.consumer_id(name)
+            for earlier in range(1, position):
+                if definition.order == "all" or keys[earlier] == keys[position]:
+                    ended = earlier in delivered[name]
+                    assert ended or cluster.ledger.is_settled(consumer_id, earlier)
+        begun[name].add(position)
+        starts[name].append(cluster.clock.seconds())
+        if definition.rate:
+            per_s = int(definition.rate[:-2])
+            recent = [s for s in starts[name] if s > starts[name][-1] - 1.0]
+            # A burst of a tenth of a second; a new leader begins with one more.
+            assert len(recent) <= per_s * 1.0 + per_s // 10 + 1 + leaders
+
+    def answer(name, message, naming):
+        answer = data.draw(st.sampled_from(ANSWERS)) if troubled else OK
+        if answer is OK:
+            delivered[name].add(naming.position)
+        under_way[name] -= 1
+        return answer
+
+    def lead():
+        node = Watched(cluster, watch, answer)
+        node.dispatcher.lead()
+        return node
+
+    troubled, leaders = True, 1
+    node = lead()
+    for step in steps:
+        if isinstance(step, list):
+            first = cluster.ledger.tip + 1
+            keys |= {first + n: key for n, key in enumerate(step)}
+            cluster.accept(*[message_of(key, first + n) for n, key in enumerate(step)])
+            node.pass_s(0.02)
+        elif isinstance(step, float):
+            node.pass_s(step, step=0.05)
+        else:
+            if step == "leaves":
+                node.dispatcher.report()
+                cluster.commit()
+            node.dispatcher.unlead()
+            cluster.pending.clear()
+            leaders += 1
+            node = lead()
+    troubled = False
+    node.pass_s(200, step=0.25)
+    assert node.fatal == []
+    assert cluster.ledger.lowest_watermark == cluster.ledger.tip
+    for name in definitions:
+        consumer_id = cluster.ledger.consumer_id(name)
+        dead = {
+            letter.position
+            for letter in cluster.ledger.letters.values()
+            if letter.consumer == consumer_id
+        }
+        assert dead | delivered[name] == set(range(1, cluster.ledger.tip + 1))
+
+
+BAD = {
+    "refuses": lambda: DOWN,
+    "says no": lambda: Answered(400),
+    "is held": lambda: Answered(401),
+    "is overloaded": lambda: (Answered(503, 1.0), 0.2),
+    "never answers": lambda: (Failed(FailureKind.TIMEOUT, "late"), 1.0),
+    "comes and goes": iter([OK, DOWN] * 10_000).__next__,
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    how=st.sampled_from(sorted(BAD)),
+    order=st.sampled_from(["none", "all", "path"]),
+    gaps=st.lists(st.sampled_from([0.0, 0.01, 0.1, 0.7]), min_size=5, max_size=40),
+)
+def test_a_healthy_consumers_latency_is_not_moved_by_a_dead_one(how, order, gaps):
+    """Each message reaches it at the moment at which it would if there were no other consumer."""
+
+    def arrivals(*others):
+        cluster = Cluster(consumer("live"), *others)
+
+        def answer(name, message, naming):
+            if name == "live":
+                arrived.append((naming.position, cluster.clock.seconds()))
+                return OK, 0.005
+            return BAD[how]()
+
+        arrived = []
+        node = Node(cluster, answer=answer)
+        node.dispatcher.lead()
+        for number, gap_s in enumerate(gaps):
+            cluster.accept(message_of(number % 3, number))
+            node.pass_s(gap_s)
+        node.pass_s(5)
+        return arrived
+
+    alone = arrivals()
+    assert len(alone) == len(gaps)
+    assert arrivals(consumer("bad", order=order)) == alone

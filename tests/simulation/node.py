@@ -263,7 +263,8 @@ class Process:
 
     def _end(self, error):
         """End now, as ``os._exit`` does: nothing more of this turn has an effect."""
-        self.node.ended(self, error)
+        if self.alive:  # else it was ended in this very turn, and what it made of that is nothing
+            self.node.ended(self, error)
         raise ProcessEndedError
 
 

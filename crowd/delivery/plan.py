@@ -416,11 +416,16 @@ class Plan:
 
     def _failed(
         self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, chance: float,
-        *, in_time: bool,
+        *, in_time: bool, company: int = 0,
     ) -> None:  # fmt: skip
-        """Have a message wait once more, or die."""
+        """Have a message wait once more, or die.
+
+        `company` is above 0 if the answer was to several in one request, and none of them dies
+        then: so many go in one request when they come back.
+        """
         self.revision += 1
-        spares = not in_time or outcome is Outcome.HOLD
+        shared_end = company > 0 and outcome is Outcome.DEAD
+        spares = not in_time or outcome is Outcome.HOLD or shared_end
         attempts, spared = trial.attempts + 1, trial.spared + spares
         asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
         if asked_s is not None and outcome is not Outcome.DEAD:
@@ -428,16 +433,21 @@ class Plan:
             self._ask(now_s + self.rules.backoff.honoured_s(asked_s), why)
             self._count_time(now_s)
         reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
-        if reason is not None:
+        if reason is not None and not company:
             if trial.position > 0 or letter_number(trial.position) in self.backlog.letters_known:
                 status = answer.status if isinstance(answer, Answered) else 0
                 words, first_s = last_words(answer), trial.first_s
                 dead = Dead(trial.position, reason, status, words, attempts, first_s, now_s)
                 self._dead.append(dead)
             return
-        due_s = now_s + self.rules.backoff.delay_s(max(1, attempts - spared), chance)
-        waits = replace(trial, due_s=due_s, attempts=attempts, spared=spared)
-        self.backlog.wait(waits)
+        due_s = now_s
+        if reason is None:
+            due_s += self.rules.backoff.delay_s(max(1, attempts - spared), chance)
+        if not company or not (in_time or shared_end):
+            company = trial.company
+        self.backlog.wait(
+            replace(trial, due_s=due_s, attempts=attempts, spared=spared, company=company)
+        )
 
     def _end_of(
         self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, counted: int,
@@ -491,13 +501,22 @@ class Plan:
 
     def remember(self, now_s: float) -> Remembered:
         """Return what the next leader should know."""
-        under_way = [replace(flight.trial, due_s=now_s) for flight in self._in_flight.values()]
+        under_way = [
+            replace(trial, due_s=now_s)
+            for flight in self._in_flight.values()
+            for trial in (flight.trial, *flight.mates)
+            if trial.attempts
+        ]
         until_s = self._asked_until_s
         if not self.breaker.closed:
             until_s = max(until_s, self.breaker.until_s)
         return Remembered(
             self.breaker.opened, until_s, self._aged.aged_s(now_s), self.backlog.tried(under_way)
         )
+
+    def _kept_apart(self) -> Iterable[Trial]:
+        """Return what is neither in the backlog nor in flight."""
+        return ()
 
 
 def ranges_of(positions: list[Position]) -> tuple[tuple[Position, Position], ...]:

@@ -11,10 +11,11 @@ messages and sending them to ``batch_lane``.
 One batch gathers at a time, whether or not a request may start; `concurrency` and its limit
 count requests, and the rate counts messages. Letters and probes are requests of one message.
 
-A request that fails as a whole may have failed for one of its messages. Nobody dies of that:
-its messages come back, and go then in requests of half as many at most, and so on, until the one
-that is to blame is alone. So a culprit among n costs about log n failing requests, and n of
-them 2 n at most. What a leader learnt of that its successor learns anew.
+A request that fails as a whole may have failed for one of its messages. None dies of that: they
+come back, and go then in requests of half as many at most, and so on, until the one that is to
+blame is alone. So a culprit among n costs about log n failing requests, and n of them 2 n. What
+says "not now", or did not arrive, is nobody's fault, and they come back as many as they were.
+What a leader learnt of that its successor learns anew.
 
 Invariant: at most one message of a key is in a batch, as only the first of each key's line is
 ever chosen.

@@ -404,10 +404,10 @@ class Lane:
         self._reports.send(now_s, at_once=at_once)
         if self.plan.full and not full:
             self._log.error(
-                "consumer {consumer} is held: {bytes} bytes of dead letters are its bound; replay or "
-                "purge some, or raise dead.bytes",
+                "consumer {consumer} is held: {why}; replay or purge some, or raise dead.bytes if that "
+                "is the bound",
                 consumer=self.definition.name,
-                bytes=self.definition.dead.bytes_max,
+                why=self._reports.no_room,
             )
 
     # --- Ends ---------------------------------------------------------------------------------------

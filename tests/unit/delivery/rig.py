@@ -134,7 +134,7 @@ class Node:
 
     `answer` says what a consumer answers, at once, or with the seconds that it takes. To a batch
     it is given the list of messages and that of their names, and may say a list of answers.
-    `batches` are the positions of each, by consumer.
+    `batches` are those made, as the consumer and the names.
     """
 
     def __init__(self, cluster, *, producers_wait=lambda: False, answer=None):
@@ -197,7 +197,7 @@ class Courier:
     def attempt_batch(self, items):
         """Make one attempt; what is open of it is open under its first message's name."""
         items, name = list(items), self.definition.name
-        self.node.batches.append((name, [naming.position for _, naming in items]))
+        self.node.batches.append((name, [naming for _, naming in items]))
         self.node.attempts += [(name, message, naming) for message, naming in items]
         self.node.started_s.append(self.node.cluster.clock.seconds())
         answered = Deferred()

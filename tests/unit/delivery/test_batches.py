@@ -19,7 +19,7 @@ def led(*consumers, answer=None):
 
 
 def positions(node):
-    return [batch for _, batch in node.batches]
+    return [[naming.position for naming in batch] for _, batch in node.batches]
 
 
 def dead(cluster):

@@ -95,7 +95,9 @@ class BatchLane(Lane):
     def _start_batch(self, courier: Courier, now_s: float) -> bool:
         """Start the batch that has gathered, if it is to go; return whether it was."""
         ledger = self._around.ledger
-        batch = self.plan.next_batch(now_s, lambda position: ledger.is_settled(self.consumer, position))
+        batch = self.plan.next_batch(
+            now_s, lambda position: ledger.is_settled(self.consumer, position)
+        )
         if batch is None:
             return False
         if batch:

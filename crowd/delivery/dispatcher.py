@@ -348,7 +348,11 @@ class Dispatcher(Service):
 
 
 def _lane_of(
-    consumer: ConsumerId, definition: ConsumerDefinition, around: Surroundings, *, anew: bool = False
+    consumer: ConsumerId,
+    definition: ConsumerDefinition,
+    around: Surroundings,
+    *,
+    anew: bool = False,
 ) -> Lane:
     """Return the lane that fits a definition; `anew` as `Lane` takes it."""
     lane = Lane if definition.batch is None else BatchLane

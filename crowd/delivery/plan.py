@@ -468,7 +468,13 @@ class Plan:
         if reason is None and not (in_time and is_of_content(answer)):
             company = 0
         self.backlog.wait(
-            replace(trial, due_s=due_s, attempts=attempts, spared=spared, company=company or trial.company)
+            replace(
+                trial,
+                due_s=due_s,
+                attempts=attempts,
+                spared=spared,
+                company=company or trial.company,
+            )
         )
 
     def _end_of(

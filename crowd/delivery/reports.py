@@ -186,9 +186,7 @@ class Reports:
         if self._burials and self._burials[0].since_s + BURIED_S <= now_s:
             plan.bury_again(lambda position: ledger.is_settled(self._consumer, position))
             self._burials = [
-                each._replace(since_s=now_s)
-                for each in self._burials
-                if plan.buries(each.position)
+                each._replace(since_s=now_s) for each in self._burials if plan.buries(each.position)
             ]
 
     def _next_burials(self, now_s: float) -> list[Burial] | None:

@@ -70,6 +70,7 @@ class BatchPlan(Plan):
         assert self.rules.batch is not None
         self._gathering = Gathering(self.rules.batch)
         self._company = self.rules.batch.count  # the least of those that its members may be in
+        self._is_full = False
 
     @property
     def gathered(self) -> int:
@@ -88,17 +89,6 @@ class BatchPlan(Plan):
         self._begin_batch()
 
     # --- Gathering --------------------------------------------------------------------------------
-
-    @property
-    def _is_full(self) -> bool:
-        return self._is_ready(-math.inf)
-
-    def _is_ready(self, now_s: float) -> bool:
-        return (
-            self._over is not None
-            or len(self._gathered) >= self._company
-            or self._gathering.ready(now_s)
-        )
 
     def choose(self, now_s: float) -> Attempt | None:
         """Return the next message for the batch that gathers, or None if none is wanted or due.
@@ -125,12 +115,14 @@ class BatchPlan(Plan):
             self._add(trial, size, now_s)
         else:
             self._over = trial, size
+            self._is_full = True
 
     def _add(self, trial: Trial, size: int, now_s: float) -> None:
         self._gathering.add(trial.position, size, now_s)
         self._gathered[trial.position] = trial
         if trial.company:
             self._company = min(self._company, trial.company)
+        self._is_full = len(self._gathered) >= self._company or self._gathering.ready(-math.inf)
 
     def _give_back(self) -> None:
         """Have those gathered be chosen anew."""
@@ -154,7 +146,7 @@ class BatchPlan(Plan):
 
         What `is_settled` meanwhile is left out; nothing may be left then.
         """
-        if not self._is_ready(now_s) or not self._may_start(now_s, closed=self.breaker.closed):
+        if not (self._is_full or self._gathering.ready(now_s)) or not self._may_start(now_s, closed=self.breaker.closed):
             return None
         gathered, over = self._gathered, self._over
         self._gathered, self._over = {}, None

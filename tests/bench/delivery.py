@@ -68,7 +68,7 @@ HEADERS = (
 )
 MESSAGE = Message(b"POST", b"/leads?shop=a23m07b23", HEADERS, b"x" * 327, 1, b"127.0.0.1", b"http")
 NAMING = Naming("0123abcd-0000000000000001", Position(1), 1)
-JSON = b'{"shop":"a23m07b23","text":"%b"}' % (b"x" * 296)
+JSON = b'{"shop":"a23m07b23","text":"%b"}' % (b"x" * 297)
 ENTRY = 100
 """Messages in an entry of the log; what producers bring together at some 20 000 a second."""
 

@@ -60,7 +60,12 @@ class BatchLane(Lane):
         if letter is not None:
             self._start_letter(letter, courier)
             return True
-        return self._start_batch(courier, now_s) or self._gather(now_s)
+        if not plan.is_full:
+            if self._gather(now_s):
+                return True
+            if self._more and self._read_from_s <= now_s and plan.wants():
+                return False  # the next look at the ledger brings more, or shows that it was all
+        return self._start_batch(courier, now_s)
 
     def _gather(self, now_s: float) -> bool:
         """Read messages for the batch that gathers; return whether there were any."""

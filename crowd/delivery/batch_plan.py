@@ -64,13 +64,15 @@ class BatchPlan(Plan):
         super().__init__(rules, watermark, rate, now_s, remembered)
         self._gathered: dict[Position, Trial] = {}
         self._over: tuple[Trial, int] | None = None  # did not fit, and begins the next batch
+        self.is_full = False
+        """The batch that gathers takes no more, and waits only until a request may start."""
         self._begin_batch()
 
     def _begin_batch(self) -> None:
         assert self.rules.batch is not None
         self._gathering = Gathering(self.rules.batch)
         self._company = self.rules.batch.count  # the least of those that its members may be in
-        self._is_full = False
+        self.is_full = False
 
     @property
     def gathered(self) -> int:
@@ -80,7 +82,7 @@ class BatchPlan(Plan):
     @property
     def has_room(self) -> bool:
         """Whether more messages are of use: for the batch that gathers, or for a request."""
-        return not self._is_full or super().has_room
+        return not self.is_full or super().has_room
 
     def follow(self, rules: Rules) -> None:
         """Go by other rules from here on, which are for batches too."""
@@ -96,7 +98,7 @@ class BatchPlan(Plan):
         It counts as in flight until the caller says at once what is to become of it: `gather`,
         `postpone`, `drop`, or `answered` if it cannot be sent.
         """
-        if not self.breaker.closed or now_s < self._asked_until_s or self._stands or self._is_full:
+        if not self.breaker.closed or now_s < self._asked_until_s or self._stands or self.is_full:
             return None
         aged_s = self._aged.aged_s(now_s)
         trial = self.backlog.choose_message(now_s, aged_s, turn=not self._gathered)
@@ -115,14 +117,14 @@ class BatchPlan(Plan):
             self._add(trial, size, now_s)
         else:
             self._over = trial, size
-            self._is_full = True
+            self.is_full = True
 
     def _add(self, trial: Trial, size: int, now_s: float) -> None:
         self._gathering.add(trial.position, size, now_s)
         self._gathered[trial.position] = trial
         if trial.company:
             self._company = min(self._company, trial.company)
-        self._is_full = len(self._gathered) >= self._company or self._gathering.ready(-math.inf)
+        self.is_full = len(self._gathered) >= self._company or self._gathering.ready(-math.inf)
 
     def _give_back(self) -> None:
         """Have those gathered be chosen anew."""
@@ -146,7 +148,9 @@ class BatchPlan(Plan):
 
         What `is_settled` meanwhile is left out; nothing may be left then.
         """
-        if not (self._is_full or self._gathering.ready(now_s)) or not self._may_start(now_s, closed=self.breaker.closed):
+        if not (self.is_full or self._gathering.ready(now_s)) or not self._may_start(
+            now_s, closed=self.breaker.closed
+        ):
             return None
         gathered, over = self._gathered, self._over
         self._gathered, self._over = {}, None
@@ -182,7 +186,7 @@ class BatchPlan(Plan):
             return None
         if not self.breaker.closed:
             return super().next_due_s()
-        due_s = math.inf if self._is_full else self.backlog.message_due_s()
+        due_s = math.inf if self.is_full else self.backlog.message_due_s()
         if len(self._in_flight) < self.pace.limit:
             start_s = self._batch_due_s()
             if self.backlog.letters:
@@ -194,7 +198,7 @@ class BatchPlan(Plan):
 
     def _batch_due_s(self) -> float:
         """Return when the batch that gathers is to go."""
-        if self._is_full:
+        if self.is_full:
             return -math.inf
         due_s = self._gathering.due_s
         return math.inf if due_s is None else due_s

@@ -56,6 +56,18 @@ def test_one_poisoned_message_dies_alone():
     assert node.fatal == []
 
 
+def test_without_linger_what_is_there_goes_together():
+    """`linger = 0` waits for nothing, and a backlog still goes in full batches."""
+    batch = Batch("ndjson", 400, linger_us=0)
+    cluster, node = led(consumer("c", batch=batch), answer=lambda *_: OK)
+    cluster.accept(*[b"%d" % n for n in range(1, 1_001)])
+    node.pass_s(0.01)
+    assert [len(each) for each in positions(node)] == [400, 400, 200]
+    cluster.accept(b"1")
+    node.pass_s(0.01)
+    assert positions(node)[3:] == [[1_001]]
+
+
 def test_messages_with_retries_join_again():
     """What was refused for now comes back together with what is new meanwhile."""
     said = iter([Answered(503)])

@@ -538,9 +538,8 @@ class Plan:
         until_s = self._asked_until_s
         if not self.breaker.closed:
             until_s = max(until_s, self.breaker.until_s)
-        return Remembered(
-            self.breaker.opened, until_s, self._aged.aged_s(now_s), self.backlog.tried(under_way)
-        )
+        tried = self.backlog.tried([*under_way, *self._kept_apart()])
+        return Remembered(self.breaker.opened, until_s, self._aged.aged_s(now_s), tried)
 
     def _kept_apart(self) -> Iterable[Trial]:
         """Return what is neither in the backlog nor in flight."""

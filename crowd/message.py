@@ -89,7 +89,7 @@ def decode_message(stored: bytes) -> Message:
     texts = (method, target, body, client, scheme, *flat)
     if version != FORMAT or type(received_us) is not int:
         raise MalformedMessageError(f"a stored message has format {version!r}, expected {FORMAT}")
-    if not all(type(text) is bytes for text in texts):
+    if set(map(type, texts)) != {bytes}:
         raise MalformedMessageError("a stored message holds something else where bytes belong")
     return message
 

@@ -184,6 +184,29 @@ class Backlog:
             return heappop(self.waiting)
         return None
 
+    def choose_message(self, now_s: float, aged_s: float, *, turn: bool) -> Trial | None:
+        """Return the next message as `choose` does while the breaker is closed, but no letter.
+
+        New messages and those that failed change at a `turn` only, and when there is none of a
+        kind: those of one batch are of one kind, as far as there are enough.
+        """
+        due = bool(self.waiting) and self.waiting[0].due_s <= now_s
+        if turn:
+            self._since_letter += 1
+            self._fresh_went = not self._fresh_went
+        if self.fresh and not (due and self._fresh_went):
+            return Trial(now_s, self.fresh.popleft(), 0, 0, now_s, aged_s)
+        return heappop(self.waiting) if due else None
+
+    def choose_letter(self, now_s: float) -> Trial | None:
+        """Return the next letter if one is due and it has its turn among the batches, or None."""
+        if not _is_due(self.letters, now_s, closed=True):
+            return None
+        if self._since_letter < LETTER_EVERY and self.message_due_s() <= now_s:
+            return None
+        self._since_letter = 0
+        return heappop(self.letters)
+
     def prefer_fresh(self) -> None:
         """Have a new message go next: not the one that was just refused."""
         self._fresh_went = False
@@ -194,6 +217,20 @@ class Backlog:
             return -math.inf
         dues = [heap[0].due_s for heap in (self.waiting, self.letters) if heap]
         return min(dues, default=None) if closed or not dues else -math.inf
+
+    def message_due_s(self) -> float:
+        """Return when `choose_message` has something; infinity for never."""
+        if self.fresh:
+            return -math.inf
+        return self.waiting[0].due_s if self.waiting else math.inf
+
+    def put_back(self, trials: Sequence[Trial]) -> None:
+        """Have messages that were chosen, in this order, and not sent, be chosen again."""
+        new = [trial.position for trial in trials if not trial.attempts]
+        self.fresh.extendleft(reversed(new))
+        for trial in trials:
+            if trial.attempts:
+                heappush(self.waiting, trial)
 
     def wait(self, trial: Trial) -> None:
         """Have a message wait for its next attempt; a letter that is gone is forgotten."""

@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from crowd.command import Purge
+from crowd.delivery.batch_lane import BatchLane
 from crowd.delivery.breaker import BreakerState
 from crowd.delivery.entries import Entries
 from crowd.delivery.lane import Counts, Lane, Surroundings
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crowd.clock import Clock, Timer
+    from crowd.command import ConsumerDefinition
     from crowd.delivery.ports import CourierFactory, Leadership, LedgerView
     from crowd.message import ConsumerId, Position
 
@@ -206,7 +208,7 @@ class Dispatcher(Service):
         for consumer, known in self._ledger.consumers.items():
             lane = self._lanes.get(consumer)
             if lane is None:
-                self._lanes[consumer] = Lane(consumer, known.definition, self._around)
+                self._lanes[consumer] = _lane_of(consumer, known.definition, self._around)
             elif lane.definition is known.definition:
                 continue
             elif lane.fits(known.definition):
@@ -215,7 +217,9 @@ class Dispatcher(Service):
                 # What is under way was taken by another order: it ends unheard, and is repeated.
                 lane.settle(self._clock.seconds(), at_once=True)
                 lane.close()
-                self._lanes[consumer] = Lane(consumer, known.definition, self._around, anew=True)
+                self._lanes[consumer] = _lane_of(
+                    consumer, known.definition, self._around, anew=True
+                )
 
     # --- Slices -------------------------------------------------------------------------------------
 
@@ -341,3 +345,15 @@ class Dispatcher(Service):
             last_problem=lane.last_problem if lane is not None else "",
             **msgspec.structs.asdict(counts),
         )
+
+
+def _lane_of(
+    consumer: ConsumerId,
+    definition: ConsumerDefinition,
+    around: Surroundings,
+    *,
+    anew: bool = False,
+) -> Lane:
+    """Return the lane that fits a definition; `anew` as `Lane` takes it."""
+    lane = Lane if definition.batch is None else BatchLane
+    return lane(consumer, definition, around, anew=anew)

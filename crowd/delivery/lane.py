@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
+    from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
     from crowd.clock import Clock
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from crowd.delivery.entries import Entries
     from crowd.delivery.outcome import Answer
     from crowd.delivery.ports import Courier, CourierFactory, Leadership, LedgerView
-    from crowd.delivery.trial import Attempt
+    from crowd.delivery.trial import Attempt, Remembered
     from crowd.message import ConsumerId, Message, Position
 
 MEND_S: Final = 0.1
@@ -114,7 +115,7 @@ class Lane:
         rules = _rules_of(definition)
         remembered = remembered_of(ledger.remembered(consumer), now_s, leadership.log_time_us())
         watermark = ledger.watermark(consumer)
-        self.plan = Plan(rules, watermark, None, now_s, remembered)
+        self.plan = self._plan_from(rules, watermark, now_s, remembered)
         self._read_from_s = float("-inf")
         if anew or rules.order.any:
             self._more = True
@@ -126,9 +127,19 @@ class Lane:
         self._unread = self._holding_letters() if rules.order.any and rules.holds_dead else []
         self._make_courier()
 
+    def _plan_from(
+        self, rules: Rules, watermark: Position, now_s: float, remembered: Remembered | None
+    ) -> Plan:
+        return Plan(rules, watermark, None, now_s, remembered)
+
     def fits(self, definition: ConsumerDefinition) -> bool:
-        """Return whether `redefine` can follow a definition: its order is the same."""
-        return definition.order == self.definition.order
+        """Return whether `redefine` can follow a definition.
+
+        Its order is the same, and messages still go in batches, or still each alone.
+        """
+        ours = self.definition
+        same_way = (definition.batch is None) == (ours.batch is None)
+        return same_way and definition.order == ours.order
 
     def redefine(self, definition: ConsumerDefinition) -> None:
         """Follow a changed definition that fits; attempts under way end as they began."""
@@ -337,8 +348,11 @@ class Lane:
         tag = self._around.ledger.tag
         assert tag is not None, "a message was accepted, so the cluster is born"
         naming = Naming(message_id(tag, position), position, attempt.number, replay)
-        answered = courier.attempt(message, naming)
+        answered = self._ask(courier, message, naming)
         answered.addCallback(self._answered, attempt.position).addErrback(self._broke)
+
+    def _ask(self, courier: Courier, message: Message, naming: Naming) -> Deferred[Answer]:
+        return courier.attempt(message, naming)
 
     def _answered(self, answer: Answer, position: Position) -> None:
         """Take an answer. Called once for each attempt, in the reactor."""
@@ -390,10 +404,10 @@ class Lane:
         self._reports.send(now_s, at_once=at_once)
         if self.plan.full and not full:
             self._log.error(
-                "consumer {consumer} is held: {bytes} bytes of dead letters are its bound; replay or "
-                "purge some, or raise dead.bytes",
+                "consumer {consumer} is held: {why}; replay or purge some, or raise dead.bytes if that "
+                "is the bound",
                 consumer=self.definition.name,
-                bytes=self.definition.dead.bytes_max,
+                why=self._reports.no_room,
             )
 
     # --- Ends ---------------------------------------------------------------------------------------

@@ -150,6 +150,16 @@ def is_overload(answer: Answer) -> bool:
     return answer.kind is FailureKind.TIMEOUT
 
 
+def is_of_content(answer: Answer) -> bool:
+    """Return whether another message might have had another answer.
+
+    Not after one that says "not now", and not if nothing arrived: those are for all alike.
+    """
+    if isinstance(answer, Answered):
+        return answer.status not in _NOT_NOW and answer.status not in _TOO_MUCH
+    return answer.kind in _MAY_HAVE_ARRIVED
+
+
 def in_words(answer: Answer) -> str:
     """Return what came of an attempt for people: one short line."""
     if isinstance(answer, Answered):

@@ -77,7 +77,7 @@ class Rate:
     """When the next attempt at one consumer may start.
 
     Invariant: if an attempt is taken only when one is available, then over any window of
-    w seconds at most ``per_s`` * w + ``burst`` are.
+    w seconds at most ``per_s`` * w + ``burst`` are, and what the others of one batch are.
 
     Counted in whole nanoseconds, and an interval is rounded up: many roundings do not add up
     to more than the rate, as sums of binary fractions might.
@@ -112,7 +112,7 @@ class Rate:
         """Return whether an attempt may start now."""
         return self.due_s() <= now_s
 
-    def take(self, now_s: float) -> None:
-        """Count an attempt that starts now, while one is available."""
+    def take(self, now_s: float, count: int = 1) -> None:
+        """Count `count` that start now together, while one is available; the rest is owed."""
         assert self.available(now_s), "an attempt waits for its rate"
-        self._even_ns = max(self._even_ns, math.ceil(now_s * 1e9)) + self._interval_ns
+        self._even_ns = max(self._even_ns, math.ceil(now_s * 1e9)) + self._interval_ns * count

@@ -45,6 +45,7 @@ from crowd.delivery.outcome import (
     FailureKind,
     Outcome,
     in_words,
+    is_of_content,
     is_overload,
     last_words,
     outcome_of,
@@ -88,6 +89,7 @@ class Plan:
         self.pace = Concurrency(rules.concurrency, adaptive=rules.adaptive)
         self.full = False
         """No more dead letters may be kept: nothing is attempted until there is room again."""
+        self._full_why = ""
         self.paused = False
         self.revision = 0
         """Grows with all that the next leader should know of."""
@@ -168,7 +170,7 @@ class Plan:
     def held(self, now_s: float) -> tuple[str, float | None]:
         """Return why nothing is attempted now, "" for no reason, and until when, if that is known."""
         if self.full:
-            return "its dead letters are at their bound", None
+            return self._full_why, None
         if not self.breaker.closed:
             return self.breaker.why, max(self.breaker.until_s, self._asked_until_s)
         if now_s < self._asked_until_s:
@@ -190,8 +192,11 @@ class Plan:
             self.paused = paused
             self._count_time(now_s)
 
-    def set_full(self, now_s: float, *, full: bool) -> None:
-        """Attempt nothing while the consumer's dead letters are `full`."""
+    def set_full(
+        self, now_s: float, *, full: bool, why: str = "its dead letters are at their bound"
+    ) -> None:
+        """Attempt nothing while no more letters may be kept; `why` is for people."""
+        self._full_why = why
         if full != self.full:
             self.full = full
             self._count_time(now_s)
@@ -227,15 +232,32 @@ class Plan:
         while self._proposed and is_settled(self._proposed[0][-1]):
             positions = self._proposed.popleft()
             if self._buried and positions[-1] in self._buried:
-                for position in positions:
-                    del self._buried[position]
-                if self.rules.holds_dead and backlog.lines is not None:
-                    self._holding.update(filter(backlog.lines.is_head, positions))
-                else:
-                    backlog.leave(positions)
-        if len(self._proposed) > 1 and self._buried and is_settled(self._proposed[1][-1]):
+                self._are_letters(positions)
+        if len(self._proposed) > 1 and is_settled(self._proposed[1][-1]):
             # A later one took effect and this did not: there was no room. It is tried again.
-            self._dead.extend(self._buried.pop(position) for position in self._proposed.popleft())
+            self.bury_again(is_settled)
+
+    def _are_letters(self, positions: Sequence[Position]) -> None:
+        """Let go of positions that the ledger shows buried, or have them hold their keys."""
+        backlog = self.backlog
+        for position in positions:
+            del self._buried[position]
+        if self.rules.holds_dead and backlog.lines is not None:
+            self._holding.update(filter(backlog.lines.is_head, positions))
+        else:
+            backlog.leave(positions)
+
+    def buries(self, position: Position) -> bool:
+        """Return whether a dead message is in a proposal whose effect the ledger does not show."""
+        return position in self._buried
+
+    def bury_again(self, is_settled: Callable[[Position], bool]) -> None:
+        """Have those of the oldest proposal be proposed again, if they are dead and not buried."""
+        if self._proposed and self._proposed[0][-1] in self._buried:
+            positions = self._proposed.popleft()
+            self._are_letters([position for position in positions if is_settled(position)])
+            left = [position for position in positions if position in self._buried]
+            self._dead.extend(self._buried.pop(position) for position in left)
 
     def hold_key(self, position: Position, key: bytes | None) -> None:
         """Have a dead letter from before hold its key, before anything is taken."""
@@ -416,11 +438,16 @@ class Plan:
 
     def _failed(
         self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, chance: float,
-        *, in_time: bool,
+        *, in_time: bool, company: int = 0,
     ) -> None:  # fmt: skip
-        """Have a message wait once more, or die."""
+        """Have a message wait once more, or die.
+
+        `company` is above 0 if the answer was to several in one request: none of them dies of it,
+        and if it may be for one of them, so many at most go together when they come back.
+        """
         self.revision += 1
-        spares = not in_time or outcome is Outcome.HOLD
+        shared_end = company > 0 and outcome is Outcome.DEAD
+        spares = not in_time or outcome is Outcome.HOLD or shared_end
         attempts, spared = trial.attempts + 1, trial.spared + spares
         asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
         if asked_s is not None and outcome is not Outcome.DEAD:
@@ -428,16 +455,27 @@ class Plan:
             self._ask(now_s + self.rules.backoff.honoured_s(asked_s), why)
             self._count_time(now_s)
         reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
-        if reason is not None:
+        if reason is not None and not company:
             if trial.position > 0 or letter_number(trial.position) in self.backlog.letters_known:
                 status = answer.status if isinstance(answer, Answered) else 0
                 words, first_s = last_words(answer), trial.first_s
                 dead = Dead(trial.position, reason, status, words, attempts, first_s, now_s)
                 self._dead.append(dead)
             return
-        due_s = now_s + self.rules.backoff.delay_s(max(1, attempts - spared), chance)
-        waits = replace(trial, due_s=due_s, attempts=attempts, spared=spared)
-        self.backlog.wait(waits)
+        due_s = now_s
+        if outcome is not Outcome.DEAD:
+            due_s += self.rules.backoff.delay_s(max(1, attempts - spared), chance)
+        if reason is None and not (in_time and is_of_content(answer)):
+            company = 0
+        self.backlog.wait(
+            replace(
+                trial,
+                due_s=due_s,
+                attempts=attempts,
+                spared=spared,
+                company=company or trial.company,
+            )
+        )
 
     def _end_of(
         self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, counted: int,
@@ -472,7 +510,7 @@ class Plan:
         """
         buried = {dead.position: dead for dead in self._dead[:count] if dead.position > 0}
         if buried:
-            self._proposed.append(tuple(buried))
+            self._proposed.append(tuple(sorted(buried)))  # the order in which they are buried
             self._buried.update(buried)
         del self._dead[:count]
 
@@ -491,13 +529,21 @@ class Plan:
 
     def remember(self, now_s: float) -> Remembered:
         """Return what the next leader should know."""
-        under_way = [replace(flight.trial, due_s=now_s) for flight in self._in_flight.values()]
+        under_way = [
+            replace(trial, due_s=now_s)
+            for flight in self._in_flight.values()
+            for trial in (flight.trial, *flight.mates)
+            if trial.attempts
+        ]
         until_s = self._asked_until_s
         if not self.breaker.closed:
             until_s = max(until_s, self.breaker.until_s)
-        return Remembered(
-            self.breaker.opened, until_s, self._aged.aged_s(now_s), self.backlog.tried(under_way)
-        )
+        tried = self.backlog.tried([*under_way, *self._kept_apart()])
+        return Remembered(self.breaker.opened, until_s, self._aged.aged_s(now_s), tried)
+
+    def _kept_apart(self) -> Iterable[Trial]:
+        """Return what is neither in the backlog nor in flight."""
+        return ()
 
 
 def ranges_of(positions: list[Position]) -> tuple[tuple[Position, Position], ...]:

@@ -110,6 +110,9 @@ class LedgerView(Protocol):
     def is_letter(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether a consumer has a letter of this position, in whatever state."""
 
+    def has_room_for_letters(self, count: int, words_bytes: int) -> bool:
+        """Return whether the cluster may keep so many more letters, with words of so many bytes."""
+
     def dead_bytes(self, consumer: ConsumerId) -> int:
         """Return how many bytes of a consumer's letters are kept."""
 

@@ -10,7 +10,7 @@ messages pending, and attempts them again (I4).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from crowd.command import LETTERS_MAX, Burial, Bury, Conclude, Remember, Settle
 from crowd.command import Trial as RememberedTrial
@@ -46,6 +46,21 @@ REMEMBER_EVERY_S: Final = 1.0
 """Between two reports of what waits: a leader's death forgets a second of failures at most."""
 
 
+BURIED_S: Final = 5.0
+"""A `Bury` without effect so long after it was proposed is proposed anew, if there is room: others
+may have taken its room meanwhile. Twice does no harm. A commit takes milliseconds."""
+
+
+class _UnderWay(NamedTuple):
+    """A `Bury` under way: the last position in it, what it adds, and when it was proposed."""
+
+    position: Position
+    letters: int
+    words_bytes: int
+    message_bytes: int
+    since_s: float
+
+
 class Reports:
     """One lane's proposals. `stored` reads a position's message, or says None for later."""
 
@@ -65,8 +80,10 @@ class Reports:
         self._due_s: float | None = None
         self._told_revision = plan.revision
         self._tell_s = float("-inf")
-        self._burials: list[tuple[Position, int]] = []  # under way: the last position, and bytes
+        self._burials: list[_UnderWay] = []
         self.dead_bytes_max = 0
+        self.no_room = ""
+        """Which bound leaves no room for the next letter, for people."""
 
     def heard(self, now_s: float) -> None:
         """Have an outcome proposed soon; others may come with it."""
@@ -78,6 +95,9 @@ class Reports:
         due_s = self._due_s
         if self._plan.proposed >= SETTLE_PROPOSED_MAX or self._plan.full:
             due_s = None
+        if self._burials:
+            again_s = self._burials[0].since_s + BURIED_S
+            due_s = again_s if due_s is None else min(due_s, again_s)
         if self._plan.revision == self._told_revision:
             return due_s
         return self._tell_s if due_s is None else min(due_s, self._tell_s)
@@ -86,6 +106,8 @@ class Reports:
         """Propose what is due, enough of it, or to go `at_once`."""
         plan = self._plan
         plan.park(now_s, PARKED_MAX)
+        if self._burials:
+            self._look_at_burials(now_s)
         if plan.dead:
             self.heard(now_s)
         if self._due_s is not None:
@@ -132,8 +154,8 @@ class Reports:
             plan.forget_dead_letters(self._ledger.letters)
             if not plan.dead:
                 break
-            burials, size_bytes = self._next_burials(now_s)
-            plan.set_full(now_s, full=burials is None)
+            burials = self._next_burials(now_s)
+            plan.set_full(now_s, full=burials is None, why=self.no_room)
             if burials is None:
                 return True  # the ledger says when there is room: its news wake the lane
             if not burials:
@@ -142,7 +164,12 @@ class Reports:
             if not self._propose(Bury(self._owner(plan.dead[0]), ordered)):
                 return False
             if plan.dead[0].position > 0:
-                self._burials.append((burials[-1].position, size_bytes))
+                words_bytes = sum(_words_bytes(burial) for burial in burials)
+                message_bytes = sum(len(burial.message) for burial in burials)
+                last = ordered[-1].position
+                self._burials.append(
+                    _UnderWay(last, len(burials), words_bytes, message_bytes, now_s)
+                )
             plan.bury_proposed(len(burials))
         return not plan.dead
 
@@ -152,16 +179,28 @@ class Reports:
             return self._consumer
         return self._ledger.letters[letter_number(dead.position)].consumer
 
-    def _next_burials(self, now_s: float) -> tuple[list[Burial] | None, int]:
-        """Return the next letters and their bytes; None if the first one finds no room.
+    def _look_at_burials(self, now_s: float) -> None:
+        """Forget those that took effect; have one that took none for long be proposed again."""
+        plan, ledger = self._plan, self._ledger
+        self._burials = [each for each in self._burials if plan.buries(each.position)]
+        if self._burials and self._burials[0].since_s + BURIED_S <= now_s:
+            plan.bury_again(lambda position: ledger.is_settled(self._consumer, position))
+            self._burials = [
+                each._replace(since_s=now_s) for each in self._burials if plan.buries(each.position)
+            ]
+
+    def _next_burials(self, now_s: float) -> list[Burial] | None:
+        """Return the next letters; None if the first one finds no room, which `no_room` tells.
 
         None at all if its bytes cannot be read now.
         """
-        is_settled, consumer = self._ledger.is_settled, self._consumer
-        self._burials = [each for each in self._burials if not is_settled(consumer, each[0])]
-        kept_bytes = self._ledger.dead_bytes(consumer) + sum(size for _, size in self._burials)
+        ledger, under_way = self._ledger, self._burials
+        kept_bytes = ledger.dead_bytes(self._consumer)
+        kept_bytes += sum(each.message_bytes for each in under_way)
+        words_bytes = sum(each.words_bytes for each in under_way)
+        count = sum(each.letters for each in under_way)
         burials: list[Burial] = []
-        taken_bytes = entry_bytes = 0
+        entry_bytes = 0
         for dead in self._plan.dead[:LETTERS_MAX]:
             is_letter = dead.position < 0
             if burials and is_letter:
@@ -173,13 +212,19 @@ class Reports:
             if burials and entry_bytes > BURY_BYTES_MAX:
                 break
             burial = self._burial(dead, stored, now_s)
+            count += 1
+            words_bytes += _words_bytes(burial)
+            if not ledger.has_room_for_letters(count, words_bytes):
+                self.no_room = "the cluster's letters are at their bound"
+                return burials or None
             if is_letter:
-                return [burial], 0  # its bytes are kept already
-            if kept_bytes + taken_bytes + len(stored) > self.dead_bytes_max:
-                return (burials or None), taken_bytes
-            taken_bytes += len(stored)
+                return [burial]  # its bytes are kept already
+            kept_bytes += len(stored)
+            if kept_bytes > self.dead_bytes_max:
+                self.no_room = "its dead letters are at their bound"
+                return burials or None
             burials.append(burial)
-        return burials, taken_bytes
+        return burials
 
     def _burial(self, dead: Dead, stored: bytes, now_s: float) -> Burial:
         first_us, last_us = self._log_us(dead.first_s, now_s), self._log_us(dead.last_s, now_s)
@@ -228,6 +273,10 @@ class Reports:
         if self._propose(command):
             self._told_revision = self._plan.revision
         self._tell_s = now_s + REMEMBER_EVERY_S
+
+
+def _words_bytes(burial: Burial) -> int:
+    return len(burial.words.encode())
 
 
 def remembered_of(command: Remember | None, now_s: float, log_time_us: int) -> Remembered | None:

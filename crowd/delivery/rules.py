@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
-from crowd.command import Answers
+from crowd.command import Answers, Batch
 from crowd.command import Breaker as BreakerDefinition
 from crowd.delivery.backoff import Backoff
 from crowd.delivery.order import Order
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """A definition, as a plan goes by it. ``holds_dead``: a dead letter keeps its key."""
+    """A definition, as a plan goes by it. ``holds_dead``: a dead letter keeps its key.
+
+    ``batch`` says how many messages go in one request, None that each goes in one of its own. Where
+    all is in order it has them go one by one, in the form of a batch: of two in one request, the
+    later would be attempted before the earlier is done.
+    """
 
     backoff: Backoff
     concurrency: int
@@ -29,16 +35,21 @@ class Rules(msgspec.Struct, frozen=True):
     answers: Answers = Answers()
     order: Order = Order()
     holds_dead: bool = False
+    batch: Batch | None = None
 
     @classmethod
     def from_definition(cls, definition: ConsumerDefinition) -> Rules:
         """Return a definition's rules; ValueError for an order that is none."""
+        order, batch = Order.from_text(definition.order), definition.batch
+        if batch is not None and order.by == "all":
+            batch = replace(batch, count=1)
         return cls(
             Backoff.from_definition(definition.retry),
             definition.concurrency,
             definition.adaptive,
             definition.breaker,
             definition.answers,
-            Order.from_text(definition.order),
+            order,
             definition.on_dead == "hold",
+            batch,
         )

@@ -43,7 +43,8 @@ class Trial(msgspec.Struct, order=True, frozen=True, gc=False):
     """A message between its attempts: they are in the order of their due times.
 
     ``attempts`` were made, ``spared`` of which do not count towards a bound. The first was at
-    ``first_s``, when the consumer had answered for ``aged_s``.
+    ``first_s``, when the consumer had answered for ``aged_s``. ``company`` is how many messages at
+    most, itself among them, go in its next request, of a consumer that takes batches; 0 says nothing.
     """
 
     due_s: float
@@ -52,14 +53,19 @@ class Trial(msgspec.Struct, order=True, frozen=True, gc=False):
     spared: int
     first_s: float
     aged_s: float
+    company: int = 0
 
 
 class Flight(msgspec.Struct, frozen=True, gc=False):
-    """An attempt under way: what it was before, when it began, and whether it is a probe."""
+    """An attempt under way: what it was before, when it began, and whether it is a probe.
+
+    ``mates`` are the other messages of its request.
+    """
 
     trial: Trial
     started_s: float
     probe: bool
+    mates: tuple[Trial, ...] = ()
 
 
 class Dead(msgspec.Struct, frozen=True, gc=False):

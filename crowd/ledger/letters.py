@@ -260,6 +260,10 @@ class Letters(Mapping[int, Letter]):
         number, consumer, position, *rest = msgspec.structs.astuple(record)
         return Letter(number, consumer, position, state, target, *rest)
 
+    def has_room(self, count: int, words_bytes: int) -> bool:
+        """Return whether `count` more lie within the bounds, which have such words together."""
+        return self._records.has_room(count, words_bytes)
+
     def number_of(self, consumer: ConsumerId, position: Position) -> int | None:
         """Return the number of the letter of this consumer's position, or None."""
         kept = self._kept.get(consumer)

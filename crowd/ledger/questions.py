@@ -222,6 +222,14 @@ class Questions:
         """
         return self._letters.expired(self._buried_until_us(log_time_us), limit)
 
+    def has_room_for_letters(self, count: int, words_bytes: int) -> bool:
+        """Return whether so many more letters find room, with words of so many bytes together.
+
+        What has no room is not buried: it stays its consumer's. The bounds are the cluster's, of
+        `crowd.ledger.records`.
+        """
+        return self._letters.has_room(count, words_bytes)
+
     def dead_bytes(self, consumer: ConsumerId) -> int:
         """Return the bytes of this consumer's letters, dead ones and those that wait."""
         return self._letters.size_of(consumer)

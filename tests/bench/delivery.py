@@ -1,6 +1,7 @@
 """What one delivery costs the leader's reactor, and how much faster it is than stock treq.
 
-    python tests/bench/delivery.py [--deliveries 4000] [--concurrency 32] [--rounds 5] [--profile]
+    python tests/bench/delivery.py [--deliveries 4000] [--concurrency 32] [--rounds 5]
+                                   [--profile | --batch [500]]
 
 A consumer in a process of its own answers 200 to everything. Four senders bring it the same
 327-byte POST: stock treq on Twisted's Agent with a connection pool; crowd's agent without
@@ -8,7 +9,8 @@ treq, and with it; and the whole path from a ledger and its log (decoding, plan,
 through the dispatcher. They take turns, so that what else the machine does meets them all;
 of the rounds the median is printed: microseconds of the sending process's CPU, deliveries a
 second, and the ratio of these to stock treq's of the same round. With --profile there is one
-sender, treq on crowd's agent, and where its time goes.
+sender, treq on crowd's agent, and where its time goes. With --batch it is the whole path alone,
+with so many messages in one request as ndjson; and with --batch --profile where its time goes.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import httptools
+import msgspec
 from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
@@ -35,6 +38,7 @@ from twisted.web.http_headers import Headers
 
 from crowd.command import (
     Accept,
+    Batch,
     Birth,
     ConsumerDefinition,
     Define,
@@ -64,7 +68,9 @@ HEADERS = (
 )
 MESSAGE = Message(b"POST", b"/leads?shop=a23m07b23", HEADERS, b"x" * 327, 1, b"127.0.0.1", b"http")
 NAMING = Naming("0123abcd-0000000000000001", Position(1), 1)
-BATCH = 100
+JSON = b'{"shop":"a23m07b23","text":"%b"}' % (b"x" * 297)
+ENTRY = 100
+"""Messages in an entry of the log; what producers bring together at some 20 000 a second."""
 
 
 class Sink(Protocol):
@@ -88,11 +94,11 @@ def serve():
     reactor.run()
 
 
-def definition(url, concurrency):
+def definition(url, concurrency, batch=None):
     retry = Retry(1_000_000, 2.0, 300_000_000, 10**12)
     return ConsumerDefinition(
         "c", url, None, (), concurrency, None, 15_000_000, "none", "beginning", retry, 10**9,
-        "refuse",
+        "refuse", batch=batch,
     )  # fmt: skip
 
 
@@ -155,7 +161,7 @@ async def closed_loop(once, deliveries, concurrency):
 class Log:
     """A log and its ledger in memory; what is proposed commits after 2 ms."""
 
-    def __init__(self, url, deliveries, concurrency):
+    def __init__(self, url, deliveries, concurrency, batch=None):
         self.ledger = Ledger()
         self.ledger.skip(Index(1), Term(0))
         self.entries = {}
@@ -165,10 +171,11 @@ class Log:
         self.append(OpenSession("a", bytes(16)))
         session = SessionId(self.ledger.applied_index)
         route = RouteDefinition("/leads", ("POST",), "refuse", None)
-        self.append(Define("a", bytes(32), (route,), (definition(url, concurrency),)))
-        stored = (encode_message(MESSAGE),) * BATCH
-        for number in range(1, deliveries // BATCH + 1):
-            self.append(Accept(session, number, number, (RouteId(1),) * BATCH, stored))
+        self.append(Define("a", bytes(32), (route,), (definition(url, concurrency, batch),)))
+        message = msgspec.structs.replace(MESSAGE, body=JSON) if batch else MESSAGE
+        stored = (encode_message(message),) * ENTRY
+        for number in range(1, deliveries // ENTRY + 1):
+            self.append(Accept(session, number, number, (RouteId(1),) * ENTRY, stored))
 
     def append(self, command):
         index = Index(self.ledger.applied_index + 1)
@@ -194,7 +201,7 @@ class Log:
     def commit(self, command):
         self.append(command)
         self.dispatcher.advanced()
-        if self.ledger.watermark(ConsumerId(1)) >= self.deliveries // BATCH * BATCH:
+        if self.ledger.watermark(ConsumerId(1)) >= self.deliveries // ENTRY * ENTRY:
             self.dispatcher.unlead()
             self.done.callback(None)
 
@@ -218,9 +225,9 @@ async def measure(url, options):
     """Let the senders take turns; print a line for each."""
     concurrency = options.concurrency
     found = {}
-    await one_round(url, BATCH, concurrency)  # imports, connections, caches
+    await one_round(url, ENTRY, concurrency)  # imports, connections, caches
     for _ in range(options.rounds):
-        figures = await one_round(url, options.deliveries // BATCH * BATCH, concurrency)
+        figures = await one_round(url, options.deliveries // ENTRY * ENTRY, concurrency)
         _, stock_rate = figures["stock treq and Agent"]
         for name, (cpu_us, rate) in figures.items():
             found.setdefault(name, []).append((cpu_us, rate, rate / stock_rate))
@@ -235,12 +242,39 @@ async def measure(url, options):
 
 async def profile(url, options):
     """Print where the time of treq on crowd's agent goes."""
-    await closed_loop(courier(url, options.concurrency), BATCH, options.concurrency)
+    await closed_loop(courier(url, options.concurrency), ENTRY, options.concurrency)
     profiler = cProfile.Profile()
     profiler.enable()
     await closed_loop(courier(url, options.concurrency), options.deliveries, options.concurrency)
     profiler.disable()
     pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
+
+
+async def measure_batches(url, options):
+    """Print what a message of a batch costs, and how many go in a second; or where it goes."""
+    batch = Batch("ndjson", options.batch)
+    deliveries = max(options.deliveries, 100 * options.batch) // ENTRY * ENTRY
+    profiler = cProfile.Profile()
+    found = []
+    for turn in range(options.rounds + 1):
+        log = Log(url, deliveries, options.concurrency, batch)
+        began, cpu = time.perf_counter(), time.process_time()
+        if options.profile:
+            profiler.enable()
+        await dispatched(log)
+        profiler.disable()
+        cpu_us = (time.process_time() - cpu) / deliveries * 1e6
+        if turn:  # the first one is for imports, connections, caches
+            found.append((cpu_us, deliveries / (time.perf_counter() - began)))
+    cpu_us, rate = map(statistics.median, zip(*found, strict=True))
+    best = max(rate for _, rate in found)
+    print(
+        f"batches of {options.batch:<5} {cpu_us:6.1f} us of CPU a message {rate:8.0f} messages/s "
+        f"(best {best:.0f})",
+        flush=True,
+    )
+    if options.profile:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
 
 
 async def one_round(url, n, concurrency):
@@ -267,6 +301,7 @@ def main():
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--batch", type=int, nargs="?", const=500, default=0)
     parser.add_argument("--sink", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.sink:
@@ -278,8 +313,9 @@ def main():
         url = f"http://127.0.0.1:{int(sink.stdout.readline())}"
 
         async def run():
+            run_it = profile if options.profile else measure
             try:
-                await (profile if options.profile else measure)(url, options)
+                await (measure_batches if options.batch else run_it)(url, options)
             finally:
                 sink.stdin.close()
                 reactor.stop()

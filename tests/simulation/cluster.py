@@ -14,6 +14,7 @@ import time
 import msgspec
 from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
+from crowd.command import Batch
 from crowd.errors import DirectoryError
 from crowd.raft import guard
 from tests.simulation import faults
@@ -25,6 +26,8 @@ from tests.simulation.producers import Producers
 from tests.simulation.world import START_S, World
 
 ROUTES = ("/orders", "/leads")
+BATCHES = 0.3
+"""The share of consumers that take many messages in one request."""
 HEAL_WITHIN_S = 15.0
 """Elections, links and retries take a few seconds each; nothing takes more, or it is a defect."""
 DRAIN_WITHIN_S = 5.0
@@ -98,9 +101,13 @@ class Cluster:
         self.consumers[name] = Consumer(
             self.world, name, routes, random.Random(f"{self.plan.seed} {name}")
         )
+        concurrency = chance.randrange(1, 8)
+        own = random.Random(f"{self.plan.seed} {name} takes batches")
+        batch = Batch("ndjson", own.choice((1, 3, 20)), linger_us=own.choice((0, 20_000)))
         definition = consumer_definition(
-            name, routes, concurrency=chance.randrange(1, 8), timeout_us=300_000
-        )
+            name, routes, concurrency=concurrency, timeout_us=300_000,
+            batch=batch if own.random() < BATCHES else None,
+        )  # fmt: skip
         self.consumer_definitions = (*self.consumer_definitions, definition)
 
     # --- What others ask --------------------------------------------------------------------------

@@ -32,8 +32,8 @@ class Consumer:
         """By position: how many requests it did the work of and answered 2xx."""
         self.attempts = 0
 
-    def serve(self, position, timeout_s):
-        """Take a request; return (answer, seconds until it is there)."""
+    def serve(self, position, timeout_s, others=()):
+        """Take a request, `others` of its batch in it; return (answer, seconds until it is there)."""
         chance, mood = self.chance, self.mood
         self.attempts += 1
         took_s = self.quick_s * (0.5 + chance.random())
@@ -42,7 +42,8 @@ class Consumer:
         if mood == "failing" and chance.random() < 0.7:
             asked_s = 1.0 if chance.random() < 0.1 else None
             return Answered(503, asked_s), took_s
-        self.done[position] = self.done.get(position, 0) + 1
+        for each in (position, *others):
+            self.done[each] = self.done.get(each, 0) + 1
         if mood == "mute" and chance.random() < 0.7:
             return Failed(FailureKind.TIMEOUT, "no answer in time"), timeout_s
         if mood == "slow":
@@ -73,6 +74,20 @@ class SimulatedCourier:
         self._under_way[id_of] = answered
         process.clock.callLater(after_s + LATENCY_S, self._answer, number, answer)
         return answered
+
+    def attempt_batch(self, items):
+        """Make one attempt with many: the consumer takes or leaves them together."""
+        process = self._process
+        if not process.engine.may_attempt():
+            return succeed([Failed(FailureKind.FENCED, "no majority heard of late")] * len(items))
+        for message, naming in items:
+            self._checks.attempted(process, self._consumer, message, naming)
+        first, *others = [naming.position for _, naming in items]
+        answer, after_s = self._consumer.serve(first, self._timeout_s, others)
+        answered = Deferred()
+        self._under_way[first] = answered
+        process.clock.callLater(after_s + LATENCY_S, self._answer, first, answer)
+        return answered.addCallback(lambda answer: [answer] * len(items))
 
     def _answer(self, number, answer):
         answered = self._under_way.pop(number, None)

@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.simulation.mutations import MUTATIONS
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("crowd", "tests/simulation", "tests/unit/journal")
+PARTS = ("crowd", "tests/simulation", "tests/unit/journal", "tests/unit/letters")
 KNOWN_SEEDS = 100
 """Seeds for a guard of which it is known why nothing misses it."""
 WITHIN_S = 900.0

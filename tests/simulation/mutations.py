@@ -35,6 +35,7 @@ class Mutation(msgspec.Struct, frozen=True):
 RAFT = "crowd/raft/"
 JOURNAL = "crowd/raft/journal/"
 CHECKPOINTS = "crowd/raft/checkpoints/"
+BATCH_PLAN = "crowd/delivery/batch_plan.py"
 
 MUTATIONS = (
     # --- What counts, and what is believed (I1, D1 to D3, D10) -------------------------------------
@@ -403,5 +404,11 @@ MUTATIONS = (
         "a lost answer delivers", "unknown is not delivered", "crowd/delivery/outcome.py",
         "return Outcome.UNKNOWN if answer.kind in _MAY_HAVE_ARRIVED else Outcome.RETRY",
         "return Outcome.DELIVERED", seeds=100,
+    ),
+    Mutation(
+        "the others of a batch are delivered", "what failed as a whole failed for each", BATCH_PLAN,
+        "            outcomes = [outcome_of(answers[0], rules)] * count\n",
+        "            outcomes = [outcome_of(answers[0], rules)]\n"
+        "            outcomes += [Outcome.DELIVERED] * (count - 1)\n",
     ),
 )  # fmt: skip

@@ -50,11 +50,12 @@ def route_definitions(paths):
     return tuple(RouteDefinition(path, ("POST",), "refuse", None) for path in paths)
 
 
-def consumer_definition(name, routes, *, concurrency, timeout_us):
+def consumer_definition(name, routes, *, concurrency, timeout_us, batch=None):
     return ConsumerDefinition(
         name=name, url=f"http://{name}.example/", path=None, routes=routes,
         concurrency=concurrency, rate=None, timeout_us=timeout_us, order="none", from_="beginning",
         retry=Retry(50_000, 2.0, 500_000, 10**12), backlog_bytes=1 << 30, when_full="refuse",
+        batch=batch,
     )  # fmt: skip
 
 

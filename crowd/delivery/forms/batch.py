@@ -69,9 +69,10 @@ def batch_head(
     """Return the head of a batch's request, with its empty line.
 
     `length` is the body's, in bytes as sent; `extra` are headers that what was done to the
-    body asks for. The positions are the lowest and the highest one, whatever their order.
+    body asks for. Letters that an operator replays go alone, and say so. The positions are the lowest and the highest one, whatever their order.
     """
     positions = [naming.position for _, naming in items]
+    replay = [b"Crowd-Replay: 1"] if all(naming.replay for _, naming in items) else []
     lines = [
         b"POST %b HTTP/1.1" % batch_target(batch.form, destination),
         b"Host: " + destination.authority,
@@ -79,6 +80,7 @@ def batch_head(
         b"Content-Length: %d" % length,
         *[b"%b: %b" % pair for pair in extra],
         b"Via: 1.1 crowd",
+        *replay,
         b"Crowd-Batch: %d" % len(items),
         b"Crowd-Position-First: %d" % min(positions),
         b"Crowd-Position-Last: %d" % max(positions),

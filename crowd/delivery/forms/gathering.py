@@ -9,24 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from crowd.command import Batch
     from crowd.message import Position
-
-
-def fits(batch: Batch, sizes: Iterable[int]) -> int:
-    """Return how many of the next messages go in one request, by the bytes of their bodies.
-
-    At least 1 if there is any: a message larger than a batch may be goes alone.
-    """
-    count = bytes_total = 0
-    for size in sizes:
-        bytes_total += size
-        if count == batch.count or (count and bytes_total > batch.bytes_max):
-            break
-        count += 1
-    return count
 
 
 class Gathering:
@@ -61,10 +45,6 @@ class Gathering:
         self._sizes[position] = size
         self._bytes += size
         return self.ready(now_s)
-
-    def drop(self, position: Position) -> None:
-        """Forget a message that needs no attempt any more, if it is here."""
-        self._bytes -= self._sizes.pop(position, 0)
 
     @property
     def due_s(self) -> float | None:

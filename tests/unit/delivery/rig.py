@@ -132,12 +132,15 @@ class Cluster:
 class Node:
     """A dispatcher, and what its couriers were given.
 
-    `answer` says what a consumer answers, at once, or with the seconds that it takes.
+    `answer` says what a consumer answers, at once, or with the seconds that it takes. To a batch
+    it is given the list of messages and that of their names, and may say a list of answers.
+    `batches` are those made, as the consumer and the names.
     """
 
     def __init__(self, cluster, *, producers_wait=lambda: False, answer=None):
         self.cluster = cluster
         self.attempts = []
+        self.batches = []
         self.started_s = []
         self.open = []
         self.answer = answer
@@ -189,6 +192,28 @@ class Courier:
                 self.node.cluster.clock.callLater(after_s, answered.callback, answer)
             else:
                 answered.callback(answer)
+        return answered
+
+    def attempt_batch(self, items):
+        """Make one attempt; what is open of it is open under its first message's name."""
+        items, name = list(items), self.definition.name
+        self.node.batches.append((name, [naming for _, naming in items]))
+        self.node.attempts += [(name, message, naming) for message, naming in items]
+        self.node.started_s.append(self.node.cluster.clock.seconds())
+        answered = Deferred()
+        answered.addCallback(
+            lambda answer: answer if isinstance(answer, list) else [answer] * len(items)
+        )
+        if self.node.answer is None:
+            self.node.open.append((items[0][1], answered, name))
+            return answered
+        messages, namings = zip(*items, strict=True)
+        answer = self.node.answer(name, list(messages), list(namings))
+        if isinstance(answer, tuple):
+            answer, after_s = answer
+            self.node.cluster.clock.callLater(after_s, answered.callback, answer)
+        else:
+            answered.callback(answer)
         return answered
 
     def close(self):

@@ -14,12 +14,13 @@ others are events:
     leader leaves                   the same, and it has said what there was to say
 
 An attempt is shown as its message's position, and with ``#2`` if it is not the first; a letter's
-as ``letter 1``. Times are those since the script began.
+as ``letter 1``. Those of one request, of a consumer with ``batch=COUNT``, are in brackets; it is answered
+by its first one's position. Times are those since the script began.
 """
 
 from __future__ import annotations
 
-from crowd.command import Answers, Breaker, Control, Dead, Purge, Replay, Retry
+from crowd.command import Answers, Batch, Breaker, Control, Dead, Purge, Replay, Retry
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from tests.unit.delivery.rig import Cluster, Node, consumer, stored
 
@@ -39,10 +40,19 @@ def definition(name, words):
     made = consumer(
         name, order=take("order", "none"), concurrency=take("concurrency", 4), retry=retry,
         rate=given.pop("rate", None), on_dead=take("on_dead", "release"), answers=Answers(**answers),
-        breaker=Breaker(take("failures", 10)), dead=Dead(bytes_max=take("bytes", 1 << 30)),
+        breaker=Breaker(take("failures", 10)), batch=batch_of(take("batch", 0)), dead=Dead(bytes_max=take("bytes", 1 << 30)),
     )  # fmt: skip
     assert not given, f"unknown: {given}"
     return made
+
+
+def batch_of(count):
+    return Batch("ndjson", count, linger_us=100_000) if count else None
+
+
+def shown(naming):
+    replayed = "replayed " if naming.replay else ""
+    return f"{replayed}{naming.position}" + (f"#{naming.attempt}" if naming.attempt > 1 else "")
 
 
 class Scenario:
@@ -150,13 +160,11 @@ class Scenario:
         """Show what is new: attempts, letters, and whether a consumer is held."""
         now = f"{self.cluster.clock.seconds():.2f}"
         attempts, self.node.attempts = self.node.attempts, []
+        batches, self.node.batches = self.node.batches, []
         for name in dict.fromkeys(name for name, _, _ in attempts):
             told = [
-                f"{'replayed ' if naming.replay else ''}{naming.position}"
-                + (f"#{naming.attempt}" if naming.attempt > 1 else "")
-                for consumer, _, naming in attempts
-                if consumer == name
-            ]
+                f"[{' '.join(map(shown, namings))}]" for taker, namings in batches if taker == name
+            ] or [shown(naming) for taker, _, naming in attempts if taker == name]
             self.shown.append(f"{now} {name} gets {' '.join(told)}")
         kept = self.cluster.ledger.letters
         for number in sorted(kept.keys() - self.letters):

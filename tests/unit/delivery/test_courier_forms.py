@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import time
 
 import httptools
@@ -17,10 +18,12 @@ from twisted.logger import globalLogPublisher
 
 from crowd.command import Batch, ConsumerDefinition, Retry
 from crowd.delivery.courier import make_courier
+from crowd.delivery.dispatcher import Dispatcher
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from crowd.delivery.request import Naming
 from crowd.message import Message, Position, message_id
 from tests.bulk_format import read_bulk
+from tests.unit.delivery.rig import Cluster, stored
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OLDER = "whsec_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"
@@ -83,7 +86,7 @@ def consumer(reactor):
 def definition(url, **fields):
     retry = Retry(1_000_000, 2.0, 300_000_000, 10**12)
     plain = ConsumerDefinition(
-        "c", url, None, (), 4, None, 5_000_000, "none", "now", retry, 10**9, "refuse"
+        "c", url, None, (), 4, None, 5_000_000, "none", "beginning", retry, 10**9, "refuse"
     )
     return msgspec.structs.replace(plain, **fields)
 
@@ -258,3 +261,32 @@ def test_a_batch_that_nobody_takes(reactor, consumer):
     )
     answers = wait(reactor, courier.attempt_batch(items(3)))
     assert [answer.kind for answer in answers] == [FailureKind.CONNECT] * 3
+
+
+def test_the_dispatcher_brings_batches_to_an_index(reactor, consumer):
+    """Documents that the index refuses become letters with its words; all others are in it."""
+    index = consumer.answers = Index()
+    batch = Batch("bulk", 50, linger_us=10_000)
+    cluster = Cluster(definition(consumer.url, batch=batch, concurrency=2))
+    cluster.clock = reactor
+    fatal = []
+    dispatcher = Dispatcher(
+        reactor, random.Random(1), cluster.ledger, cluster,
+        lambda known: make_courier(reactor, known, lambda: True, lambda _: None),
+        lambda: False, fatal.append,
+    )  # fmt: skip
+    cluster.listeners.append(dispatcher)
+    cluster.accept(*[stored(b'{"name": %d}' % n if n % 10 else b"{}") for n in range(200)])
+    dispatcher.lead()
+    until = time.monotonic() + 20
+    while cluster.ledger.lowest_watermark < 200:
+        assert time.monotonic() < until, "not delivered"
+        reactor.iterate(0.02)
+    dispatcher.unlead()
+    assert [headers["Crowd-Batch"] for _, headers, _ in consumer.read] == ["50"] * 4
+    assert len(index.documents) == 180
+    letters = cluster.ledger.letters.values()
+    assert [letter.position for letter in letters] == list(range(1, 200, 10))
+    assert {letter.status for letter in letters} == {400}
+    assert all("document_parsing_exception" in letter.words for letter in letters)
+    assert fatal == []

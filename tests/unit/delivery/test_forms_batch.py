@@ -104,6 +104,13 @@ def test_the_head_byte_for_byte():
     assert made.answer_bytes_max == 0
 
 
+def test_a_replayed_message_says_so():
+    """It is alone in its request."""
+    ((message, naming),) = items(b"1")
+    made = form("ndjson").batch([(message, msgspec.structs.replace(naming, replay=True))])
+    assert b"\r\nCrowd-Replay: 1\r\nCrowd-Batch: 1\r\n" in made.head
+
+
 @pytest.mark.parametrize(
     ("kind", "url", "path", "target"),
     [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crowd.command import Batch
-from crowd.delivery.forms.gathering import Gathering, fits
+from crowd.delivery.forms.gathering import Gathering
 from crowd.message import Position
 
 
@@ -59,37 +61,9 @@ def test_a_batch_has_its_bytes():
     assert not made.has_room(0)
 
 
-def test_what_is_settled_meanwhile_is_dropped():
-    """An operator skipped it: it is in no batch, and its bytes are not counted."""
-    made = gathering()
-    made.add(Position(1), 60, 7.0)
-    made.add(Position(2), 30, 7.0)
-    made.drop(Position(1))
-    made.drop(Position(1))
-    assert made.has_room(70)
-    assert made.take() == [2]
-
-
-@pytest.mark.parametrize(
-    ("sizes", "count"),
-    [
-        ([], 0),
-        ([1], 1),
-        ([1, 1, 1, 1], 3),
-        ([1_000], 1),
-        ([1_000, 1], 1),
-        ([60, 40, 1], 2),
-        ([60, 41], 1),
-    ],
-)
-def test_how_many_fit(sizes, count):
-    """By count and by bytes, and always one."""
-    assert fits(Batch("json", 3, 100, 0), sizes) == count
-
-
 @given(st.lists(st.integers(0, 150), max_size=30), st.integers(1, 5))
-def test_a_gathering_fits(sizes, count):
-    """Batches made one by one are those that `fits` counts, within both bounds, in order."""
+def test_batches_are_within_their_bounds(sizes, count):
+    """By count and by bytes, in order, and none is ended before the next message is too much."""
     batch = Batch("json", count, 100, 10**6)
     made, batches = Gathering(batch), []
     for position, size in enumerate(sizes, 1):
@@ -103,5 +77,8 @@ def test_a_gathering_fits(sizes, count):
         bytes_total = sum(sizes[position - 1] for position in each)
         assert len(each) <= count
         assert bytes_total <= 100 or len(each) == 1
-        if each:
-            assert fits(batch, sizes[each[0] - 1 :]) >= len(each)
+    for each, following in pairwise(each for each in batches if each):
+        bytes_total = sum(sizes[position - 1] for position in [*each, following[0]])
+        assert (
+            len(each) == count or bytes_total > 100 or bytes_total - sizes[following[0] - 1] == 100
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowd.command import Breaker, Retry
+from crowd.command import Batch, Breaker, Retry
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from tests.unit.delivery.rig import DOWN, OK, Cluster, Node, consumer, stored
 
@@ -22,6 +22,9 @@ CONSUMERS = st.fixed_dictionaries(
         "adaptive": st.booleans(),
         "attempts": st.sampled_from([0, 2, 4]),
         "breaker": st.builds(Breaker, st.sampled_from([2, 10]), st.sampled_from([0.9, 2.0])),
+        "batch": st.sampled_from(
+            [None, None, Batch("ndjson", 3, linger_us=50_000), Batch("bulk", 4, 60, 1_000)]
+        ),
     }
 )
 
@@ -51,13 +54,18 @@ class Watched(Node):
 
     def courier(self, definition):
         courier = super().courier(definition)
-        attempt = courier.attempt
+        attempt, attempt_batch = courier.attempt, courier.attempt_batch
 
         def watched(message, naming):
-            self.watch(self, definition, naming)
+            assert definition.batch is None
+            self.watch(self, definition, [(message, naming)])
             return attempt(message, naming)
 
-        courier.attempt = watched
+        def watched_batch(items):
+            self.watch(self, definition, items)
+            return attempt_batch(items)
+
+        courier.attempt, courier.attempt_batch = watched, watched_batch
         return courier
 
 
@@ -80,13 +88,26 @@ def test_order_bounds_and_an_end_for_every_message(given_consumers, steps, data)
     starts = {name: [] for name in definitions}
     under_way = dict.fromkeys(definitions, 0)
 
-    def watch(node, definition, naming):
-        name, position = definition.name, naming.position
-        assert not cluster.ledger.is_settled(cluster.ledger.consumer_id(name), position)
+    def watch(node, definition, items):
+        name, batch = definition.name, definition.batch
         under_way[name] += 1
         assert under_way[name] <= definition.concurrency
+        if batch is not None:
+            assert len(items) <= batch.count
+            assert len(items) == 1 or sum(len(m.body) for m, _ in items) <= batch.bytes_max
+        several = [naming.position for _, naming in items]
+        if definition.order != "none":
+            # Of one key, or of all where all are in order, one in a request at most.
+            assert len(several) == len({keys[position] for position in several})
+            assert len(several) == 1 or definition.order != "all"
+        for position in several:
+            look_at(definition, position)
+
+    def look_at(definition, position):
+        name = definition.name
+        consumer_id = cluster.ledger.consumer_id(name)
+        assert not cluster.ledger.is_settled(consumer_id, position)
         if definition.order != "none" and position not in begun[name]:
-            consumer_id = cluster.ledger.consumer_id(name)
             for earlier in range(1, position):
                 if definition.order == "all" or keys[earlier] == keys[position]:
                     ended = earlier in delivered[name]
@@ -96,15 +117,23 @@ def test_order_bounds_and_an_end_for_every_message(given_consumers, steps, data)
         if definition.rate:
             per_s = int(definition.rate[:-2])
             recent = [s for s in starts[name] if s > starts[name][-1] - 1.0]
-            # A burst of a tenth of a second; a new leader begins with one more.
-            assert len(recent) <= per_s * 1.0 + per_s // 10 + 1 + leaders
+            # A burst of a tenth of a second, and the rest of one batch; a new leader begins with
+            # one more.
+            together = definition.batch.count if definition.batch else 1
+            assert len(recent) <= per_s * 1.0 + per_s // 10 + together * leaders + 1
 
     def answer(name, message, naming):
-        answer = data.draw(st.sampled_from(ANSWERS)) if troubled else OK
-        if answer is OK:
-            delivered[name].add(naming.position)
         under_way[name] -= 1
-        return answer
+        namings = naming if isinstance(naming, list) else [naming]
+        each = [data.draw(st.sampled_from(ANSWERS)) if troubled else OK]
+        if len(namings) > 1 and definitions[name].batch.form == "bulk" and each[0] is OK:
+            each = [data.draw(st.sampled_from(ANSWERS)) if troubled else OK for _ in namings]
+        else:
+            each *= len(namings)
+        delivered[name].update(
+            n.position for n, said in zip(namings, each, strict=True) if said is OK
+        )
+        return each if isinstance(naming, list) else each[0]
 
     def lead():
         node = Watched(cluster, watch, answer)

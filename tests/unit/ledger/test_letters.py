@@ -118,7 +118,9 @@ def test_i7_at_the_bound_a_message_stays_in_its_backlog():
     assert len(history.ledger.letters) < held + 39
     history.bury(2, burial(1, words=words))
     assert history.ledger.pending(2, 0, 1) == [1]
+    assert not history.ledger.has_room_for_letters(1, len(words.encode()))
     history.apply(Purge("operator", (7,)))
+    assert history.ledger.has_room_for_letters(1, len(words.encode()))
     history.bury(2, burial(1, words=words))
     assert history.ledger.pending(2, 0, 1) == [2]
 

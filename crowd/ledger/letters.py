@@ -260,6 +260,10 @@ class Letters(Mapping[int, Letter]):
         number, consumer, position, *rest = msgspec.structs.astuple(record)
         return Letter(number, consumer, position, state, target, *rest)
 
+    def after(self, number: int, limit: int) -> list[int]:
+        """Return the next letters above `number`, rising, at most `limit`."""
+        return self._records.after(number, limit)
+
     def number_of(self, consumer: ConsumerId, position: Position) -> int | None:
         """Return the number of the letter of this consumer's position, or None."""
         kept = self._kept.get(consumer)

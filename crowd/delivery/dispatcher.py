@@ -160,8 +160,9 @@ class Dispatcher(Service):
 
     def letters_came(self) -> None:
         """Look again at letters whose bytes were not on this node: some may be now."""
-        if self._leads and any([lane.letters_came() for lane in self._lanes.values()]):
-            self._wake()
+        for lane in self._lanes.values():
+            if lane.letters_came():
+                self._wake()
 
     def report(self) -> None:
         """Propose all that the next leader should know: this one is about to make way."""

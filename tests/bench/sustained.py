@@ -9,14 +9,16 @@ requests succeed, at that rate, and the backlog at its end is no more than what 
 holds is followed by one a third higher, until one does not; what is left of `--steps` halves the
 span between the two.
 
-Prints each step and, as one JSON object, the highest rate that held. Exit status 0 only if that is
-at least `--bound`.
+Prints each step and, as one JSON object, the highest rate that held. With each goes what a message
+cost in processor time, the leader's and all processes' together, in microseconds: a machine that has other
+things to do moves the rate, and hardly these. Exit status 0 only if the rate is at least `--bound`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -43,13 +45,21 @@ class Stage:
         self.nodes = Nodes(directory, upstream=f"http://127.0.0.1:{port}")
         self._body = Path(directory) / "body"
         self._body.write_bytes(BODY % (b"x" * (327 - len(BODY) + 2)))
-        self.nodes.spawn("sink", "--port", str(port))
+        self._sink = self.nodes.spawn("sink", "--port", str(port))
 
     def consumer(self):
         """Return the consumer as the leader has it; no other node is asked."""
         node = self.nodes.nodes[self._leader]
         (status,) = gather([node.admin])["nodes"]
         return status["consumers"][0]
+
+    def _spent_s(self, load):
+        """Return the processor time that each process has had, by its name."""
+        pids = {name: node.pid for name, node in self.nodes.nodes.items()}
+        return {
+            name: processor_s(pid)
+            for name, pid in {**pids, "load": load.pid, "sink": self._sink.pid}.items()
+        }
 
     def step(self, rate):
         """Return what one rate came to."""
@@ -61,9 +71,11 @@ class Stage:
             "--body", str(self._body), "--connections", "64", "--json", stdout=-1,
         )  # fmt: skip
         time.sleep(WARM_S)
+        spent_s = self._spent_s(load)
         begun_s, first = time.monotonic(), self.consumer()
         time.sleep(self.seconds - 0.5)  # at the end some connections have nothing to send
         last, took_s = self.consumer(), time.monotonic() - begun_s
+        spent_s = {name: now_s - spent_s[name] for name, now_s in self._spent_s(load).items()}
         report = self.nodes.finish(load, within_s=self.seconds + 120)
         delivered = last["watermark"] - first["watermark"]
         bound = max(BACKLOG_S * rate, first["backlog"])
@@ -72,6 +84,8 @@ class Stage:
             "accepted_per_s": round(report["requests_per_s"]),
             "delivered_per_s": round(delivered / took_s),
             "backlog": [first["backlog"], last["backlog"]],
+            "leader_cpu_us": round(spent_s[self._leader] * 1e6 / max(1, delivered)),
+            "all_cpu_us": round(sum(spent_s.values()) * 1e6 / max(1, delivered)),
             "p50_ms": report["p50_ms"],
             "p99_ms": report["p99_ms"],
             "failed": report["failed"] + report["unsent"],
@@ -79,6 +93,12 @@ class Stage:
             and report["requests_per_s"] >= REACHED * rate
             and last["backlog"] <= bound,
         }
+
+
+def processor_s(pid):
+    """Return how long a process has run, its calls of the system included (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def search(options, stage):

@@ -6,7 +6,6 @@ letter store. Leaves which letters are meant to ``letters``.
 
 from __future__ import annotations
 
-from itertools import dropwhile, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -60,35 +59,6 @@ class Archive(Protocol):
         """Have `call` called when messages that were not at hand may be."""
 
 
-class NoArchive:
-    """A cluster without letters."""
-
-    def letter(self, number: int) -> None:
-        """Return None."""
-        del number
-
-    def after(self, number: int, limit: int) -> list[int]:
-        """Return nothing."""
-        del number, limit
-        return []
-
-    def counts(self, consumer: ConsumerId) -> dict[str, int]:
-        """Return nothing."""
-        del consumer
-        return {}
-
-    def gone(self) -> Mapping[ConsumerId, str]:
-        """Return nobody."""
-        return {}
-
-    def message(self, number: int) -> None:
-        """Return None."""
-        del number
-
-    def on_messages(self, call: Callable[[], None]) -> None:
-        """Call nothing: none is ever at hand."""
-
-
 class EngineArchive:
     """The engine's letters: the ledger's, and the bytes in its letter store."""
 
@@ -102,9 +72,8 @@ class EngineArchive:
 
     def after(self, number: int, limit: int) -> list[int]:
         """Return the next numbers."""
-        return list(
-            islice(dropwhile(lambda one: one <= number, self._engine.ledger.letters), limit)
-        )
+        found: list[int] = self._engine.ledger.letters_after(number, limit)
+        return found
 
     def counts(self, consumer: ConsumerId) -> dict[str, int]:
         """Return a consumer's letters by their state, and its totals."""
@@ -130,8 +99,3 @@ class EngineArchive:
     def on_messages(self, call: Callable[[], None]) -> None:
         """Have `call` called by the engine."""
         self._engine.letter_hooks.append(call)
-
-
-def make_archive(engine: Any) -> Archive:
-    """Return an engine's letters; none where its ledger keeps none."""
-    return EngineArchive(engine) if hasattr(engine, "letter_hooks") else NoArchive()

@@ -239,13 +239,14 @@ def _add_sink(commands: _Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--host", default="127.0.0.1", help="(default 127.0.0.1)")
     command.add_argument("--status", type=_status_code, default=200, help="(default 200)")
     command.add_argument("--fail", type=_share, default=0.0, help="this share gets 500, e.g. 0.1")
+    command.add_argument("--fail-status", type=_status_code, default=500, help="(default 500)")
     command.add_argument("--delay", type=_seconds, default=0.0, help="before answers, e.g. 50ms")
     command.add_argument("--log", metavar="FILE", help="append one JSON object for each request")
     command.set_defaults(run=_sink)
 
 
 def _sink(options: argparse.Namespace) -> int:
-    plan = SinkPlan(options.status, options.fail, options.delay)
+    plan = SinkPlan(options.status, options.fail, options.delay, options.fail_status)
     return run_sink(plan, host=options.host, port=options.port, log=options.log, say=say)
 
 

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from crowd.archive import make_archive
+from crowd.archive import EngineArchive
 from crowd.command import Define
 from crowd.config import definitions, load_file, single_node
 from crowd.consumers import EngineConsumers
@@ -228,7 +228,7 @@ class Node(Service):
         self._log.info("stopped")
 
     def _listen(self, admin: str, token: str) -> None:
-        archive = make_archive(self.engine)
+        archive = EngineArchive(self.engine)
         view = EngineView(self.engine, self.dispatcher, self.producers, self._within_s, archive)
         site = admin_site(view, self._operators(archive), token)
         opening = self._endpoint(admin).listen(site)
@@ -363,6 +363,7 @@ class Node(Service):
         engine.applied_hooks.append(dispatcher.advanced)
         engine.leading_hooks.append(dispatcher.leading)
         engine.leaving_hooks.append(dispatcher.report)
+        engine.letter_hooks.append(dispatcher.letters_came)
         return dispatcher
 
     def _make_producers(self, limits: WebLimits) -> Producers:

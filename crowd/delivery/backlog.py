@@ -239,6 +239,14 @@ class Backlog:
         elif letter_number(trial.position) in self.letters_known:
             heappush(self.letters, trial)
 
+    def hasten(self, places: Container[Position], now_s: float) -> None:
+        """Have the letters at these places attempted now: what they waited for is here."""
+        self.letters = [
+            replace(trial, due_s=min(trial.due_s, now_s)) if trial.position in places else trial
+            for trial in self.letters
+        ]
+        heapify(self.letters)
+
     def recall(self, now_s: float) -> None:
         """Bring the next waiting messages forward: what they waited for has happened."""
         count = min(RECALL_MAX, len(self.waiting))

@@ -160,6 +160,12 @@ class Dispatcher(Service):
             self._follow_definitions()
             self._wake()
 
+    def letters_came(self) -> None:
+        """Look again at letters whose bytes were not on this node: some may be now."""
+        for lane in self._lanes.values():
+            if lane.letters_came():
+                self._wake()
+
     def report(self) -> None:
         """Propose all that the next leader should know: this one is about to make way."""
         for lane in self._lanes.values():

@@ -7,6 +7,7 @@ whose turn it is the dispatcher says.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -20,7 +21,7 @@ from crowd.delivery.plan import Plan
 from crowd.delivery.reports import Reports, remembered_of
 from crowd.delivery.request import Naming
 from crowd.delivery.rules import Rules
-from crowd.delivery.trial import letter_number
+from crowd.delivery.trial import letter_number, letter_place
 from crowd.errors import DamagedEntryError, FatalError, MalformedMessageError
 from crowd.message import decode_message, message_id
 
@@ -56,6 +57,10 @@ the consumer as a whole."""
 
 LETTERS_EVERY_S: Final = 0.1
 """How often letters are looked through, if there are any: a millisecond for the most of them."""
+
+CAME_MAX: Final = 4
+"""Letters that are looked at again when bytes came. They come mostly one by one, in the order in
+which they were asked for; what is passed over is looked at again after `LEASE_S`."""
 
 
 class Surroundings(NamedTuple):
@@ -109,6 +114,8 @@ class Lane:
         self._more = False
         self._letters_s = float("-inf")  # when letters are looked at again
         self._letters_skipped = False
+        self._lacking: dict[Position, None] = {}  # letters whose bytes are not here yet
+        self._came = 0  # how many of those may be here by now
         self._rate_text = ""
         ledger, leadership = around.ledger, around.leadership
         now_s = around.clock.seconds()
@@ -186,6 +193,8 @@ class Lane:
             lambda position: ledger.is_settled(self.consumer, position),
         )
         self._look_at_letters(now_s)
+        if self._came:
+            self._hasten_letters(now_s)
         if now_s < self._read_from_s or self._unread:
             return
         wanted = plan.wants()
@@ -300,22 +309,42 @@ class Lane:
         numbers = ledger.letters_due(self.consumer, 0, LETTERS_MAX)
         if numbers or plan.knows_letters:
             plan.take_letters(numbers, now_s)
+        if self._lacking:
+            there = {letter_place(number) for number in numbers}
+            self._lacking = {place: None for place in self._lacking if place in there}
         for position in plan.holding if plan.holds else ():
             if not plan.rules.holds_dead or not ledger.is_letter(self.consumer, position):
                 plan.release_key(position)
         if numbers or plan.holds:
             self._letters_s = now_s + LETTERS_EVERY_S
 
+    def letters_came(self) -> bool:
+        """Look again, at the next turn, at letters whose bytes were not here; False if none is."""
+        self._came += CAME_MAX
+        return bool(self._lacking)
+
+    def _hasten_letters(self, now_s: float) -> None:
+        """Have letters attempted that may be here now, those first which were asked for first."""
+        if self._lacking:
+            here = set(islice(self._lacking, self._came))
+            for place in here:
+                del self._lacking[place]
+            self.plan.backlog.hasten(here, now_s)
+        self._came = 0
+
     def _start_letter(self, attempt: Attempt, courier: Courier) -> None:
         around, number = self._around, attempt.letter
         letter = around.ledger.letters.get(number)
         if letter is None:
+            self._lacking.pop(attempt.position, None)
             self.plan.drop(attempt.position)
             return
         stored = around.leadership.letter(number)
         if stored is None:
+            self._lacking[attempt.position] = None
             self.plan.postpone(attempt.position, around.clock.seconds() + LEASE_S)
             return
+        self._lacking.pop(attempt.position, None)
         self._send(attempt, courier, stored, letter.position, replay=letter.state == "replay")
 
     # --- Attempts -----------------------------------------------------------------------------------

@@ -264,6 +264,10 @@ class Letters(Mapping[int, Letter]):
         """Return whether `count` more lie within the bounds, which have such words together."""
         return self._records.has_room(count, words_bytes)
 
+    def after(self, number: int, limit: int) -> list[int]:
+        """Return the next letters above `number`, rising, at most `limit`."""
+        return self._records.after(number, limit)
+
     def number_of(self, consumer: ConsumerId, position: Position) -> int | None:
         """Return the number of the letter of this consumer's position, or None."""
         kept = self._kept.get(consumer)

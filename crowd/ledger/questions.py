@@ -193,6 +193,13 @@ class Questions:
         """Every letter by its number, rising. Looking at one costs some ten microseconds."""
         return self._letters
 
+    def letters_after(self, number: int, limit: int) -> list[int]:
+        """Return the next letters' numbers above `number`, rising, at most `limit`.
+
+        Whosever they are and in whatever state. Costs microseconds and what it returns.
+        """
+        return self._letters.after(number, limit)
+
     def is_letter(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether this consumer's message at `position` is a letter now."""
         return self._letters.number_of(consumer, position) is not None

@@ -197,6 +197,20 @@ class Records:
         fields = unpack(leaf.section[leaf.ends[row] : leaf.ends[row + 1]])
         return Record(*fields)
 
+    def after(self, number: int, limit: int) -> list[int]:
+        """Return the next records' numbers above `number`, rising, at most `limit`.
+
+        Costs what it returns, wherever among all of them that begins.
+        """
+        found: list[int] = []
+        place = self._place_of(number)
+        while place < len(self._leaves) and len(found) < limit:
+            numbers = self._leaves[place].numbers
+            row = bisect_right(numbers, number)
+            found.extend(numbers[row : row + limit - len(found)])
+            place += 1
+        return found
+
     def numbers(self) -> Iterator[int]:
         """Yield every record's number, rising. Nothing may change meanwhile."""
         for leaf in self._leaves:

@@ -27,15 +27,15 @@ HEADER_BYTES_MAX: Final = 1 << 20
 """Of one request; a node allows far less, this only bounds the sink's memory."""
 
 _READ_BYTES: Final = 1 << 18
-_FAILED: Final = 500
 
 
 class SinkPlan(msgspec.Struct, frozen=True):
-    """How to answer: ``status`` after ``delay_s``, but 500 for the share ``fail`` (0 to 1)."""
+    """How to answer: ``status`` after ``delay_s``, but ``failed`` for the share ``fail`` (0 to 1)."""
 
     status: int = 200
     fail: float = 0.0
     delay_s: float = 0.0
+    failed: int = 500
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
@@ -184,7 +184,7 @@ class Sink:
 
     def _choose(self) -> int:
         if self.plan.fail and self._chance.random() < self.plan.fail:
-            return _FAILED
+            return self.plan.failed
         return self.plan.status
 
     def _accept(self, _: int) -> None:

@@ -73,6 +73,7 @@ class Channel(TwistedProtocol):
         self._feeding = False
         self._lost = False
         self._read_lost = False
+        self._hung_up = False
         self._write: Any = None  # the transport's writeSomeData, while everything went out
         self._pause = Pause.NONE
         self._rest: list[bytes] = []  # input that waits for the end of a pause
@@ -375,9 +376,14 @@ class Channel(TwistedProtocol):
         self._hang_up()
 
     def _hang_up(self) -> None:
-        """Close when everything that was written has gone out."""
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        """Close when everything that was written has gone out. Nothing happens after the first time.
+
+        One turn may find two reasons: the last answer went out, and the producer sends no more.
+        """
+        if not self._hung_up:
+            self._hung_up = True
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
 
     def drain(self) -> None:
         """Close after the answers that are due; an idle connection a moment later.

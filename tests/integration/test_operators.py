@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from crowd.cli import main
-from crowd.ledger import Ledger
 from tests.integration.cluster import Nodes, eventually, free_ports
 
 
@@ -115,7 +114,6 @@ def test_a_consumer_with_messages_left_is_not_removed_by_mistake(node, capsys):
     assert crowd(node, capsys, "dead", "list") == "no letters\n"
 
 
-@pytest.mark.skipif(not hasattr(Ledger, "letters"), reason="the ledger has no Dismiss yet")
 def test_a_consumer_is_skipped_and_removed(node, capsys):
     crowd(node, capsys, "consumer", "pause", "upstream")
     post(node, 3)

@@ -122,6 +122,7 @@ class Process:
         engine.applied_hooks.append(dispatcher.advanced)
         engine.leading_hooks.append(dispatcher.leading)
         engine.leaving_hooks.append(dispatcher.report)
+        engine.letter_hooks.append(dispatcher.letters_came)
         try:
             engine.startService()
         except FatalError as error:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from twisted.internet.task import Clock
 
-from crowd.archive import EngineArchive, NoArchive, make_archive
+from crowd.archive import EngineArchive
 from crowd.command import (
     FORMAT,
     NO_FILE,
@@ -45,6 +45,7 @@ from crowd.message import ConsumerId, Position, RouteId
 from crowd.orders import ORDERS_MAX, SLICE_MAX, Orders
 from crowd.web.dead import Selection
 from crowd.wishes import PATIENCE_S, Wishes
+from tests.unit.archives import NoLetters
 
 LEADS = RouteDefinition("/leads", ("POST",), "refuse", None)
 
@@ -99,7 +100,7 @@ def node():
 
 @pytest.fixture
 def consumers(node, clock):
-    return EngineConsumers(Wishes(node, clock.seconds), "a", NoArchive(), list)
+    return EngineConsumers(Wishes(node, clock.seconds), "a", NoLetters(), list)
 
 
 # --- Consumers ------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def test_a_table_with_a_problem_asks_nothing(node, consumers, table, words):
 
 def test_there_are_at_most_256_consumers(clock):
     node = Node(*(f"c{number}" for number in range(256)))
-    consumers = EngineConsumers(Wishes(node, clock.seconds), "a", NoArchive(), list)
+    consumers = EngineConsumers(Wishes(node, clock.seconds), "a", NoLetters(), list)
     with pytest.raises(ChangeRefusedError, match="found 256 consumers"):
         consumers.apply({"name": "one-more", "url": "http://h"})
     consumers.apply({"name": "c7", "url": "http://other"})
@@ -215,7 +216,7 @@ def test_who_is_no_consumer_cannot_be_changed(node, consumers):
 
 def test_before_birth_nothing_can_be_changed(clock):
     node = Node(born=False)
-    consumers = EngineConsumers(Wishes(node, clock.seconds), "a", NoArchive(), list)
+    consumers = EngineConsumers(Wishes(node, clock.seconds), "a", NoLetters(), list)
     for change in (
         lambda: consumers.apply({"name": "x", "url": "http://h"}),
         lambda: consumers.control("x", "pause"),
@@ -498,17 +499,11 @@ def test_orders_have_a_bound_and_old_ones_are_forgotten(clock):
     assert desk.node.wanted != {}, "given up by their own word"
 
 
-def test_nothing_is_in_an_archive_of_nothing():
-    archive = NoArchive()
-    archive.on_messages(lambda: None)
-    assert (archive.letter(1), archive.message(1), archive.after(0, 9)) == (None, None, [])
-    assert (archive.counts(ConsumerId(1)), archive.gone()) == ({}, {})
-
-
 def test_an_engines_letters_are_asked_where_they_are():
     tally = SimpleNamespace(purged=4, expired=5)
     ledger = SimpleNamespace(
         letters={1: letter(1), 3: letter(3)},
+        letters_after=lambda number, limit: [n for n in (1, 3) if n > number][:limit],
         letter_tally=lambda _: tally,
         letter_counts=lambda _: {"dead": 2, "parked": 0, "replay": 0},
         dead_bytes=lambda _: 6,
@@ -516,8 +511,7 @@ def test_an_engines_letters_are_asked_where_they_are():
         gone={ConsumerId(9): SimpleNamespace(id=ConsumerId(9), name="old")},
     )
     engine = SimpleNamespace(ledger=ledger, letter=lambda number: b"m%d" % number, letter_hooks=[])
-    archive = make_archive(engine)
-    assert isinstance(archive, EngineArchive)
+    archive = EngineArchive(engine)
     assert (archive.letter(1).number, archive.letter(2)) == (1, None)
     assert [archive.after(0, 9), archive.after(1, 9), archive.after(0, 1)] == [[1, 3], [3], [1]]
     assert archive.counts(ConsumerId(1)) == {
@@ -527,10 +521,8 @@ def test_an_engines_letters_are_asked_where_they_are():
     assert archive.message(3) == b"m3"
     archive.on_messages(print)
     assert engine.letter_hooks == [print]
-    assert isinstance(make_archive(SimpleNamespace(ledger=ledger)), NoArchive)
 
 
-@pytest.mark.skipif(not hasattr(Ledger, "letters"), reason="the ledger keeps no letters yet")
 def test_orders_are_worked_through_by_a_real_ledger(clock):
     """Buried, listed, replayed elsewhere, purged; and a removed consumer's letters are its own."""
     node = Node("first", "second")
@@ -541,7 +533,7 @@ def test_orders_are_worked_through_by_a_real_ledger(clock):
     node.apply(Bury(ConsumerId(1), burials))
     wishes = Wishes(node, clock.seconds)
     engine = SimpleNamespace(ledger=node.ledger, letter={1: b"m"}.get, letter_hooks=[])
-    archive = make_archive(engine)
+    archive = EngineArchive(engine)
     orders = Orders(clock, wishes)
     letters = EngineLetters(clock, wishes, archive, orders)
     consumers = EngineConsumers(wishes, "a", archive, list)

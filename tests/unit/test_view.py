@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from crowd.archive import NoArchive
 from crowd.command import FORMAT, Birth, Define, Enroll, Index, Member, Term
 from crowd.config import read_consumer
 from crowd.errors import ChangeRefusedError, UnknownMemberError
@@ -16,6 +15,7 @@ from crowd.metrics import METRICS, parse_sample
 from crowd.raft.journal.upkeep import UpkeepCounters
 from crowd.raft.membership import Standing
 from crowd.view import EngineChanges, EngineView
+from tests.unit.archives import NoLetters
 
 ID = {name: name.encode() * 16 for name in "abcde"}
 
@@ -73,7 +73,7 @@ class Producers:
 
 
 def view(engine):
-    return EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, NoArchive())
+    return EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters())
 
 
 def lines(engine):
@@ -219,7 +219,7 @@ def test_letters_that_are_lacking_are_told_and_no_space_makes_a_node_unready(sta
     assert lines(engine)["letters"] == (well, words)
 
 
-class Archive(NoArchive):
+class Archive(NoLetters):
     """Letters of one consumer, as `crowd.archive.Archive` counts them."""
 
     def counts(self, consumer):

@@ -500,6 +500,38 @@ def test_a_letter_whose_bytes_are_not_here_yet_waits_for_them():
     assert dict(cluster.ledger.letters) == {}
 
 
+def test_letters_are_attempted_as_soon_as_their_bytes_come():
+    """Each of many that are read from the disk one by one, and not only when it is its time."""
+    cluster = Cluster(consumer("c", concurrency=1))
+    node = Node(cluster, answer=lambda *_: BAD)
+    node.dispatcher.lead()
+    cluster.accept(*[b"bad"] * 40)
+    node.pass_s(2)
+    asked, read, here = [], set(), cluster.letter
+
+    def letter(number):
+        if number in read:
+            return here(number)
+        if number not in asked:
+            asked.append(number)
+        return None
+
+    cluster.letter = letter
+    node.answer = lambda *_: OK
+    node.attempts.clear()
+    cluster.append(Replay(cluster.ledger.consumer_id("c"), tuple(range(1, 41))))
+    node.pass_s(0.2)
+    assert (len(asked), node.attempts) == (40, [])
+    for number in asked:
+        read.add(number)
+        node.dispatcher.letters_came()
+        node.pass_s(0.02)
+    assert {naming.position for _, _, naming in node.attempts} == set(range(1, 41))
+    node.dispatcher.unlead()
+    node.dispatcher.letters_came()
+    assert cluster.clock.getDelayedCalls() == []
+
+
 def test_a_replayed_letter_that_is_refused_again_is_dead_again():
     """Replayed to another consumer too: it is a letter of who had it first, with a new number."""
     cluster = Cluster(consumer("c", routes=("/a",)), consumer("other", routes=("/b",)))

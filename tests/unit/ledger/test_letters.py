@@ -332,6 +332,8 @@ def test_leaves_stay_few_whatever_comes_and_goes(seed):
             for number in gone:
                 del model[number]
         assert list(records.numbers()) == sorted(model)
+        for after, limit in ((0, 999), (last // 2, 70), (last - 3, 9), (last, 9), (0, 0)):
+            assert records.after(after, limit) == [n for n in sorted(model) if n > after][:limit]
         sizes = [len(leaf.numbers) for leaf in records._leaves]
         assert all(0 < size <= LEAF_MAX for size in sizes)
         assert all(a + b > JOINED_MAX for a, b in pairwise(sizes))

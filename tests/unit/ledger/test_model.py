@@ -364,6 +364,8 @@ def check_letters(ledger, model):
         assert tally.held == len(letters)
         assert ledger.remembered(consumer_id) == model.remembered.get(consumer_id)
         assert not ledger.is_letter(consumer_id, 999)
+    assert ledger.letters_after(0, 999) == sorted(model.letters)
+    assert ledger.letters_after(2, 2) == sorted(n for n in model.letters if n > 2)[:2]
     young = ledger.log_time_us - DEAD_FOR_US
     old = sorted(
         n for n, known in model.letters.items() if known[2] == "dead" and known[5] * 1e6 <= young

@@ -117,6 +117,8 @@ def test_the_share_to_fail_gets_500():
     _, statuses = exchanged(SinkPlan(fail=0.5), REQUEST * 40, 40)
     assert statuses[500] + statuses[200] == 40
     assert 5 < statuses[500] < 35
+    _, statuses = exchanged(SinkPlan(fail=1.0, failed=503), REQUEST * 3, 3)
+    assert statuses == {503: 3}
 
 
 def test_bad_bytes_get_400_and_the_end():

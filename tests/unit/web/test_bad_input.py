@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from crowd.web.limits import SLICE_BYTES
@@ -161,6 +161,8 @@ REQUEST_PIECES = st.sampled_from(
     cuts=st.lists(st.integers(1, 300), min_size=1, max_size=8),
     ends=st.booleans(),
 )
+@example([HEAD, b"\r\n", HEAD, HEAD], [1], True)
+@example([HEAD, b"\r\n", HEAD, b"\r\n"], [1], True)
 def test_any_bytes_get_answers_or_an_end(make_door, pieces, cuts, ends):
     """Fuzz: whatever comes, cut however, only well-formed answers leave, and nothing raises.
 

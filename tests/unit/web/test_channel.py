@@ -184,6 +184,19 @@ def test_a_producer_that_leaves_is_forgotten(door, post):
     assert door.producers.budget.used == 0
 
 
+def test_several_answers_to_a_half_closed_connection_end_it_once(door, post):
+    """They leave in one turn, which also finds that there is no more to come."""
+    for rest in (b"", b"POST /leads HTTP/1.1\r\n"):
+        producer = door.connect()
+        producer.send(post(b"/leads", b"x") + post(b"/leads", b"y") + rest)
+        producer.channel.readConnectionLost()
+        door.acceptor.answer_all()
+        assert not producer.is_ending
+        door.turn()
+        assert producer.statuses == [200, 200]
+        assert producer.transport.disconnecting
+
+
 def test_half_closed_connections_get_their_answers(door, post):
     producer, idle = door.connect(), door.connect()
     producer.send(post(b"/leads", b"x"))

@@ -44,10 +44,10 @@ def apply(mutation, directory):
         path.write_text(text.replace(old, new), "utf-8")
 
 
-def run(directory, seeds, *, profile=None, size=None, jobs=1, until_violation=True):
-    """Run seeds on the package in a directory; return {seed: violation}, and whether it ended."""
+def run(directory, seeds, *, first=0, profile=None, size=None, jobs=1, until_violation=True):
+    """Run seeds from `first` on, on the package in a directory; return {seed: violation}, and whether it ended."""
     command = [sys.executable, "-m", "tests.simulation.run", "--json", "--jobs", str(jobs)]
-    command += ["--seeds", f"0:{seeds}"]
+    command += ["--seeds", f"{first}:{first + seeds}"]
     command += ["--profile", profile] if profile else []
     command += ["--size", str(size)] if size else []
     command += ["--until-violation"] if until_violation else []
@@ -76,12 +76,13 @@ def try_one(mutation, jobs, unchanged):
         copy_tree(directory)
         apply(mutation, directory)
         violated = run(
-            directory, seeds_for(mutation), profile=mutation.profile, size=mutation.size, jobs=jobs,
+            directory, seeds_for(mutation), first=mutation.first, profile=mutation.profile,
+            size=mutation.size, jobs=jobs,
             until_violation=not unchanged,
         )  # fmt: skip
     told = sorted(seed for seed in violated if seed not in unchanged)
     took_s = time.monotonic() - began_s
-    return (told[0] + 1, violated[told[0]], took_s) if told else (None, "", took_s)
+    return (told[0] + 1 - mutation.first, violated[told[0]], took_s) if told else (None, "", took_s)
 
 
 def baseline(chosen, jobs):
@@ -127,6 +128,7 @@ def main(arguments=None):
             result = f"not in {seeds_for(mutation)}{where}"
             by = mutation.alone or "**nothing**"
         else:
+            where += f" (from {mutation.first})" if mutation.first else ""
             result, by = (
                 f"{seeds}{where}",
                 words if words.startswith("Crashed") else words.partition(":")[0],

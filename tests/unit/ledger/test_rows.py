@@ -111,7 +111,10 @@ def test_forgetting_drops_only_what_is_below(batches, below):
 
 
 def test_a_row_costs_less_than_three_bytes():
-    """A backlog of messages that came one by one fits in memory, by the million (I7)."""
+    """A backlog of messages that came one by one fits in memory, by the million (I7).
+
+    What is still open costs the same for any backlog; of so many rows it does not decide.
+    """
     chance = random.Random(1)
     count, index = 300_000, 0
     rows = Rows()

@@ -44,13 +44,17 @@ EVERYTHING: Final = "/<path:rest>"
 
 
 class Node(msgspec.Struct, frozen=True):
-    """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings."""
+    """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings.
+
+    ``workers`` processes take the producers' requests; with 0 the node's own does.
+    """
 
     name: str
     directory: str
     http: tuple[str, ...]
     peer: str | None
     admin: str
+    workers: int = 0
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -239,7 +243,10 @@ def _node(table: Table, directory: Path, *, in_cluster: bool) -> Node:
         http=table.read("http", kinds.ENDPOINTS, ["tcp:2104"]),
         peer=table.read_optional("peer", kinds.ENDPOINT),
         admin=table.read("admin", kinds.ENDPOINT, "tcp:2106:interface=127.0.0.1"),
+        workers=table.read("workers", kinds.WORKERS, 0),
     )
+    if node.workers and not all(kinds.is_shared(text) for text in node.http):
+        table.problem("http", "tcp: and unix: alone, as workers take the requests")
     if node.peer is not None and not in_cluster:
         table.problem("peer", "none, as there is no [cluster]")
     table.close()

@@ -31,6 +31,9 @@ PATIENT_US: Final = (
 _TEXT_MAX: Final = 4_096
 """Characters; what a definition in the log may hold (`crowd.command`)."""
 
+WORKERS_MAX: Final = 64
+"""Processes of one node that take requests: a core each, on any machine it is likely to get."""
+
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # RFC 9110, 5.6.2
 _VISIBLE = re.compile(r"[!-~]+\Z")
@@ -50,6 +53,11 @@ def split_address(text: str) -> tuple[str, int]:
     if match is None or not 0 < int(match[2]) < 2**16:
         raise ValueError(f"{text!r} is not host:port")
     return match[1].strip("[]"), int(match[2])
+
+
+def is_shared(endpoint: str) -> bool:
+    """Return whether processes can share what an endpoint listens on: bytes as they come."""
+    return endpoint.startswith(("tcp:", "tcp6:", "unix:"))
 
 
 def _text(value: Any) -> str:
@@ -267,6 +275,9 @@ SIZE: Final = Kind(
 )
 COUNT: Final = Kind("a whole number from 1 to 100000000", 0, _bounded(_number, 1, 100_000_000))
 # Above 1 000 attempts at once to one consumer the sockets, not the consumer, are the bound.
+WORKERS: Final = Kind(
+    f"a whole number from 0 to {WORKERS_MAX}", 0, _bounded(_number, 0, WORKERS_MAX)
+)
 CONCURRENCY: Final = Kind("a whole number from 1 to 1000", 1, _bounded(_number, 1, 1_000))
 
 # An election takes about a second; below 100 ms every one of them would be an error.

@@ -83,6 +83,10 @@ METRICS: Final = (
     Metric("crowd_scrub_passes_total", _COUNTER, "Times that all finished segments were verified."),
     Metric("crowd_scrub_read_bytes_total", _COUNTER, "Bytes verified by the scrub."),
     Metric("crowd_snapshot_sent_bytes_total", _COUNTER, "Bytes of checkpoints sent to followers."),
+    Metric("crowd_worker_in_flight", _GAUGE, "Messages not yet answered.", ("worker",)),
+    Metric("crowd_worker_in_flight_bytes", _GAUGE, "Bytes of those messages.", ("worker",)),
+    Metric("crowd_worker_restarts_total", _COUNTER, "Workers started again."),
+    Metric("crowd_workers", _GAUGE, "Workers that take requests."),
 )
 
 BY_NAME: Final = {metric.name: metric for metric in METRICS}

@@ -10,7 +10,6 @@ thread is started before `startService`.
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import sys
@@ -25,12 +24,14 @@ from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from crowd import garbage
 from crowd.archive import EngineArchive
 from crowd.command import Define
 from crowd.config import definitions, load_file, single_node
 from crowd.consumers import EngineConsumers
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
+from crowd.door import OwnDoor, wall_us
 from crowd.errors import ConfigurationError, FatalError
 from crowd.kinds import split_address
 from crowd.letters import EngineLetters
@@ -44,31 +45,24 @@ from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
 from crowd.raft.tls import MutualTLS
 from crowd.reload import Reload
-from crowd.view import EngineAcceptor, EngineChanges, EngineView
+from crowd.view import EngineAcceptor, EngineChanges, EngineState, EngineView
 from crowd.web.admin import Operators, admin_site
-from crowd.web.ingest import Ingest
-from crowd.web.limits import WebLimits
-from crowd.web.listener import ProducerListener, Producers
-from crowd.web.router import Router
 from crowd.web.token import open_token
 from crowd.wishes import Wishes
+from crowd.workers.crew import Crew
+from crowd.workers.process import Spawner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crowd.archive import Archive
     from crowd.config import Configuration
+    from crowd.door import Door
     from crowd.raft.wire import Hello
-
-DRAIN_S: Final = 10.0
-"""How long a stopping node waits for answers; longer than `acknowledge_within` by default."""
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long the reactor may keep the interpreter from the journal's writer, which has a disk to
 keep busy; Python's default of 5 ms is longer than an acknowledgement should take."""
-
-GARBAGE_THRESHOLDS: Final = (50_000, 20, 100)
-"""A request makes few cycles; the default thresholds would look for some 30 times a second."""
 
 
 class Options(UsageOptions):
@@ -128,11 +122,6 @@ def _security(configuration: Configuration, clock: Any) -> MutualTLS | None:
     return MutualTLS(clock, cluster=cluster.name, name=configuration.node.name, **read)
 
 
-def wall_us() -> int:
-    """Return the wall clock in microseconds since 1970."""
-    return time.time_ns() // 1000
-
-
 class Node(Service):
     """One crowd process."""
 
@@ -162,16 +151,13 @@ class Node(Service):
         self._filesystem = DiskFileSystem()
         self.engine = self._make_engine()
         self.dispatcher = self._make_dispatcher()
-        self._doors: list[Any] = []
+        self._admin_port: Any = None
         self._wishes = Wishes(self.engine, reactor.seconds)
         self._orders = Orders(reactor, self._wishes)
         self._reload = None if path is None else Reload(reactor, path, configuration, self._use)
         self.engine.applied_hooks.append(self._follow_definitions)
-        limits = configuration.limits
-        self._within_s = limits.acknowledge_within_s
-        self.producers = self._make_producers(
-            WebLimits(body_bytes_max=limits.body_bytes, in_flight_bytes_max=limits.in_flight_bytes)
-        )
+        self._within_s = configuration.limits.acknowledge_within_s
+        self.door = self._make_door()
 
     # --- Life ---------------------------------------------------------------------------------
 
@@ -189,21 +175,12 @@ class Node(Service):
             self._end(error)
         self.dispatcher.startService()  # type: ignore[no-untyped-call]  # Twisted's
         self._listen(node.admin, token)
-        listener = ProducerListener(
-            self._reactor,
-            [self._endpoint(text) for text in node.http],
-            self.producers,
-            drain_s=DRAIN_S,
-        )
-        listener.listening.addErrback(self._cannot_listen, ", ".join(node.http))
-        listener.startService()
-        self._doors.append(listener)
+        self.door.listening.addErrback(self._cannot_listen, ", ".join(node.http))
+        self.door.startService()
         if self._reload is not None:
             self._reload.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        gc.collect()
-        gc.freeze()  # what is there by now stays: no collection need look at it again
-        gc.set_threshold(*GARBAGE_THRESHOLDS)
+        garbage.settle()
 
     def stopService(self) -> Deferred[None]:  # noqa: N802  Twisted's name
         """End, from the doors inwards."""
@@ -215,13 +192,11 @@ class Node(Service):
         if self._reload is not None:
             self._reload.stop()
         self._orders.close()
-        listener = self._doors.pop() if self._doors else None
-        if listener is not None:
-            await listener.stopService()
+        await self.door.stopService()
         await self.dispatcher.stopService()
         await self.engine.stopService()
-        for port in self._doors:
-            await port.stopListening()
+        if self._admin_port is not None:
+            await self._admin_port.stopListening()
         self._writer.close()
         self._background.close()
         self._letters.close()
@@ -229,12 +204,13 @@ class Node(Service):
 
     def _listen(self, admin: str, token: str) -> None:
         archive = EngineArchive(self.engine)
-        view = EngineView(self.engine, self.dispatcher, self.producers, self._within_s, archive)
+        view = EngineView(self.engine, self.dispatcher, self.door, self._within_s, archive)
         site = admin_site(view, self._operators(archive), token)
         opening = self._endpoint(admin).listen(site)
-        opening.addCallbacks(
-            lambda port: self._doors.insert(0, port), self._cannot_listen, errbackArgs=(admin,)
-        )
+        opening.addCallbacks(self._administers, self._cannot_listen, errbackArgs=(admin,))
+
+    def _administers(self, port: Any) -> None:
+        self._admin_port = port
 
     def _operators(self, archive: Archive) -> Operators:
         node = self._configuration.node.name
@@ -250,11 +226,7 @@ class Node(Service):
         A route that is new is answered 503 until then. Raises ConfigurationError for a route
         that cannot be one, and has changed nothing then.
         """
-        try:
-            router = self._make_router(configuration)
-        except (LookupError, ValueError) as error:
-            raise ConfigurationError((f"route: found {error}; expected Klein's rules",)) from None
-        self.producers.use(router)
+        self.door.use(configuration)
         self._configuration = configuration
         self._want_definitions(self.engine)
 
@@ -366,12 +338,21 @@ class Node(Service):
         engine.letter_hooks.append(dispatcher.letters_came)
         return dispatcher
 
-    def _make_producers(self, limits: WebLimits) -> Producers:
-        return Producers(self._reactor, self._make_router(self._configuration), limits, time.time)
-
-    def _make_router(self, configuration: Configuration) -> Router:
-        routes, _ = definitions(configuration)
-        return Router(Ingest(EngineAcceptor(self.engine), routes, wall_us).app)
+    def _make_door(self) -> Door:
+        """Return the door of this process, or that of its workers."""
+        configuration = self._configuration
+        ways = [self._endpoint(text) for text in configuration.node.http]
+        acceptor = EngineAcceptor(self.engine)
+        if not configuration.node.workers:
+            return OwnDoor(self._reactor, configuration, acceptor, ways)
+        return Crew(
+            self._reactor,
+            configuration,
+            ways,
+            spawn=Spawner(self._reactor, configuration.node.name),
+            accept_many=self.engine.proposer.accept_many,
+            state=EngineState(self.engine),
+        )
 
     def _endpoint(self, text: str) -> Any:
         make: Any = endpoints.serverFromString  # Twisted's, without types

@@ -16,15 +16,17 @@ from crowd.errors import ChangeRefusedError, UnknownMemberError
 from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes
 from crowd.raft.membership import Standing
 from crowd.raft.status import describe
+from crowd.workers.wire import State, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from crowd.archive import Archive
+    from crowd.config import Configuration
     from crowd.delivery.dispatcher import Dispatcher
+    from crowd.door import Door
     from crowd.ledger.members import MemberState
     from crowd.raft.engine import Engine
-    from crowd.web.listener import Producers
 
 _STANDING: Final = {
     Standing.VOTER: "voter",
@@ -49,6 +51,27 @@ class EngineAcceptor:
         return self._ledger.tag
 
 
+class EngineState:
+    """The engine as a worker's door has to know it: `crowd.workers.crew.Crew` asks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __call__(self, configuration: Configuration) -> State:
+        """Return what holds now, with the ids of this configuration's routes."""
+        ledger, proposer = self._engine.ledger, self._engine.proposer
+        ids = ((route.path, ledger.route_id(route.path)) for route in configuration.routes)
+        refusal = proposer.refusal
+        return State(
+            cluster_tag=ledger.tag,
+            routes=tuple((path, number) for path, number in ids if number is not None),
+            refusal=None if refusal is None else refusal_of(refusal),
+            refusals=tuple(
+                (route, refusal_of(error)) for route, error in proposer.refusals.items()
+            ),
+        )
+
+
 class EngineView:
     """A node as `crowd.web.admin.NodeView` asks for it."""
 
@@ -56,7 +79,7 @@ class EngineView:
         self,
         engine: Engine,
         dispatcher: Dispatcher,
-        producers: Producers,
+        door: Door,
         within_s: float,
         archive: Archive,
     ) -> None:
@@ -64,7 +87,7 @@ class EngineView:
         self._archive = archive
         self._engine = engine
         self._dispatcher = dispatcher
-        self._producers = producers
+        self._door = door
         self._within_s = within_s
 
     def status(self) -> dict[str, Any]:
@@ -74,7 +97,8 @@ class EngineView:
         return {
             **describe(engine),
             "ready": all(ok for _, ok, _ in self.readiness()),
-            "connections": self._producers.connections,
+            "connections": self._door.connections,
+            "workers": self._door.workers(),
             "consumers": [
                 {
                     "name": consumer.definition.name,
@@ -110,7 +134,8 @@ class EngineView:
             ("journal", not engine.journal.full, self._journal()),
             ("damage", True, self._damage()),
             ("letters", not engine.letters.stuck, self._letters()),
-            ("draining", not self._producers.draining, "yes" if self._producers.draining else "no"),
+            *self._door.parts(),
+            ("draining", not self._door.draining, "yes" if self._door.draining else "no"),
             ("accepting", True, "yes" if refusal is None else refusal.reason),
             (
                 "configuration",
@@ -183,10 +208,7 @@ class EngineView:
             "crowd_accepted_messages_total": ledger.tip,
             "crowd_backlog_bytes": ledger.backlog_bytes,
             "crowd_producers_waiting": engine.proposer.waiting_count,
-            "crowd_http_requests_total": self._producers.requests,
-            "crowd_http_connections": self._producers.connections,
-            "crowd_http_connections_refused_total": self._producers.connections_refused,
-            "crowd_http_in_flight_bytes": self._producers.budget.used,
+            **self._door.counters(),
         }
         if store.newest is not None:
             values["crowd_checkpoint_index"] = store.newest.index

@@ -12,7 +12,8 @@ offered hears that it is not stored; any other one hears that this is unknown, b
 entry that was offered may still commit.
 
 Everything here runs in the reactor's thread. `accept` is on the hot path: plain calls, one
-Deferred and one tuple for a message.
+Deferred and one tuple for a message. `accept_many` takes what a worker gathered, and spares the
+Deferred.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError, Refu
 from crowd.message import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from crowd.clock import Clock, Timer
     from crowd.command import Command, SessionId
@@ -66,12 +67,22 @@ class Acceptances(Protocol):
         """Return the first position of an accepted proposal."""
 
 
+class Waiter(Protocol):
+    """Who waits for one message's fate; a Deferred is one. One of the two is called, and once."""
+
+    def callback(self, position: Position, /) -> object:
+        """Hear that the message is safe, at `position` (I1)."""
+
+    def errback(self, error: RefusedError | OutcomeUnknownError, /) -> object:
+        """Hear that the message is certainly not stored, or that nobody knows."""
+
+
 class _Batch:
-    """One proposal. `waiters` are (Deferred, deadline), oldest first; `heard` were answered."""
+    """One proposal. `waiters` are (who, deadline), oldest first; `heard` were answered."""
 
     __slots__ = ("command", "encoded", "heard", "offered", "offered_s", "waiters")
 
-    def __init__(self, command: Accept, waiters: list[tuple[Deferred[Position], float]]) -> None:
+    def __init__(self, command: Accept, waiters: list[tuple[Waiter, float]]) -> None:
         self.command = command
         self.encoded = encode_command(command)
         self.waiters = waiters
@@ -117,7 +128,7 @@ class Proposer:
         self._number = 0
         self._waiting = 0
         self._expected = 0
-        self._open: deque[tuple[RouteId, bytes, Deferred[Position], float]] = deque()
+        self._open: deque[tuple[RouteId, bytes, Waiter, float]] = deque()
         self._in_flight: dict[int, _Batch] = {}
         self._flushing: Timer | None = None
         self._checking: Timer | None = None
@@ -168,6 +179,34 @@ class Proposer:
         if len(self._in_flight) < IN_FLIGHT_MAX:
             self._gather()
         return accepted
+
+    def accept_many(
+        self, offers: Iterable[tuple[RouteId, bytes, Waiter]], waited_s: float = 0.0
+    ) -> None:
+        """Take messages as `accept` does, each with who waits for it.
+
+        They waited for `waited_s` already, which counts. Deadlines of what is open never fall,
+        so one may come later than that by as much as the messages before it may still wait.
+        """
+        deadline_s = self._clock.seconds() + self._within_s - waited_s
+        if self._open:
+            deadline_s = max(deadline_s, self._open[-1][3])
+        refusals, before = self.refusals, len(self._open)
+        for route, stored, waiter in offers:
+            refusal = self.refusal
+            if refusal is None and refusals:
+                refusal = refusals.get(route)
+            if refusal is None:
+                self._open.append((route, stored, waiter, deadline_s))
+            else:
+                waiter.errback(refusal)
+        self._waiting += len(self._open) - before
+        if not self._open:
+            return
+        if self._checking is None:
+            self._checking = self._clock.callLater(CHECK_S, self._check)
+        if len(self._in_flight) < IN_FLIGHT_MAX:
+            self._gather()
 
     def applied(self) -> None:
         """Answer what the ledger now holds, and propose what gathered meanwhile."""
@@ -260,7 +299,7 @@ class Proposer:
         """Make one proposal of the oldest messages, within the bounds of an entry."""
         routes: list[RouteId] = []
         messages: list[bytes] = []
-        waiters: list[tuple[Deferred[Position], float]] = []
+        waiters: list[tuple[Waiter, float]] = []
         size = 0
         while self._open and len(messages) < BATCH_MESSAGES_MAX:
             size += len(self._open[0][1]) + 16

@@ -199,15 +199,33 @@ class ProducerListener(Service):
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         return Deferred.fromCoroutine(self._stop())
 
+    def leave(self, within_s: float) -> Deferred[None]:
+        """Give the ports free at once, and close all connections within `within_s`.
+
+        Answers that there are go out. For a process whose messages nobody takes any more.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
+        self._drain_s = within_s
+        return Deferred.fromCoroutine(self._leave())
+
+    async def _leave(self) -> None:
+        ports, self._ports = self._ports, []
+        for port in ports:
+            await port.stopListening()
+        await self._drain()
+
     async def _stop(self) -> None:
         ports, self._ports = self._ports, []
         for port in ports:
-            _narrow(port)
+            narrow(port)
         queued: Deferred[None] = Deferred()
         self._clock.callLater(ACCEPT_QUEUED_S, queued.callback, None)
         await queued
         for port in ports:
             await port.stopListening()
+        await self._drain()
+
+    async def _drain(self) -> None:
         over = self._clock.callLater(self._drain_s, self.producers.abort)
         await self.producers.drain()
         if over.active():
@@ -224,7 +242,7 @@ class ProducerListener(Service):
         return port
 
 
-def _narrow(port: Any) -> None:
+def narrow(port: Any) -> None:
     """Have the system make no new connections for a port that is about to close.
 
     A producer's handshake is not answered then; it tries again, and finds the port closed.

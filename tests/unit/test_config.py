@@ -373,3 +373,16 @@ def test_any_text_is_a_configuration_or_its_problems(text):
         from_text(text, "fuzz.toml")
     except ConfigurationError as error:
         assert error.problems
+
+
+def test_workers_share_what_can_be_shared():
+    """A TLS endpoint of Twisted's keeps its certificate in the process that made it."""
+    assert from_text("", "a").node.workers == 0
+    node = from_text("node.workers = 4\nnode.http = ['tcp:1', 'unix:/run/x']", "a").node
+    assert (node.workers, node.http) == (4, ("tcp:1", "unix:/run/x"))
+    with pytest.raises(ConfigurationError, match=r"node\.workers: found 65; expected"):
+        from_text("node.workers = 65", "a")
+    with pytest.raises(
+        ConfigurationError, match=r"node\.http: found .* as workers take the requests"
+    ):
+        from_text("node.workers = 1\nnode.http = ['ssl:1:privateKey=k']", "a")

@@ -22,6 +22,7 @@ ROOMS = (
     {"crowd.raft"},
     {"crowd.delivery"},
     {"crowd.web"},
+    {"crowd.door", "crowd.garbage", "crowd.logs", "crowd.workers"},
     {"crowd.wishes", "crowd.archive", "crowd.consumers", "crowd.letters", "crowd.orders", "crowd.reload",
      "crowd.view", "crowd.service"},
     {"crowd.tools", "crowd.cli"},
@@ -30,6 +31,7 @@ ROOMS = (
 
 PURE = (
     *ROOMS[0], *ROOMS[1], *ROOMS[2], *ROOMS[3], "crowd.raft.frames", "crowd.raft.wire",
+    "crowd.workers.wire",
     "crowd.raft.membership", "crowd.raft.following", "crowd.raft.replication",
     "crowd.raft.checkpoints.policy", "crowd.raft.checkpoints.shape",
 )  # fmt: skip
@@ -141,9 +143,9 @@ def test_a_third_party_seam_has_one_place(seam):
     assert not {name for name in importers if not within(name, SEAMS[seam])}
 
 
-def test_only_the_service_names_the_reactor():
+def test_only_what_builds_a_process_names_the_reactor():
     importers = {name for name, targets in MODULES.items() if "twisted.internet.reactor" in targets}
-    assert importers <= {"crowd.service"}
+    assert importers <= {"crowd.service", "crowd.workers.__main__"}
 
 
 def test_modules_under_twisted_are_plugins_without_a_package():

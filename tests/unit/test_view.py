@@ -64,16 +64,25 @@ class Engine:
         self.apply(Enroll(name=name, address=address, after=after))
 
 
-class Producers:
-    """The doors' counters."""
+class Door:
+    """A door that takes requests."""
 
     draining = False
-    connections = connections_refused = requests = 1
-    budget = SimpleNamespace(used=7)
+    connections = 1
+
+    def counters(self):
+        door = (m for m in METRICS if m.name.startswith(("crowd_http_", "crowd_worker")))
+        return {m.name + ('{worker="1"}' if m.labels else ""): 1 for m in door}
+
+    def parts(self):
+        return [("workers", True, "2 of 2")]
+
+    def workers(self):
+        return []
 
 
 def view(engine):
-    return EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters())
+    return EngineView(engine, SimpleNamespace(progress=list), Door(), 5.0, NoLetters())
 
 
 def lines(engine):
@@ -231,7 +240,7 @@ def test_consumers_letters_are_counted_by_state():
     engine = Engine("a")
     definition = read_consumer({"name": "audit", "url": "http://h"}, "t", None)
     engine.apply(Define("a", b"h" * 32, (), (definition,)))
-    shown = EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, Archive())
+    shown = EngineView(engine, SimpleNamespace(progress=list), Door(), 5.0, Archive())
     values = shown.counters()
     assert values['crowd_consumer_paused{consumer="audit"}'] == 0
     assert values['crowd_consumer_letters{consumer="audit",state="dead"}'] == 2

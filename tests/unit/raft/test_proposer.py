@@ -4,7 +4,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from crowd.command import Accept, OpenSession, decode_command
-from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError
+from crowd.errors import BacklogFullError, DrainingError, NoQuorumError, OutcomeUnknownError
 from crowd.raft.proposer import (
     BATCH_BYTES_MAX,
     GATHER_S,
@@ -285,3 +285,64 @@ def test_a_producer_always_hears_something(session):
     node.pump()
     node.proposer.stop()
     assert all(len(one) == 1 for one in heard)
+
+
+class Waiter:
+    """Who waits for one of many messages."""
+
+    def __init__(self):
+        self.heard = []
+        self.callback = self.errback = self.heard.append
+
+
+def many(node, count, waited_s=0.0, route=1):
+    waiters = [Waiter() for _ in range(count)]
+    node.proposer.accept_many(
+        [(route, b"%d" % place, waiter) for place, waiter in enumerate(waiters)], waited_s
+    )
+    return [waiter.heard for waiter in waiters]
+
+
+def test_many_messages_at_once_are_like_each_of_them():
+    node = Node()
+    heard = [node.accept(), *many(node, 3), node.accept()]
+    assert node.proposer.waiting_count == 5
+    node.pump()
+    (accept,) = node.offered
+    assert accept.messages == (b"x", b"0", b"1", b"2", b"x")
+    node.commit()
+    assert heard == [[place] for place in range(1, 6)]
+    assert not node.proposer.waiting
+
+
+def test_many_messages_are_refused_at_once_where_one_is():
+    node = Node()
+    node.proposer.refusals = {2: BacklogFullError("full")}
+    assert isinstance(many(node, 2, route=2)[1][0], BacklogFullError)
+    assert many(node, 1) == [[]]
+    node.proposer.drain()
+    assert isinstance(many(node, 1)[0][0], DrainingError)
+    assert node.proposer.waiting_count == 1
+
+
+def test_what_messages_waited_before_they_came_counts():
+    node = Node()
+    node.reachable = False
+    heard = many(node, 2, waited_s=3.0)
+    node.pump(1.9)
+    assert heard == [[], []]
+    node.pump(0.2)
+    assert all(isinstance(one, NoQuorumError) for (one,) in heard)
+    assert node.proposer.waiting_count == 0
+
+
+def test_a_deadline_is_not_before_those_of_the_messages_before_it():
+    """So one look at the oldest is enough to find who waited for too long."""
+    node = Node(session=False)
+    first = node.accept()
+    (late,) = many(node, 1, waited_s=4.0)
+    node.pump(4.9)
+    assert (first, late) == ([], [])
+    node.pump(0.2)
+    assert isinstance(first[0], NoQuorumError)
+    assert isinstance(late[0], NoQuorumError)

@@ -1,0 +1,234 @@
+"""A worker's way to the log: messages are offered to the engine's process, and answered from there.
+
+Decides what goes into one offer (all that gathered in a turn of the reactor, within bounds),
+how much may be under way, and what a producer hears when no answer comes. Implements
+`crowd.web.ingest.Acceptor`; leaves the socket to ``link``.
+
+A message that was not offered when its time is over, or when the engine's process is gone, is
+certainly not stored. One that was offered may be: then the engine's answer is waited for, a
+moment longer than the engine takes to give one (`GRACE_S`), and after that its fate is unknown.
+The engine's answer counts from when the message came to the worker.
+
+In the reactor only. `accept` is on the hot path: one Deferred and one tuple for a message.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from twisted.internet.defer import Deferred, fail
+
+from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError
+from crowd.message import Position
+from crowd.workers.wire import OFFER_MESSAGES_MAX, Accepted, Offer, Refused, error_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crowd.clock import Clock, Timer
+    from crowd.message import RouteId
+    from crowd.workers.wire import State
+
+OFFER_BYTES_MAX: Final = (1 << 20) - (1 << 14)
+"""As much as one entry of the log takes, unless one message alone is larger."""
+
+WINDOW_BYTES: Final = 8 << 20
+"""Above this no more is offered until some is answered: twice what the engine's process has
+under way of its own (four entries of 1 MiB), so it always has the next ones there."""
+
+SPREAD_S: Final = 0.05
+"""Messages of one offer came within this: they share the oldest one's deadline."""
+
+GRACE_S: Final = 0.5
+"""The engine looks at its deadlines every 50 ms and answers then, through a reactor that a slow
+turn may hold up by some 100 ms."""
+
+CHECK_S: Final = 0.05
+"""How often deadlines are looked at while anything waits."""
+
+
+class Link(Protocol):
+    """Where offers go: ``link.WorkerLink`` is one."""
+
+    writable: bool
+    """Whether the other end keeps up."""
+
+    def write(self, frames: Sequence[Offer]) -> None:
+        """Send offers."""
+
+
+class _Batch:
+    """One offer under way. A waiter that was answered is None; `left` are not."""
+
+    __slots__ = ("deadline_s", "left", "size_bytes", "waiters")
+
+    def __init__(
+        self, waiters: list[Deferred[Position] | None], size_bytes: int, deadline_s: float
+    ) -> None:
+        self.waiters = waiters
+        self.left = len(waiters)
+        self.size_bytes = size_bytes
+        self.deadline_s = deadline_s
+
+
+class LinkAcceptor:
+    """The engine's process as a worker's door asks for it, at the other end of `link`."""
+
+    def __init__(self, clock: Clock, link: Link, acknowledge_within_s: float) -> None:
+        self._clock = clock
+        self._link = link
+        self._within_s = acknowledge_within_s
+        self._tag: str | None = None
+        self._routes: dict[str, RouteId] = {}
+        self._refusal: Exception | None = None
+        self._refusals: dict[RouteId, Exception] = {}
+        self._ended: DrainingError | None = None
+        self._open: deque[tuple[RouteId, bytes, Deferred[Position], float]] = deque()
+        self._sent: dict[int, _Batch] = {}
+        self._sent_bytes = 0
+        self._batch = 0
+        self._sending: Timer | None = None
+        self._checking: Timer | None = None
+
+    # --- What the door asks (crowd.web.ingest.Acceptor) ---------------------------------------
+
+    @property
+    def tag(self) -> str:
+        """The cluster's tag; there is one before any route is defined."""
+        assert self._tag is not None
+        return self._tag
+
+    def route_id(self, path: str) -> RouteId | None:
+        """Return a route's id, or None while the ledger does not have it."""
+        return self._routes.get(path)
+
+    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+        """Take a message; the Deferred fires with its position once it is safe (I1).
+
+        Fails with a RefusedError if it is certainly not stored, with OutcomeUnknownError if it
+        may be. One of the two comes by `acknowledge_within_s` and `GRACE_S`.
+        """
+        refusal = self._ended or self._refusal
+        if refusal is not None:
+            return fail(refusal)
+        if self._refusals and route in self._refusals:
+            return fail(self._refusals[route])
+        accepted: Deferred[Position] = Deferred()
+        self._open.append((route, stored, accepted, self._clock.seconds() + self._within_s))
+        if self._checking is None:
+            self._checking = self._clock.callLater(CHECK_S, self._check)
+        if self._sending is None:
+            self._sending = self._clock.callLater(0, self._turn)
+        return accepted
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any producer waits for an answer."""
+        return bool(self._open or self._sent)
+
+    # --- What the engine's process says --------------------------------------------------------
+
+    def state(self, state: State) -> None:
+        """Go by the engine's state from here on. Raises MalformedFrameError."""
+        refusal = None if state.refusal is None else error_of(state.refusal)
+        refusals: dict[RouteId, Exception] = {
+            route: error_of(refusal) for route, refusal in state.refusals
+        }
+        self._tag = state.cluster_tag
+        self._routes = dict(state.routes)
+        self._refusal, self._refusals = refusal, refusals
+
+    def accepted(self, answer: Accepted) -> None:
+        """Tell producers that their messages are safe."""
+        position = answer.position
+        for waiter in self._answered(answer.batch, answer.place, answer.count):
+            if waiter is not None:
+                waiter.callback(position)
+            position = Position(position + 1)
+
+    def refused(self, answer: Refused) -> None:
+        """Tell producers what the engine said. Raises MalformedFrameError."""
+        error = error_of(answer.refusal)
+        for waiter in self._answered(answer.batch, answer.place, answer.count):
+            if waiter is not None:
+                waiter.errback(error)
+
+    def resume(self) -> None:
+        """Offer what gathered, as far as there is room."""
+        while self._open and self._link.writable and self._sent_bytes < WINDOW_BYTES:
+            self._link.write([self._seal()])
+
+    def end(self, words: str) -> None:
+        """Answer everyone with what is known, and refuse all from here on: the engine is gone."""
+        self._ended = DrainingError(words)
+        for timer in (self._sending, self._checking):
+            if timer is not None and timer.active():
+                timer.cancel()
+        while self._open:
+            self._open.popleft()[2].errback(NoQuorumError(f"{words}; the message was not stored"))
+        for batch in list(self._sent):
+            self._give_up(batch, f"{words}; the message may be stored")
+
+    # --- Within ------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._sending = None
+        self.resume()
+
+    def _seal(self) -> Offer:
+        """Make an offer of the oldest messages, within its bounds."""
+        first_s = self._open[0][3]
+        routes: list[RouteId] = []
+        messages: list[bytes] = []
+        waiters: list[Deferred[Position] | None] = []
+        size_bytes = 0
+        while self._open and len(messages) < OFFER_MESSAGES_MAX:
+            route, stored, accepted, deadline_s = self._open[0]
+            size_bytes += len(stored) + 16
+            if messages and (size_bytes > OFFER_BYTES_MAX or deadline_s > first_s + SPREAD_S):
+                size_bytes -= len(stored) + 16
+                break
+            self._open.popleft()
+            routes.append(route)
+            messages.append(stored)
+            waiters.append(accepted)
+        self._batch += 1
+        self._sent[self._batch] = _Batch(waiters, size_bytes, first_s + GRACE_S)
+        self._sent_bytes += size_bytes
+        waited_s = self._clock.seconds() + self._within_s - first_s
+        return Offer(self._batch, max(0, int(waited_s * 1e6)), tuple(routes), tuple(messages))
+
+    def _answered(self, number: int, place: int, count: int) -> list[Deferred[Position] | None]:
+        """Return who waits for these messages, None for who was answered already."""
+        batch = self._sent.get(number)
+        if batch is None:
+            return []  # all of them were given up
+        waiters = batch.waiters[place : place + count]
+        batch.waiters[place : place + count] = [None] * len(waiters)
+        batch.left -= len(waiters) - waiters.count(None)
+        if not batch.left:
+            del self._sent[number]
+            self._sent_bytes -= batch.size_bytes
+            if self._open and self._sending is None:
+                self._sending = self._clock.callLater(0, self._turn)
+        return waiters
+
+    def _check(self) -> None:
+        """Look at the deadlines."""
+        self._checking = None
+        now_s = self._clock.seconds()
+        while self._open and self._open[0][3] <= now_s:
+            words = f"no quorum within {self._within_s:g} s; the message was not stored"
+            self._open.popleft()[2].errback(NoQuorumError(words))
+        for number in [n for n, batch in self._sent.items() if batch.deadline_s <= now_s]:
+            self._give_up(
+                number, f"no answer within {self._within_s:g} s; the message may be stored"
+            )
+        if self.waiting:
+            self._checking = self._clock.callLater(CHECK_S, self._check)
+
+    def _give_up(self, number: int, words: str) -> None:
+        for waiter in self._answered(number, 0, len(self._sent[number].waiters)):
+            if waiter is not None:
+                waiter.errback(OutcomeUnknownError(words))

@@ -7,13 +7,18 @@ as an operator stops it. Leaves when that happens to ``faults``.
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 from twisted.internet.defer import Deferred
 
-from crowd.command import ConsumerDefinition, Define, Retry, RouteDefinition
+from crowd.archive import EngineArchive
+from crowd.command import Define, RouteDefinition
+from crowd.consumers import EngineConsumers
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import DamagedError, DirectoryError, FatalError
+from crowd.letters import EngineLetters
+from crowd.orders import Orders
 from crowd.raft.compaction import Pace
 from crowd.raft.engine import Engine
 from crowd.raft.letters import LetterStore
@@ -23,6 +28,7 @@ from crowd.raft.storage import open_storage
 from crowd.view import EngineAcceptor
 from crowd.web.ingest import Ingest
 from crowd.web.router import Router
+from crowd.wishes import Wishes
 from tests.simulation.consumers import SimulatedCourier
 from tests.simulation.disk import (
     DIRECTORY,
@@ -48,15 +54,6 @@ RESTART_S = (0.2, 1.0)
 
 def route_definitions(paths):
     return tuple(RouteDefinition(path, ("POST",), "refuse", None) for path in paths)
-
-
-def consumer_definition(name, routes, *, concurrency, timeout_us, batch=None):
-    return ConsumerDefinition(
-        name=name, url=f"http://{name}.example/", path=None, routes=routes,
-        concurrency=concurrency, rate=None, timeout_us=timeout_us, order="none", from_="beginning",
-        retry=Retry(50_000, 2.0, 500_000, 10**12), backlog_bytes=1 << 30, when_full="refuse",
-        batch=batch,
-    )  # fmt: skip
 
 
 class Process:
@@ -128,8 +125,18 @@ class Process:
         except FatalError as error:
             self._end(error)
         dispatcher.startService()
+        self._open_rooms()
         self.router = Router(Ingest(EngineAcceptor(engine), cluster.routes, self._wall_us).app)
         self.accepting = True
+
+    def _open_rooms(self):
+        """Open the rooms where operators ask for changes."""
+        engine, archive = self.engine, EngineArchive(self.engine)
+        self.wishes = Wishes(engine, self.clock.seconds)
+        self.orders = Orders(self.clock, self.wishes)
+        progress = self.dispatcher.progress
+        self.consumers = EngineConsumers(self.wishes, self.name, archive, progress)
+        self.dead_letters = EngineLetters(self.clock, self.wishes, archive, self.orders)
 
     # --- Seams ------------------------------------------------------------------------------------
 
@@ -247,6 +254,7 @@ class Process:
         Deferred.fromCoroutine(self._drain()).addErrback(self._drain_failed)
 
     async def _drain(self):
+        self.orders.close()
         await self.dispatcher.stopService()
         await self.engine.stopService()
         self.background.close()
@@ -297,6 +305,7 @@ class Node:
         """Its disk was replaced or damaged, and it is not a whole member again yet."""
         self.flipped = None
         """What bit rot changed and is not mended: (path, place, the byte that was there)."""
+        self.has_rotten_letters = False
         self.has_lost_tail = False
         """Bit rot met the last batch, which a start cannot tell from a torn write."""
         self.starts = 0
@@ -416,7 +425,7 @@ class Node:
         self.system, self.durable = SimulatedFileSystem(), DurableLog()
         self.journal_id = None
         self.refusal = None
-        self.flipped, self.has_lost_tail = None, False
+        self.flipped, self.has_lost_tail, self.has_rotten_letters = None, False, False
         if self.peers:  # who sets a machine up anew gives it the members of today
             self.peers = self.cluster.addresses()
         self.is_impaired = True
@@ -432,9 +441,37 @@ class Node:
         self.system.flip(path, 8 * place + bit)
         self.world.trace(f"{self.name} flipped bit {bit} of byte {place} of {path}")
 
+    def rot_letters(self, number):
+        """Let a stored letter's bytes be others, or with None the whole table be none."""
+        system = self.system
+        if number is None:
+            system.letters_damaged = True
+        else:
+            row = system.letters[number]
+            system.letters[number] = row._replace(message=row.message[:-1] + bytes((row.message[-1] ^ 1,)))
+        self.has_rotten_letters = self.is_impaired = True
+        self.world.trace(f"{self.name} letters rot: {number or 'all'}")
+
+    @property
+    def has_good_letters(self):
+        """Whether every letter of its ledger is on its disk, whole."""
+        process = self.process
+        if process is None or self.system.letters_damaged or not process.engine.letters.whole:
+            return False
+        letters, rows = process.engine.ledger.letters, self.system.letters
+        return all(
+            number in rows
+            and hashlib.sha256(rows[number].message).digest() == letters[number].sha256
+            for number in letters
+        )
+
     @property
     def is_mended(self):
         """Whether what bit rot changed is as it was, or gone."""
+        if self.has_rotten_letters:
+            if not self.has_good_letters:
+                return False
+            self.has_rotten_letters = False
         if self.flipped is None:
             return True
         path, place, byte = self.flipped

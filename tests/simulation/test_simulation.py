@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tests.simulation.cluster import Cluster
-from tests.simulation.faults import KINDS, PROFILES, make_plan
+from tests.simulation.plans import KINDS, PROFILES, make_plan
 from tests.simulation.mutate import ROOT, main, try_one
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import run_plan, run_seeds, summary

@@ -82,9 +82,12 @@ class Backlog:
         self.waiting: list[Trial] = []  # a heap
         self.letters: list[Trial] = []  # a heap
         self.letters_known: set[int] = set()
+        self.holding: set[Position] = set()
+        """Dead messages in lines that hold their keys, at a head or behind another one."""
         # Asked for in whole portions: one place that is free is not worth a question.
         self._portion = READ_MAX if order.reads else FRESH_MAX
         self._known = {trial.position: trial for trial in known}  # not taken yet
+        self._beyond = watermark  # the next pending position, if it was found past the window
         self._fresh_went = False
         self._since_letter = 0
 
@@ -100,14 +103,24 @@ class Backlog:
             return 0
         if self.lines is not None and len(self.lines) + self._portion > LINES_MAX:
             return 0
+        if self._is_full:
+            return 0
         room = self.watermark + WINDOW - self.cursor
-        return max(0, min(self._portion if closed else 1, room))
+        return min(self._portion if closed else 1, room)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether the window's end is reached: no pending position is left in it.
+
+        Between the cursor and that end there may be positions, none of which is pending.
+        """
+        return max(self.cursor + 1, self._beyond) > self.watermark + WINDOW
 
     @property
     def is_crowded(self) -> bool:
         """Whether the window is full of messages that were attempted, and holds up others."""
         return (
-            self.cursor >= self.watermark + WINDOW
+            self._is_full
             and not self.fresh
             and bool(self.waiting)
             and self.lines is None
@@ -121,6 +134,7 @@ class Backlog:
         for number, position in enumerate(positions):
             assert position > self.cursor, "a position is taken once"
             if position > self.watermark + WINDOW:
+                self._beyond = position
                 break
             self.cursor = position
             if self.lines is None or self.lines.enter(position, keys[number] if keys else ALL):
@@ -139,7 +153,7 @@ class Backlog:
         if self.lines is not None:
             for position in positions:
                 head = self.lines.leave(position)
-                if head is not None:
+                if head is not None and head not in self.holding:
                     self._ready(head)
 
     def take_letters(

@@ -98,7 +98,6 @@ class Plan:
         self._dead: list[Dead] = []
         self._proposed: deque[tuple[Position, ...]] = deque()
         self._buried: dict[Position, Dead] = {}  # those of the proposed that are dead
-        self._holding: set[Position] = set()  # dead, and holding their key
         self._concluded: list[int] = []
         self._asked_until_s = -math.inf  # a Retry-After's, or a beginning's
         self._asked_why = ""
@@ -243,7 +242,7 @@ class Plan:
         for position in positions:
             del self._buried[position]
         if self.rules.holds_dead and backlog.lines is not None:
-            self._holding.update(filter(backlog.lines.is_head, positions))
+            backlog.holding.update(filter(backlog.lines.is_head, positions))
         else:
             backlog.leave(positions)
 
@@ -262,22 +261,23 @@ class Plan:
     def hold_key(self, position: Position, key: bytes | None) -> None:
         """Have a dead letter from before hold its key, before anything is taken."""
         assert self.backlog.lines is not None
-        if key is not None and self.backlog.lines.enter(position, key):
-            self._holding.add(position)
+        if key is not None:
+            self.backlog.lines.enter(position, key)
+            self.backlog.holding.add(position)
 
     @property
     def holds(self) -> bool:
         """Whether a dead message holds its key."""
-        return bool(self._holding)
+        return bool(self.backlog.holding)
 
     @property
     def holding(self) -> Sequence[Position]:
         """Dead messages that hold their keys, rising."""
-        return sorted(self._holding)
+        return sorted(self.backlog.holding)
 
     def release_key(self, position: Position) -> None:
         """Let go on what is behind a dead message: its letter is gone."""
-        self._holding.discard(position)
+        self.backlog.holding.discard(position)
         self.backlog.leave((position,))
 
     @property

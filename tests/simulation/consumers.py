@@ -208,6 +208,6 @@ class SimulatedCourier:
         """Attempts under way end by themselves."""
 
     def abort(self):
-        under_way, self._under_way = self._under_way, {}
-        for request, answered in under_way.items():
-            answered.callback([Failed(FailureKind.STOPPED, "ended at once")] * len(request.items))
+        for request in list(self._under_way):
+            stopped = [Failed(FailureKind.STOPPED, "ended at once")] * len(request.items)
+            self._answer(request, stopped)

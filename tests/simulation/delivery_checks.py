@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 
-from crowd.delivery.breaker import BreakerState
 from crowd.message import decode_message, encode_message, message_id
 from tests.simulation.check import Check
 
@@ -313,8 +312,7 @@ class NobodyStarves(Check):
             or known.paused
             or not service.is_well
             or service.mood_since_s > self.world.now - STARVES_S
-            or lane.plan.full
-            or lane.plan.breaker.state is not BreakerState.CLOSED
+            or lane.plan.held(self.world.now)[0]  # full, asked to wait, or with an open breaker
             or known.definition.on_dead == "hold"
             or lane.plan.proposed  # what is left is on its way into the log
         )

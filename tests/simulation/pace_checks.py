@@ -112,7 +112,7 @@ class PaceKept(Check):
                 pace.asked_until_s = max(pace.asked_until_s, until_s)
         is_closed = request.lane.plan.breaker.closed
         if request.probe and is_closed:
-            pace.successes = 0
+            pace.successes = int(is_delivered(answers[0]))
         elif pace.successes is not None and any(map(is_delivered, answers)):
             pace.successes += 1
             if pace.successes >= 2 * request.definition.concurrency:

@@ -21,7 +21,7 @@ def use(plan):
     """Have crowd's modules go by a plan's sizes."""
     backlog.WINDOW = plan.window
     backlog.PARK_SPAN = max(1, plan.window // 10)
-    backlog.LINES_MAX = max(2 * READ_MAX, min(plan.window, 10_000))
+    backlog.LINES_MAX = max(2 * FRESH_MAX, min(plan.window, 10_000))
     backlog.READ_MAX, backlog.FRESH_MAX = READ_MAX, FRESH_MAX
     dispatcher.EXPIRE_EVERY_S = EXPIRE_EVERY_S
     fetching.ASKED_AT_ONCE = ASKED_AT_ONCE

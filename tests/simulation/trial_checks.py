@@ -22,10 +22,10 @@ class _Trial:
     """One message's failures at one consumer, since it began or became a letter."""
 
     def __init__(self):
-        self.failed_s = []
-        """When each attempt failed."""
+        self.failed = []
+        """Each attempt that failed: (term, when)."""
         self.counted = []
-        """Which of them count towards a bound: (when)."""
+        """Those of them that count towards a bound."""
         self.spent = None
         """Why and when it was tried for the last time, if so: (lane, when, why)."""
         self.lane = None
@@ -47,7 +47,8 @@ class TrialsBounded(Check):
         super().__init__(checks)
         self._trials = {}
         self._appends = {}
-        self._told_s = float("-inf")
+        self._told_s = {}
+        """By term: until when the log knows what its leader saw."""
 
     # --- What the log knows -----------------------------------------------------------------------
 
@@ -62,7 +63,12 @@ class TrialsBounded(Check):
         term = self.truth.entries[index][0]
         at_s = self._appends.pop((index, term), None)
         if at_s is not None:
-            self._told_s = max(self._told_s, at_s - TOLD_S)
+            self._told_s[term] = at_s - TOLD_S
+
+    def _is_told(self, seen):
+        """Tell whether the log knows what was seen in a term at a time."""
+        term, at_s = seen
+        return at_s <= self._told_s.get(term, float("-inf"))
 
     def buried(self, letter, burial, older):
         """A letter begins anew; one that is parked goes on as it was."""
@@ -91,7 +97,7 @@ class TrialsBounded(Check):
     def _number(self, request, naming, trial):
         """Its number says how often it was tried: all that this lane or the log knows of."""
         is_same = trial.lane is request.lane
-        known = sum(is_same or at_s <= self._told_s for at_s in trial.failed_s)
+        known = sum(is_same or self._is_told(seen) for seen in trial.failed)
         if naming.attempt <= known and not self._has_changed(request):
             self.fail(
                 f"{request.process.name} attempts {naming.position} of {request.definition.name} "
@@ -101,8 +107,8 @@ class TrialsBounded(Check):
     def _spent(self, request, naming, trial):
         if trial.spent is None or request.letter:
             return
-        lane, at_s, why = trial.spent
-        if lane is request.lane or at_s <= self._told_s:
+        lane, seen, why = trial.spent
+        if lane is request.lane or self._is_told(seen):
             self.fail(
                 f"{request.process.name} attempts {naming.position} of {request.definition.name}, "
                 f"which is dead: {why}"
@@ -148,28 +154,29 @@ class TrialsBounded(Check):
             trial = self._trials.setdefault(key, _Trial())
             if trial.lane is not lane:
                 # What the log did not know when this lane began, it never learns.
-                trial.failed_s = [at_s for at_s in trial.failed_s if at_s <= self._told_s]
-                trial.counted = [at_s for at_s in trial.counted if at_s <= self._told_s]
+                trial.failed = list(filter(self._is_told, trial.failed))
+                trial.counted = list(filter(self._is_told, trial.counted))
             trial.lane, trial.last_s, trial.recalled = lane, now_s, False
             trial.shared = trial.shared or len(request.items) > 1
-            trial.failed_s.append(now_s)
-            self._count(request, trial, answer, was_closed, now_s)
+            seen = request.term, now_s
+            trial.failed.append(seen)
+            self._count(request, trial, answer, was_closed, seen)
         if request.probe and is_closed:
             for trial in self._trials.values():
                 if trial.lane is lane:
                     trial.recalled = True
 
-    def _count(self, request, trial, answer, was_closed, now_s):
+    def _count(self, request, trial, answer, was_closed, seen):
         status = answer.status if isinstance(answer, Answered) else 0
         if status in ENDING and not trial.shared:
-            trial.spent = request.lane, now_s, f"answered {status}"
+            trial.spent = request.lane, seen, f"answered {status}"
             return
         if not was_closed or status in HOLDING:
             return
-        trial.counted.append(now_s)
+        trial.counted.append(seen)
         retry = request.definition.retry
         bounds = [retry.attempts] if retry.attempts else []
         if retry.schedule_us:
             bounds.append(len(retry.schedule_us) + 1)
         if bounds and len(trial.counted) >= min(bounds) and not trial.shared:
-            trial.spent = request.lane, now_s, f"{len(trial.counted)} attempts"
+            trial.spent = request.lane, seen, f"{len(trial.counted)} attempts"

@@ -481,6 +481,22 @@ def test_a_key_is_held_from_before():
     assert started(plan) == [11]
 
 
+def test_a_key_is_held_until_the_last_of_its_letters_is_gone():
+    """Several letters may hold one key: those of a time in which the dead let it go."""
+    plan = plan_of(4, order=Order("path"), holds_dead=True)
+    for position in positions(1, 3):
+        plan.hold_key(position, b"one")
+    plan.take(positions(4, 5), [b"one", b"other"])
+    assert started(plan) == [5]
+    plan.release_key(Position(1))
+    plan.release_key(Position(3))
+    assert started(plan) == []
+    plan.release_key(Position(2))
+    assert started(plan) == [3], "which is settled, and dropped when it is to be attempted"
+    plan.drop(Position(3))
+    assert started(plan) == [4]
+
+
 def test_i7_a_blocked_key_is_looked_behind_within_bounds():
     """One key's trouble lets a bounded number of later messages be taken, and not a backlog."""
     plan = ordered()
@@ -551,6 +567,21 @@ def test_one_straggler_pins_nothing():
     plan.applied(Position(40_000), lambda position: position == 1)
     plan.park(1.0, 16)
     assert not plan.dead
+    assert plan.wants()
+
+
+def test_a_straggler_is_parked_where_the_next_message_lies_past_the_window():
+    """The window is full when its end is reached, though no message stands right at that end."""
+    plan = plan_of(4)
+    plan.take([*positions(1, 2), Position(WINDOW + 1)])
+    for position in started(plan):
+        plan.answered(position, REFUSED if position == 1 else OK, 0.0, 0.99)
+    assert plan.cursor == 2
+    assert not plan.wants(), "it would be told of the same message again and again"
+    plan.park(0.5, 16)
+    assert [dead.position for dead in plan.dead] == [1]
+    plan.bury_proposed(1)
+    plan.applied(Position(2), lambda position: position <= 2)
     assert plan.wants()
 
 

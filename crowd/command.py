@@ -436,15 +436,24 @@ class Burial(_Value, frozen=True):
 
 
 class Bury(_Value, frozen=True, tag=13):
-    """Messages of one consumer become letters: settled for it, kept with their bytes."""
+    """Messages of one consumer become letters: settled for it, kept with their bytes.
+
+    Those of them that are letters already waited for ``target``, which gives them up; 0 stands
+    for ``consumer`` itself.
+    """
 
     consumer: _ConsumerId
     letters: Annotated[tuple[Burial, ...], Meta(min_length=1, max_length=LETTERS_MAX)]
+    target: _Amount = 0
 
 
 class Conclude(_Value, frozen=True, tag=14):
-    """These letters are delivered: rising numbers, which the ledger gave them."""
+    """These letters were delivered to `consumer`: rising numbers, which the ledger gave them.
 
+    Those that wait for another one by now go on waiting.
+    """
+
+    consumer: _ConsumerId
     letters: Annotated[tuple[_Counted, ...], Meta(min_length=1, max_length=LETTERS_MAX)]
 
 
@@ -600,6 +609,8 @@ def _check(command: Command) -> None:
         _check_rising(command.letters, "letter")
     elif isinstance(command, Bury):
         _check_rising([letter.position for letter in command.letters], "position")
+        if command.target == command.consumer:
+            raise MalformedCommandError("a consumer is named as its own target; 0 stands for it")
     elif isinstance(command, Remember):
         _check_rising([(trial.position, trial.letter) for trial in command.trials], "trial")
 

@@ -230,6 +230,7 @@ class Lane:
             dues.append(self._read_from_s)
         if self._letters_skipped:
             dues.append(self._letters_s)
+        dues.append(plan.letters_end_s())
         return min((due_s for due_s in dues if due_s is not None), default=None)
 
     # --- Order --------------------------------------------------------------------------------------

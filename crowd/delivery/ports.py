@@ -69,6 +69,10 @@ class LetterView(Protocol):
     def state(self) -> str:
         """``dead``, ``parked`` or ``replay``."""
 
+    @property
+    def target(self) -> ConsumerId:
+        """Who is to have it, if it waits."""
+
 
 class LedgerView(Protocol):
     """What the dispatcher reads of the ledger, and never changes."""

@@ -178,7 +178,7 @@ class Ledger(Questions):
 
     def _let_letters_go(self, command: Conclude | Purge) -> None:
         if isinstance(command, Conclude):
-            self._letters.conclude(command.letters)
+            self._letters.conclude(command.consumer, command.letters)
         elif command.reason == "age":
             self._letters.expire(command.letters, self._buried_until_us(self.log_time_us))
         else:

@@ -113,7 +113,9 @@ def buries(draw):
         msgspec.structs.replace(draw(burial), position=position)
         for position in draw(rising(COUNTED))
     ]
-    return Bury(draw(COUNTED), tuple(letters))
+    consumer = draw(COUNTED)
+    target = draw(AMOUNT)
+    return Bury(consumer, tuple(letters), 0 if target == consumer else target)
 
 
 @st.composite
@@ -162,7 +164,7 @@ COMMAND = st.one_of(
     st.builds(Expel, NAME, COUNTED),
     st.builds(Release, COUNTED),
     buries(),
-    st.builds(Conclude, rising(COUNTED)),
+    st.builds(Conclude, COUNTED, rising(COUNTED)),
     st.builds(Replay, COUNTED, rising(COUNTED)),
     st.builds(Purge, st.sampled_from(["operator", "age"]), rising(COUNTED)),
     remembers(),
@@ -285,9 +287,13 @@ def test_a_kind_of_a_newer_crowd_says_so(kind):
         [13, 1, [[1, "dead", "answer", 1000, "", 1, 0, 0, b"m"]]],
         [13, 1, [[1, "dead", "answer", 400, "w" * (WORDS_MAX + 1), 1, 0, 0, b"m"]]],
         [13, 1, [[1, "dead", "answer", 400, "", 1, 0, 0, b"m"]] * 2],
-        [14, []],
-        [14, [2, 1]],
-        [14, list(range(1, LETTERS_MAX + 2))],
+        [13, 1, [[1, "dead", "answer", 400, "", 1, 0, 0, b"m"]], 1],
+        [13, 1, [[1, "dead", "answer", 400, "", 1, 0, 0, b"m"]]],
+        [14, [1]],
+        [14, 1, []],
+        [14, 0, [1]],
+        [14, 1, [2, 1]],
+        [14, 1, list(range(1, LETTERS_MAX + 2))],
         [15, 1, [1, 1]],
         [15, 0, [1]],
         [16, "whim", [1]],

@@ -322,7 +322,7 @@ def test_the_dead_do_not_gather_without_bound():
         for position in started(plan):
             plan.answered(position, BAD, 0.0, 0.5)
     assert DEAD_MAX <= len(plan.dead) <= DEAD_MAX + 1_000
-    plan.bury_proposed(len(plan.dead))
+    plan.bury_proposed(len(plan.dead), 0.0)
     plan.take(positions(plan.cursor + 1, plan.cursor + plan.wants()))
     assert started(plan) != []
 
@@ -393,7 +393,7 @@ def test_a_letter_can_die_again():
     started(plan)
     plan.answered(letter_place(3), BAD, 0.0, 0.5)
     assert [(dead.position, dead.reason) for dead in plan.dead] == [(letter_place(3), "answer")]
-    plan.bury_proposed(1)
+    plan.bury_proposed(1, 0.0)
     plan.take_letters([3], 0.1)
     assert (plan.proposed, started(plan, 9.0)) == (0, [])
     plan.take_letters([], 0.2)
@@ -408,7 +408,7 @@ def test_a_burial_without_effect_is_tried_again():
     started(plan)
     plan.answered(Position(1), BAD, 0.0, 0.5)
     plan.answered(Position(2), OK, 0.0, 0.5)
-    plan.bury_proposed(1)
+    plan.bury_proposed(1, 0.0)
     plan.settle_proposed()
     plan.applied(Position(0), lambda position: position == 2)
     assert [dead.position for dead in plan.dead] == [1]
@@ -451,7 +451,7 @@ def test_a_dead_message_releases_its_key_once_it_is_a_letter():
     plan.take(positions(1, 2), [b"a", b"a"])
     started(plan)
     plan.answered(Position(1), BAD, 0.0, 0.5)
-    plan.bury_proposed(1)
+    plan.bury_proposed(1, 0.0)
     assert started(plan) == []
     plan.applied(Position(1), lambda position: position == 1)
     assert started(plan) == [2]
@@ -463,7 +463,7 @@ def test_a_dead_message_holds_its_key_where_that_is_wanted():
     plan.take(positions(1, 3), [b"a", b"a", b"b"])
     assert started(plan) == [1, 3]
     plan.answered(Position(1), BAD, 0.0, 0.5)
-    plan.bury_proposed(1)
+    plan.bury_proposed(1, 0.0)
     plan.applied(Position(1), lambda position: position == 1)
     assert started(plan) == []
     assert list(plan.holding) == [1]
@@ -547,7 +547,7 @@ def test_one_straggler_pins_nothing():
     plan.park(1.0, 16)
     assert [(dead.position, dead.reason) for dead in plan.dead] == [(1, "window")]
     assert plan.waiting == 2
-    plan.bury_proposed(1)
+    plan.bury_proposed(1, 0.0)
     plan.applied(Position(40_000), lambda position: position == 1)
     plan.park(1.0, 16)
     assert not plan.dead
@@ -748,7 +748,7 @@ class PlanMachine(RuleBasedStateMachine):
             self.plan.settle_proposed()
         if self.plan.dead:
             self.log.append((tuple((d.position, d.position) for d in self.plan.dead), True))
-            self.plan.bury_proposed(len(self.plan.dead))
+            self.plan.bury_proposed(len(self.plan.dead), 0.0)
 
     @rule()
     def apply(self):

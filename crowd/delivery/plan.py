@@ -242,6 +242,17 @@ class Plan:
             # A later one took effect and this did not: there was no room. It is tried again.
             self.bury_again(is_settled)
 
+    def pass_over(self, through: Position, now_s: float) -> None:
+        """Let go of what an operator skipped, up to `through`; attempts under way end first."""
+        self.revision += 1
+        self.backlog.pass_over(through)
+        gone = [dead.position for dead in self._dead if 0 < dead.position <= through]
+        if gone:
+            self._dead = [dead for dead in self._dead if not 0 < dead.position <= through]
+            self.backlog.leave(gone)
+            if not self._dead:
+                self.set_full(now_s, full=False)
+
     def _are_letters(self, positions: Sequence[Position]) -> None:
         """Let go of positions that the ledger shows buried, or have them hold their keys."""
         backlog = self.backlog
@@ -470,6 +481,9 @@ class Plan:
             why = f"{in_words(answer)}, and asked for {asked_s:g} s"
             self._ask(now_s + self.rules.backoff.honoured_s(asked_s), why)
             self._count_time(now_s)
+        if 0 < trial.position <= self.backlog.passed:
+            self.backlog.leave((trial.position,))
+            return
         reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
         if reason is not None and not company:
             if trial.position > 0 or letter_number(trial.position) in self.backlog.letters_known:

@@ -53,6 +53,10 @@ class ConsumerView(Protocol):
     def backlog(self) -> int:
         """How many of its messages are not settled."""
 
+    @property
+    def passed(self) -> Position:
+        """Through which position an operator last skipped: all up to it are settled."""
+
 
 class LetterView(Protocol):
     """A message that the ledger keeps outside its consumer's backlog."""

@@ -61,7 +61,6 @@ from crowd.errors import MalformedError, NeedsNewerCrowdError
 from crowd.ledger.definitions import Starts
 from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT, GONE_MAX, Head, expect, read_head
 from crowd.ledger.questions import Questions
-from crowd.message import Position
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,7 +171,7 @@ class Ledger(Questions):
         elif isinstance(command, Control):
             consumer.paused = command.action == "pause"
         elif isinstance(command, Skip):
-            consumer.skip(Position(1), command.through, self._rows)
+            consumer.pass_over(command.through, self._rows)
         elif isinstance(command, Dismiss):
             self._dismiss(consumer, command)
 

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from crowd.command import (
     Accept,
     Answers,
+    Batch,
     Bury,
     Conclude,
     Control,
@@ -629,6 +630,49 @@ def test_what_an_operator_skips_is_attempted_no_more():
     node.pass_s(30)
     assert node.bodies("c")[tried:] == [b"7", b"8"]
     assert node.dispatcher.progress()[0].waiting == 0
+
+
+@pytest.mark.parametrize("order", ["none", "all", "path"])
+@pytest.mark.parametrize("batch", [None, Batch("ndjson", 4, linger_us=10_000_000)])
+def test_i7_what_an_operator_skips_takes_no_more_memory(order, batch):
+    """The plan lets go of it as soon as the ledger shows it, though the consumer is held."""
+    cluster = Cluster(consumer("c", concurrency=2, order=order, batch=batch))
+    node = Node(cluster, answer=lambda *_: DOWN)
+    node.dispatcher.lead()
+    cluster.accept(*[stored(b"%d" % n, b"/%d" % (n % 3)) for n in range(1, 201)])
+    node.pass_s(20)
+    plan = node.dispatcher._lanes[cluster.ledger.consumer_id("c")].plan
+    backlog = plan.backlog
+
+    def held():
+        return len(backlog.fresh) + plan.waiting + plan.in_line + getattr(plan, "gathered", 0)
+
+    assert held() > 1
+    cluster.append(Skip(cluster.ledger.consumer_id("c"), Position(500)))
+    node.pass_s(0.01)
+    assert (held(), plan.in_flight) == (0, 0)
+    assert backlog.lines is None or len(backlog.lines) == 0
+    node.answer = lambda *_: OK
+    cluster.accept(b"next")
+    node.pass_s(90)
+    assert node.bodies("c")[-1] == b"next"
+    assert cluster.ledger.watermark(cluster.ledger.consumer_id("c")) == 201
+
+
+def test_a_skip_makes_room_for_what_found_none():
+    """Held because its dead letters are at their bound: what would die is skipped instead."""
+    cluster = Cluster(consumer("c", dead=Dead(bytes_max=1)))
+    node = Node(cluster, answer=lambda *_: BAD)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    assert node.dispatcher.progress()[0].alarm
+    cluster.append(Skip(cluster.ledger.consumer_id("c"), Position(1)))
+    node.answer = lambda *_: OK
+    cluster.accept(b"two")
+    node.pass_s(1)
+    assert node.bodies("c") == [b"one", b"two"]
+    assert not node.dispatcher.progress()[0].alarm
 
 
 def test_a_consumer_that_is_dismissed_is_attempted_no_more():

@@ -736,7 +736,9 @@ class PlanMachine(RuleBasedStateMachine):
             outcome = self.plan.answered(position, answer, self.now_s, chance)
             if in_time and outcome is Outcome.RETRY and answer is not FENCED:
                 self.counted[position] = self.counted.get(position, 0) + 1
-            if outcome is Outcome.DELIVERED or len(self.plan.dead) > dead:
+            if position <= self.plan.backlog.passed:
+                assert len(self.plan.dead) == dead
+            elif outcome is Outcome.DELIVERED or len(self.plan.dead) > dead:
                 self.ended.add(position)
             elif self.rules.backoff.attempts_max:
                 assert self.counted.get(position, 0) < self.rules.backoff.attempts_max
@@ -755,10 +757,21 @@ class PlanMachine(RuleBasedStateMachine):
         if self.log:
             ranges, dead = self.log.pop(0)
             for first, last in ranges:
-                self.settled.update(range(first, last + 1))
+                settled = set(range(first, last + 1))
                 if dead:
-                    self.letters.update(range(first, last + 1))
+                    self.letters |= settled - self.settled
+                self.settled |= settled
         self.plan.applied(Position(self.watermark()), lambda p: p in self.settled)
+
+    @rule(data=st.data())
+    def skip(self, data):
+        """An operator's order, which the plan hears of as soon as it is applied."""
+        mark = self.watermark()
+        through = data.draw(st.integers(mark, min(self.accepted, mark + 15)))
+        self.settled.update(range(1, through + 1))
+        self.ended.update(range(1, through + 1))
+        self.plan.applied(Position(self.watermark()), lambda p: p in self.settled)
+        self.plan.pass_over(Position(through), self.now_s)
 
     @rule(data=st.data())
     def purge(self, data):
@@ -780,7 +793,7 @@ class PlanMachine(RuleBasedStateMachine):
     def is_bounded_and_complete(self):
         plan = self.plan
         assert plan.in_flight == len(self.in_flight) <= self.rules.concurrency
-        assert plan.proposed == len(self.log)
+        assert plan.proposed <= len(self.log)  # a skip may have settled what is in one
         waiting = {trial.position for trial in plan.backlog.waiting}
         in_line = set()
         if plan.backlog.lines is not None:
@@ -794,7 +807,9 @@ class PlanMachine(RuleBasedStateMachine):
         done |= set(plan._delivered) | {dead.position for dead in plan.dead}
         known = held | done | self.settled
         assert set(range(self.watermark() + 1, plan.cursor + 1)) <= known, "nothing is lost"
-        assert not held & (done | self.settled), "nothing is in two places"
+        # What was skipped is let go of at once, but for attempts under way.
+        skipped = {p for p in self.in_flight if p <= plan.backlog.passed}
+        assert not (held - skipped) & (done | self.settled), "nothing is in two places"
 
     def teardown(self):
         """Whatever came before: of a consumer that answers, everything ends."""

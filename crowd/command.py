@@ -521,6 +521,16 @@ class Skip(_Value, frozen=True, tag=19):
     through: _Position
 
 
+class Once(_Value, frozen=True, tag=20):
+    """An operator's order: what it asks for has its effect the first time only.
+
+    ``order`` is its name, 16 random bytes. It may be offered, and be in the log, any number of times.
+    """
+
+    order: _Bytes16
+    command: Define | Control | Replay | Purge | Dismiss | Skip
+
+
 Command: TypeAlias = (
     Birth
     | OpenSession
@@ -541,8 +551,9 @@ Command: TypeAlias = (
     | Remember
     | Dismiss
     | Skip
+    | Once
 )
-_KIND_MAX: Final = 19
+_KIND_MAX: Final = 20
 
 _STAMP_HEAD: Final = b"\x82\x1b"  # an array of two; an unsigned integer in eight bytes
 _STAMP_BYTES: Final = len(_STAMP_HEAD) + 8
@@ -592,6 +603,8 @@ def read_command(data: bytes) -> Command:
 
 def _check(command: Command) -> None:
     """Raise MalformedCommandError for what no single field's bounds can say."""
+    if isinstance(command, Once):
+        command = command.command
     if isinstance(command, Accept):
         if len(command.routes) != len(command.messages):
             raise MalformedCommandError(

@@ -45,6 +45,7 @@ from crowd.command import (
     Enroll,
     Expel,
     Index,
+    Once,
     OpenSession,
     Promote,
     Purge,
@@ -91,8 +92,10 @@ class Ledger(Questions):
             self._accept(command)
         elif isinstance(command, Settle):
             self._apply_to_one(command)
-        else:
+        elif not isinstance(command, Once):
             self._apply_rare(command)
+        elif self.tag is not None and self._heard.hear(command):
+            self._apply_rare(command.command)
         self._remember_digest()
 
     def skip(self, index: Index, term: Term) -> None:
@@ -150,7 +153,7 @@ class Ledger(Questions):
             self.format = max(self.format, command.version)
         elif isinstance(command, Conclude | Purge):
             self._let_letters_go(command)
-        elif not isinstance(command, Accept):
+        elif not isinstance(command, Accept | Once):
             self._apply_to_one(command)
 
     def _apply_to_one(
@@ -273,6 +276,7 @@ class Ledger(Questions):
             self._letters.state(),
             self._memories.state(),
             self._marks.state(),
+            self._heard.state(),
         ]
 
     def digest(self) -> bytes:
@@ -341,6 +345,7 @@ class Ledger(Questions):
         self._letters.restore(head, sections[letters:memories], consumers, self.gone)
         self._memories.restore(head, sections[memories:], consumers)
         self._marks.restore(head)
+        self._heard.restore(head.heard)
 
 
 def _amounts(

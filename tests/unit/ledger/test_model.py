@@ -16,6 +16,7 @@ from crowd.command import (
     Control,
     Dismiss,
     Enroll,
+    Once,
     Purge,
     Release,
     Remember,
@@ -500,7 +501,8 @@ def bury_some(history: History) -> None:
     history.apply(Skip(4, first + 90))
     for consumer_id, trials in ((1, ()), (4, (Trial(first + 95, 0, 3, 5, 9),))):
         history.apply(Remember(consumer_id, 0, 5, 7, trials))
-    history.apply(Dismiss(5, "drop"))
+    for name in (b"1" * 16, b"2" * 16, b"1" * 16):
+        history.apply(Once(name, Dismiss(5, "drop")))
 
 
 def test_i5_every_process_finds_the_same_digest():

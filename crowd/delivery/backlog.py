@@ -165,7 +165,7 @@ class Backlog:
         """
         self.passed = max(self.passed, through)
         if self.lines is not None:
-            self.lines.pass_over(through)
+            self.lines.pass_over(through, self.holding)
         gone = [position for position in self.fresh if position <= through]
         gone += [trial.position for trial in self.waiting if trial.position <= through]
         self.fresh = deque(position for position in self.fresh if position > through)

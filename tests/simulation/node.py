@@ -132,7 +132,8 @@ class Process:
     def _open_rooms(self):
         """Open the rooms where operators ask for changes."""
         engine, archive = self.engine, EngineArchive(self.engine)
-        self.wishes = Wishes(engine, self.clock.seconds)
+        chance = random.Random(f"{self.node.cluster.plan.seed} {self.name} {self.number} orders")
+        self.wishes = Wishes(engine, self.clock.seconds, chance)
         self.orders = Orders(self.clock, self.wishes)
         progress = self.dispatcher.progress
         self.consumers = EngineConsumers(self.wishes, self.name, archive, progress)

@@ -87,14 +87,8 @@ class Operators:
 
     def _define(self, process, definition):
         """Ask as `crowd.consumers.EngineConsumers.apply` does, once it has read a table."""
-        name = definition.name
-
-        def done(ledger):
-            there = ledger.consumer_id(name)
-            return there is not None and ledger.consumers[there].definition == definition
-
         command = Define(process.name, NO_FILE, (), (definition,))
-        process.wishes.ask(f"definition of {name}", command, done)
+        process.wishes.ask(f"definition of {definition.name}", command)
 
     def _redefine(self, process, name, change):
         ledger = process.engine.ledger

@@ -20,6 +20,7 @@ from crowd.command import (
     Control,
     Define,
     Dismiss,
+    Once,
     Purge,
     Remember,
     Replay,
@@ -71,8 +72,6 @@ class Letter:
         self.index = index
         self.buried_us = log_time_us
         self.sha256 = hashlib.sha256(burial.message).digest()
-        self.since_s = 0.0
-        """When it began to wait for its target."""
         self.fate = ""
 
 
@@ -93,6 +92,7 @@ class Story:
         self._paths = {}
         self._at = {}
         self._files = {}
+        self._orders = set()
 
     @property
     def tip(self):
@@ -118,6 +118,11 @@ class Story:
         for name in list(self._files):
             if name not in ledger.members:
                 del self._files[name]
+        if isinstance(value, Once):
+            if value.order in self._orders:
+                return
+            self._orders.add(value.order)
+            value = value.command
         act = _ACTS.get(type(value))
         if act is not None:
             act(self, index, value, ledger, now_s)
@@ -234,7 +239,7 @@ class Story:
         for burial in value.letters:
             older = self.letter_at(value.consumer, burial.position)
             if older is not None:
-                if burial.state == "parked" or older.state == "dead":
+                if burial.state == "parked" or older.target != (value.target or value.consumer):
                     continue
                 self._let_go(older, "again")
             elif told is None or not self._end(told, burial.position, "letter"):
@@ -243,7 +248,6 @@ class Story:
             letter = Letter(
                 self.last_letter, value.consumer, burial, index, ledger.log_time_us
             )
-            letter.since_s = now_s
             self.letters[letter.number] = letter
             self._at[value.consumer, burial.position] = letter.number
             self._listener.buried(letter, burial, older)
@@ -257,7 +261,7 @@ class Story:
     def _conclude(self, index, value, ledger, now_s):
         for number in value.letters:
             letter = self.letters.get(number)
-            if letter is not None and letter.state != "dead":
+            if letter is not None and letter.target == value.consumer:
                 self._let_go(letter, "delivered")
 
     def _replay(self, index, value, ledger, now_s):
@@ -267,8 +271,6 @@ class Story:
             letter = self.letters.get(number)
             if letter is None or letter.state == "parked":
                 continue
-            if letter.target != value.consumer:
-                letter.since_s = now_s
             letter.state, letter.target = "replay", value.consumer
 
     def _purge(self, index, value, ledger, now_s):

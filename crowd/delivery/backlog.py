@@ -121,12 +121,7 @@ class Backlog:
     @property
     def is_crowded(self) -> bool:
         """Whether the window is full of messages that were attempted, and holds up others."""
-        return (
-            self._is_full
-            and not self.fresh
-            and bool(self.waiting)
-            and self.lines is None
-        )
+        return self._is_full and not self.fresh and bool(self.waiting) and self.lines is None
 
     def take(self, positions: Iterable[Position], keys: Sequence[bytes | None] = ()) -> None:
         """Take pending positions, rising, all above the cursor; those past the window stay.

@@ -378,10 +378,14 @@ class Plan:
         self.backlog.wait(replace(flight.trial, due_s=due_s))
 
     def drop(self, position: Position) -> None:
-        """Forget what `next_attempt` returned last: the ledger settled it meanwhile."""
+        """Forget what `next_attempt` returned last: the ledger settled it meanwhile.
+
+        Or it is a letter that is gone, or waits for another consumer; it may be ordered back.
+        """
         if self._in_flight.pop(position).probe:
             self.breaker.abandoned()
         self.backlog.leave((position,))
+        self.backlog.letters_known.discard(letter_number(position))
 
     def next_due_s(self) -> float | None:
         """Return when `next_attempt` has something, or None if only an event brings it.

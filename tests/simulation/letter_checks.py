@@ -61,7 +61,11 @@ class LettersCount(Check):
         story, store = self.truth.story, process.engine._letter_store
         for number in process.engine.ledger.letters:
             letter = story.letters.get(number)
-            if letter is not None and not has(process.node, letter) and not store.is_pending(number):
+            if (
+                letter is not None
+                and not has(process.node, letter)
+                and not store.is_pending(number)
+            ):
                 self.fail(f"{process.name} says that it is whole, and lacks letter {number}")
 
     def promoted(self, process, command):

@@ -449,7 +449,9 @@ class Node:
             system.letters_damaged = True
         else:
             row = system.letters[number]
-            system.letters[number] = row._replace(message=row.message[:-1] + bytes((row.message[-1] ^ 1,)))
+            system.letters[number] = row._replace(
+                message=row.message[:-1] + bytes((row.message[-1] ^ 1,))
+            )
         self.has_rotten_letters = self.is_impaired = True
         self.world.trace(f"{self.name} letters rot: {number or 'all'}")
 

@@ -93,7 +93,9 @@ class PaceKept(Check):
             seen += some
             window_s = request.started_s - started_s + TOLERANCE_S
             if seen > per_s * window_s + burst + company:
-                self.fail(f"{seen} messages in {window_s:.3f} s at {request.definition.name}: {rate}")
+                self.fail(
+                    f"{seen} messages in {window_s:.3f} s at {request.definition.name}: {rate}"
+                )
                 return
 
     def answering(self, request, answers):
@@ -154,7 +156,11 @@ class BreakerOpens(Check):
         breaker = request.definition.breaker
         wait_s = min(breaker.most_us, breaker.first_us * 2 ** len(pace.waits)) / 1e6
         changed = len({d.breaker for _, d in self._told(request).defined}) > 1
-        if pace.opened_s and not changed and request.started_s < pace.opened_s + wait_s - TOLERANCE_S:
+        if (
+            pace.opened_s
+            and not changed
+            and request.started_s < pace.opened_s + wait_s - TOLERANCE_S
+        ):
             self.fail(f"{name} is probed {request.started_s - pace.opened_s:.3f} s after it failed")
         pace.waits.append(request.started_s)
 

@@ -245,9 +245,7 @@ class Story:
             elif told is None or not self._end(told, burial.position, "letter"):
                 continue
             self.last_letter += 1
-            letter = Letter(
-                self.last_letter, value.consumer, burial, index, ledger.log_time_us
-            )
+            letter = Letter(self.last_letter, value.consumer, burial, index, ledger.log_time_us)
             self.letters[letter.number] = letter
             self._at[value.consumer, burial.position] = letter.number
             self._listener.buried(letter, burial, older)

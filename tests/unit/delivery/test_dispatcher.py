@@ -11,6 +11,7 @@ from crowd.command import (
     Accept,
     Answers,
     Batch,
+    Breaker,
     Bury,
     Conclude,
     Control,
@@ -36,7 +37,7 @@ from crowd.delivery.reports import (
 )
 from crowd.errors import DamagedEntryError, DamagedError
 from crowd.message import Position, RouteId, message_id
-from tests.unit.delivery.rig import DOWN, OK, Cluster, Node, consumer, stored
+from tests.unit.delivery.rig import DOWN, OK, RETRY, Cluster, Node, consumer, stored
 
 BAD = Answered(400)
 
@@ -554,9 +555,9 @@ def test_a_replayed_letter_that_is_refused_again_is_dead_again():
     assert dict(cluster.ledger.letters) == {}
 
 
-def letter_to_each():
+def letter_to_each(retry=RETRY):
     """Return a cluster with one letter, replayed to c, whose attempt is under way; a node; ids."""
-    cluster = Cluster(consumer("c", routes=("/a",)), consumer("other", routes=("/b",)))
+    cluster = Cluster(consumer("c", routes=("/a",), retry=retry), consumer("other", routes=("/b",)))
     node = Node(cluster, answer=lambda *_: BAD)
     node.dispatcher.lead()
     cluster.accept(b"one")
@@ -597,6 +598,19 @@ def test_a_letter_that_is_ordered_elsewhere_and_back_is_not_forgotten(said):
     node.pass_s(LETTER_ENDS_S + 1)
     assert [name for name, _, _ in node.attempts] == ["c", "c", "c"]
     assert dict(cluster.ledger.letters) == {}
+
+
+def test_a_letter_that_is_ordered_elsewhere_while_it_waits_is_attempted_there_alone():
+    """From when the ledger shows it: also between two looks at the letters."""
+    cluster, node, first, other = letter_to_each(retry=Retry(10_000, 1.0, 10_000, 10**12))
+    cluster.append(Replay(other, (1,)))
+    node.end(Answered(503))
+    node.pass_s(0.05)
+    assert [name for name, _, _ in node.attempts].count("c") == 2
+    cluster.append(Replay(first, (1,)))
+    node.end(Answered(503))
+    node.pass_s(0.2)
+    assert [name for name, _, _ in node.attempts].count("c") == 3
 
 
 def test_a_consumer_goes_on_once_what_found_no_room_is_purged():
@@ -746,6 +760,20 @@ def test_another_order_is_followed():
     node.pass_s(0.2)
     assert node.bodies("c") == [b"one", b"two", b"one"]
     assert node.dispatcher.progress()[0].in_flight == 1
+
+
+def test_another_order_forgets_no_failure():
+    """What the lane before it saw is known at once, though the log does not have it yet."""
+    tried = {"retry": Retry(10_000, 1.0, 10_000, 10**12, attempts=20), "breaker": Breaker(50, 2.0)}
+    cluster = Cluster(consumer("c", **tried))
+    node = Node(cluster, answer=lambda *_: Answered(500))
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(0.1)
+    cluster.define(consumer("c", order="all", **tried))
+    node.pass_s(LEASE_S + 5)
+    assert [naming.attempt for _, _, naming in node.attempts] == list(range(1, 21))
+    assert [letter.attempts for letter in cluster.ledger.letters.values()] == [20]
 
 
 def test_an_order_that_is_none_is_reported_and_nothing_is_attempted():

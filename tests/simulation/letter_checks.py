@@ -15,9 +15,9 @@ from tests.simulation.check import Check
 def has(node, letter):
     """Tell whether a node's disk has the bytes of a letter."""
     row = node.system.letters.get(letter.number)
-    if row is not None and not node.system.letters_damaged:
-        if hashlib.sha256(row.message).digest() == letter.sha256:
-            return True
+    is_stored = row is not None and hashlib.sha256(row.message).digest() == letter.sha256
+    if is_stored and not node.system.letters_damaged:
+        return True
     durable = node.durable
     return letter.index in durable.terms and letter.index > _covered(node)
 

@@ -22,7 +22,8 @@ from tests.simulation.consumers import Consumer
 from tests.simulation.faults import Injector
 from tests.simulation.log_checks import ElectionSafety
 from tests.simulation.network import Network
-from tests.simulation.node import Node, route_definitions
+from tests.simulation.node import Node
+from tests.simulation.process import route_definitions
 from tests.simulation.producers import Producers
 from tests.simulation.world import START_S, World
 

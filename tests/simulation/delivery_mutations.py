@@ -198,8 +198,8 @@ DELIVERY = (
         also=(
             (
                 DELIVER + "lane.py",
-                "        if (attempt.number > 1 or plan.rules.order.any or position <= plan.backlog.watermark) and (\n"
-                "            self._around.ledger.is_settled(self.consumer, position)\n        ):\n",
+                ("        if (attempt.number > 1 or plan.rules.order.any or position <= plan.backlog.watermark) and (\n"
+                "            self._around.ledger.is_settled(self.consumer, position)\n        ):\n"),
                 "        if False:\n",
             ),
         ),
@@ -238,7 +238,7 @@ DELIVERY = (
     ),
     Mutation(
         "skip nothing when full", "a full consumer that skips is given none", LEDGER + "consumers.py",
-        "self._skips_at = bound if definition.when_full == \"skip\" else INTEGER_MAX",
+        'self._skips_at = bound if definition.when_full == "skip" else INTEGER_MAX',
         "self._skips_at = INTEGER_MAX", profile="straggling",
         alone="",
     ),
@@ -338,8 +338,8 @@ DELIVERY = (
             (
                 "crowd/raft/engine.py",
                 "            lambda name: self.raft.has_all(name, self.raft.commit_index)\n",
-                "            lambda name: (\n                self.raft.has_all(name, self.raft.commit_index)\n"
-                "                and self.raft._replication.followers[name].whole\n            )\n",
+                ("            lambda name: (\n                self.raft.has_all(name, self.raft.commit_index)\n"
+                "                and self.raft._replication.followers[name].whole\n            )\n"),
             ),
         ),
     ),
@@ -372,8 +372,8 @@ DELIVERY = (
     ),
     Mutation(
         "a damaged table is the end", "a table that cannot be read is begun anew", LETTERS + "store.py",
-        "        self._background.do(\"begin letters anew\", self._shelf.renew, self._renewed)\n",
-        "        self._background.do(\"begin letters anew\", lambda: None, self._renewed)\n",
+        '        self._background.do("begin letters anew", self._shelf.renew, self._renewed)\n',
+        '        self._background.do("begin letters anew", lambda: None, self._renewed)\n',
         profile="letters", seeds=300,
     ),
     Mutation(

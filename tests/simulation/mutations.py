@@ -180,7 +180,9 @@ MUTATIONS = (
     ),
     Mutation(
         "no lease", "the leader before may not know yet", RAFT + "engine.py",
-        "            and now_s - self.raft.led_since_s >= LEASE_S\n", "", seeds=1, first=28120,
+        "            and now_s - self.raft.led_since_s >= LEASE_S\n", "", profile="deposed",
+        alone="an election takes longer than a fence stays open, but in one mixed seed of some "
+        "thirty thousand",
     ),
     Mutation(
         "go on after an heir was asked", "the heir may be late, and delivers at once",

@@ -31,6 +31,7 @@ class Bounded(Check):
         for lane in process.dispatcher._lanes.values():
             plan = lane.plan
             flying = sum(place > 0 for place in plan._in_flight)  # and not letters
+            window = backlog.WINDOW + len(plan.holding)  # those that are dead stand in lines, too
             held[f"positions of {lane.definition.name}"] = (
                 flying + plan.waiting + plan.in_line + plan.delivered, backlog.WINDOW,
             )  # fmt: skip

@@ -46,6 +46,8 @@ class Told:
         self.fates = {}
         """By position: ``delivered``, ``letter``, ``skipped`` by an operator, or ``full``."""
         self.own = 0
+        self.skipped = 0
+        """How many of the fates are ``skipped`` or ``full``."""
         self.backlog_bytes = 0
         self.paused = False
         self.gone = False
@@ -207,6 +209,7 @@ class Story:
         if not told.takes(position, path):
             return False
         told.fates[position] = fate
+        told.skipped += fate in {"skipped", "full"}
         told.backlog_bytes -= size
         return True
 

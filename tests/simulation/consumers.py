@@ -25,11 +25,12 @@ class Request:
     """One request, on its way or there, with what held when it was sent.
 
     `items` are the messages and their namings; `letter` is the number of the letter that is
-    attempted, or 0; `position` its first message's. `probe` and `closed` are the breaker's.
+    attempted, or 0; `position` its first message's. `probe` and `closed` are the breaker's,
+    and `aged_s` is for how long the consumer had answered.
     """
 
     __slots__ = (
-        "closed", "consumer", "courier", "definition", "items", "lane", "letter", "place",
+        "aged_s", "closed", "consumer", "courier", "definition", "items", "lane", "letter", "place",
         "probe", "process", "service", "started_s", "term",
     )  # fmt: skip
 
@@ -49,6 +50,7 @@ class Request:
         self.started_s = flight.started_s
         self.probe = flight.probe
         self.closed = plan.breaker.closed
+        self.aged_s = plan.aged_s(self.started_s)
 
     @property
     def position(self):

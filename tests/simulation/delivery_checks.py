@@ -15,7 +15,7 @@ STARVES_S = 4.0
 """Longer than any wait here, of a breaker, a Retry-After or a new leader with an order."""
 FULL_LATE_S = 1.5
 """How late a door hears that a consumer is full: a look at the bounds each half second."""
-PARTIAL_BYTES = 16_384
+PARTIAL_BYTES = 4_096
 """What a ledger's count of bytes may be off by: entries that are settled in part."""
 
 
@@ -324,10 +324,16 @@ class BacklogsAreBounded(Check):
         super().__init__(checks)
         self._full_since_s = {}
 
-    def took(self, told, before_bytes, now_s):
+    def took(self, told, before_bytes, now_s, is_skipped):
         definition = told.definition
+        bound = definition.backlog_bytes
         if definition.when_full == "skip":
+            if is_skipped != (before_bytes >= bound) and abs(before_bytes - bound) > PARTIAL_BYTES:
+                what = "skips" if is_skipped else "takes all"
+                self.fail(f"{told.name} {what} with {before_bytes} bytes waiting, of {bound}")
             return
+        if is_skipped:
+            self.fail(f"{told.name} skips, and is to refuse")
         if before_bytes < definition.backlog_bytes + PARTIAL_BYTES:
             self._full_since_s.pop(told.id, None)
             return
@@ -341,9 +347,3 @@ class BacklogsAreBounded(Check):
                 f"{told.name} has had {before_bytes} bytes for {now_s - since_s:.1f} s, and its "
                 "messages are accepted"
             )
-
-    def skipped_full(self, told, before_bytes):
-        definition = told.definition
-        bound = definition.backlog_bytes
-        if definition.when_full != "skip" or before_bytes + PARTIAL_BYTES < bound:
-            self.fail(f"{told.name} skips with {before_bytes} bytes waiting; it may hold {bound}")

@@ -195,9 +195,9 @@ class Story:
                 told.backlog_bytes += self.messages[position - 1][1]
             if not taken:
                 continue
-            self._listener.took(told, before_bytes, now_s)
-            if ledger.is_settled(told.id, taken[0]):
-                self._listener.skipped_full(told, before_bytes)
+            is_skipped = ledger.is_settled(told.id, taken[0])
+            self._listener.took(told, before_bytes, now_s, is_skipped)
+            if is_skipped:
                 for position in taken:
                     self._end(told, position, "full")
 

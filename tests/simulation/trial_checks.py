@@ -7,6 +7,8 @@ the consumer as a whole answered.
 
 from __future__ import annotations
 
+import math
+
 from crowd.delivery.outcome import Answered, FailureKind
 from tests.simulation.check import Check
 
@@ -18,10 +20,26 @@ ENDING = frozenset({400, 410, 422})
 APPENDS_KEPT = 4096
 
 
+def _bound_of(retry):
+    """Return how many attempts a message has at most; infinitely many, if nothing says so."""
+    bounds = [retry.attempts] if retry.attempts else []
+    if retry.schedule_us:
+        bounds.append(len(retry.schedule_us) + 1)
+    return min(bounds, default=math.inf)
+
+
 class _Trial:
     """One message's failures at one consumer, since it began or became a letter."""
 
-    def __init__(self):
+    def __init__(self, began_s):
+        self.began_s = began_s
+        """When the first attempt began that failed."""
+        self.aged_s = None
+        """What its lane said of the consumer's answering time then; None on another lane."""
+        self.total = 0
+        """How many ever counted, whoever knows of them."""
+        self.refused = False
+        """It was answered that no attempt can succeed."""
         self.failed = []
         """Each attempt that failed: (term, when)."""
         self.counted = []
@@ -71,15 +89,34 @@ class TrialsBounded(Check):
         return at_s <= self._told_s.get(term, float("-inf"))
 
     def buried(self, letter, burial, older):
-        """A letter begins anew; one that is parked goes on as it was."""
-        self._trials.pop((letter.consumer, 0, letter.position), None)
-        if older is not None:
-            for key in [key for key in self._trials if key[1] == older.number]:
-                del self._trials[key]
+        """Look whether it is due; a letter begins anew."""
+        if older is None:
+            key = letter.consumer, 0, letter.position
+        else:
+            key = older.target, older.number, letter.position
+        trial = self._trials.pop(key, None)
+        whose = self.truth.story.consumers[key[0]]
+        due = trial is not None and self._is_due(burial.reason, trial, whose)
+        if not due and burial.reason != "window":
+            self.fail(
+                f"position {letter.position} of {whose.name} dies of {burial.reason} after "
+                f"{trial.total if trial else 0} attempts that count"
+            )
+
+    def _is_due(self, reason, trial, told):
+        """Tell whether a message may have died of this, by any definition of its consumer's."""
+        if reason == "attempts":
+            bounds = [_bound_of(definition.retry) for _, definition in told.defined]
+            return trial.total >= min(bounds)
+        if reason == "age":
+            for_us = min(definition.retry.for_us for _, definition in told.defined)
+            return trial.last_s - trial.began_s >= for_us / 1e6 - TOLERANCE_S
+        return trial.refused
 
     def let_go(self, letter):
-        for key in [key for key in self._trials if key[1] == letter.number]:
-            del self._trials[key]
+        if letter.fate != "again":
+            for key in [key for key in self._trials if key[1] == letter.number]:
+                del self._trials[key]
 
     # --- What is seen -----------------------------------------------------------------------------
 
@@ -151,8 +188,12 @@ class TrialsBounded(Check):
                 FailureKind.FENCED, FailureKind.STOPPED,
             }:  # fmt: skip
                 continue
-            trial = self._trials.setdefault(key, _Trial())
-            if trial.lane is not lane:
+            trial = self._trials.get(key)
+            if trial is None:
+                trial = self._trials[key] = _Trial(request.started_s)
+                trial.aged_s = request.aged_s
+            elif trial.lane is not lane:
+                trial.aged_s = None
                 # What the log did not know when this lane began, it never learns.
                 trial.failed = list(filter(self._is_told, trial.failed))
                 trial.counted = list(filter(self._is_told, trial.counted))
@@ -168,15 +209,18 @@ class TrialsBounded(Check):
 
     def _count(self, request, trial, answer, was_closed, seen):
         status = answer.status if isinstance(answer, Answered) else 0
+        trial.refused = trial.refused or status in ENDING
         if status in ENDING and not trial.shared:
             trial.spent = request.lane, seen, f"answered {status}"
             return
         if not was_closed or status in HOLDING:
             return
         trial.counted.append(seen)
-        retry = request.definition.retry
-        bounds = [retry.attempts] if retry.attempts else []
-        if retry.schedule_us:
-            bounds.append(len(retry.schedule_us) + 1)
-        if bounds and len(trial.counted) >= min(bounds) and not trial.shared:
+        trial.total += 1
+        bound = _bound_of(request.definition.retry)
+        if len(trial.counted) >= bound and not trial.shared:
             trial.spent = request.lane, seen, f"{len(trial.counted)} attempts"
+        if trial.aged_s is not None and not trial.shared:
+            age_s = request.lane.plan.aged_s(seen[1]) - trial.aged_s
+            if age_s >= request.definition.retry.for_us / 1e6:
+                trial.spent = request.lane, seen, f"{age_s:.3f} s old"

@@ -370,7 +370,7 @@ class Bounded(Check):
         for lane in process.dispatcher._lanes.values():
             plan = lane.plan
             held[f"positions of {lane.definition.name}"] = (
-                plan.in_flight + plan.waiting + plan.in_line + plan.delivered, WINDOW,
+                plan.in_flight + plan.waiting + plan.in_line + len(plan.endings.delivered), WINDOW,
             )  # fmt: skip
             held[f"attempts at {lane.definition.name}"] = (plan.in_flight, plan.concurrency)
         for consumer in engine.ledger.consumers.values():

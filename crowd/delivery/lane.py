@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from crowd.clock import Clock
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
     from crowd.delivery.entries import Entries
     from crowd.delivery.outcome import Answer
     from crowd.delivery.ports import Courier, CourierFactory, Leadership, LedgerView

@@ -16,7 +16,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from crowd.command import WORDS_MAX, Answers
+from crowd.command import WORDS_MAX
+from crowd.definition import Answers
 
 RETRY_AFTER_DIGITS_MAX: Final = 9
 """A Retry-After of ten digits asks for more than thirty years; it is not taken seriously."""

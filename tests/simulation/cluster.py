@@ -14,7 +14,7 @@ import time
 import msgspec
 from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
-from crowd.command import Batch
+from crowd.definition import Batch
 from crowd.errors import DirectoryError
 from crowd.raft import guard
 from tests.simulation import faults

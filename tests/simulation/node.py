@@ -11,7 +11,8 @@ import random
 
 from twisted.internet.defer import Deferred
 
-from crowd.command import ConsumerDefinition, Define, Retry, RouteDefinition
+from crowd.command import Define
+from crowd.definition import ConsumerDefinition, Retry, RouteDefinition
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import DamagedError, DirectoryError, FatalError
 from crowd.raft.compaction import Pace

@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
-from crowd.command import Answers, Batch
-from crowd.command import Breaker as BreakerDefinition
+from crowd.definition import Answers, Batch
+from crowd.definition import Breaker as BreakerDefinition
 from crowd.delivery.backoff import Backoff
 from crowd.delivery.batch_plan import BatchPlan
 from crowd.delivery.order import Order

@@ -9,20 +9,17 @@ from twisted.internet.task import Clock
 
 from crowd.command import (
     Accept,
-    Answers,
-    Batch,
     Bury,
     Conclude,
     Control,
-    Dead,
     Dismiss,
     Purge,
     Remember,
     Replay,
-    Retry,
     Settle,
     Skip,
 )
+from crowd.definition import Answers, Batch, Dead, Retry
 from crowd.delivery.dispatcher import DRAIN_S, EXPIRE_MAX, FENCED_S
 from crowd.delivery.endings import LETTER_ENDS_S
 from crowd.delivery.lane import HOLDING_MAX, LEASE_S

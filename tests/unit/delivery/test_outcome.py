@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.command import WORDS_MAX, Answers
+from crowd.command import WORDS_MAX
+from crowd.definition import Answers
 from crowd.delivery.outcome import (
     Answered,
     Failed,

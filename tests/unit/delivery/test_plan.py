@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from twisted.internet.task import Clock
 
-from crowd.command import Answers
-from crowd.command import Breaker as BreakerDefinition
+from crowd.definition import Answers
+from crowd.definition import Breaker as BreakerDefinition
 from crowd.delivery.backlog import (
     FRESH_MAX,
     LETTER_EVERY,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowd.command import Batch, Breaker, Retry
+from crowd.definition import Batch, Breaker, Retry
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from tests.unit.delivery.rig import DOWN, OK, Cluster, Node, consumer, stored
 

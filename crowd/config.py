@@ -21,7 +21,7 @@ import msgspec
 
 from crowd import kinds
 from crowd.codec import pack
-from crowd.command import (
+from crowd.definition import (
     Answers,
     Batch,
     Breaker,

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from crowd.command import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX, read_start
+from crowd.definition import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX, read_start
 from crowd.quantity import duration_us, rate_per_s, size_bytes
 from crowd.table import Kind
 

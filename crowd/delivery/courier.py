@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
     from crowd.delivery.forms.form import Outgoing
     from crowd.delivery.outcome import Answer
     from crowd.delivery.request import Naming

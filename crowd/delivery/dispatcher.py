@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crowd.clock import Clock, Timer
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
     from crowd.delivery.ports import CourierFactory, Leadership, LedgerView
     from crowd.delivery.trial import Remembered
     from crowd.message import ConsumerId, Position

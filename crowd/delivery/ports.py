@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from crowd.command import Command, ConsumerDefinition, Index, Remember
+    from crowd.command import Command, Index, Remember
+    from crowd.definition import ConsumerDefinition
     from crowd.delivery.outcome import Answer
     from crowd.delivery.request import Naming
     from crowd.errors import DamagedEntryError

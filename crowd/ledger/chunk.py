@@ -22,9 +22,10 @@ import msgspec
 from msgspec import Meta
 
 from crowd.codec import pack, unpack
-from crowd.command import INTEGER_MAX, MESSAGES_MAX
+from crowd.command import MESSAGES_MAX
 from crowd.errors import MalformedError
 from crowd.ledger.head import ROUTES_MAX, expect
+from crowd.value import INTEGER_MAX
 
 if TYPE_CHECKING:
     from crowd.ledger.head import RowsPart

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from crowd.command import INTEGER_MAX
 from crowd.errors import MalformedError
 from crowd.ledger.head import expect
 from crowd.ledger.ranges import RangeSet
 from crowd.message import Position
+from crowd.value import INTEGER_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
     from crowd.ledger.head import ConsumerPart, Head
     from crowd.ledger.rows import Rows
     from crowd.message import ConsumerId, RouteId

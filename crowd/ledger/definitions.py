@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from crowd.command import NO_FILE, Index, read_start
+from crowd.command import NO_FILE, Index
+from crowd.definition import read_start
 from crowd.ledger.consumers import ALL_ROUTES, Consumer
 from crowd.ledger.head import CONSUMERS_MAX, ROUTES_MAX, expect
 from crowd.message import ConsumerId, Position, RouteId
@@ -22,7 +23,8 @@ from crowd.message import ConsumerId, Position, RouteId
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crowd.command import ConsumerDefinition, Define, RouteDefinition
+    from crowd.command import Define
+    from crowd.definition import ConsumerDefinition, RouteDefinition
     from crowd.ledger.head import Head
     from crowd.ledger.marks import Marks
     from crowd.ledger.rows import Rows

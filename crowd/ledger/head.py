@@ -18,19 +18,12 @@ import msgspec
 from msgspec import Meta
 
 from crowd.codec import unpack
-from crowd.command import (
-    FORMAT,
-    INTEGER_MAX,
-    MEMBERS_MAX,
-    ConsumerDefinition,
-    Index,
-    RouteDefinition,
-    SessionId,
-    Term,
-)
+from crowd.command import FORMAT, MEMBERS_MAX, Index, SessionId, Term
+from crowd.definition import ConsumerDefinition, RouteDefinition  # noqa: TC001  msgspec reads them
 from crowd.errors import MalformedError, NeedsNewerCrowdError
 from crowd.ledger.heard import HEARD_MAX, ORDER_BYTES
 from crowd.message import ConsumerId, Position, RouteId
+from crowd.value import INTEGER_MAX
 
 ROUTES_MAX: Final = 1_024
 """Routes of a cluster, from all files. A chunk of rows keeps a bit for each."""

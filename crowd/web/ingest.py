@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
-    from crowd.command import RouteDefinition
+    from crowd.definition import RouteDefinition
     from crowd.web.fields import Field
 
 METHODS_NEVER_STORED: Final = frozenset(("GET", "HEAD", "OPTIONS", "CONNECT", "TRACE"))

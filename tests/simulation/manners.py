@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from crowd.command import Batch, Breaker, ConsumerDefinition, Dead, Retry
+from crowd.definition import Batch, Breaker, ConsumerDefinition, Dead, Retry
 
 PLAIN_RETRY = Retry(50_000, 2.0, 500_000, 10**12)
 BATCHES = 0.3

@@ -11,8 +11,9 @@ import random
 from twisted.internet.defer import Deferred
 
 from crowd.archive import EngineArchive
-from crowd.command import Define, RouteDefinition
+from crowd.command import Define
 from crowd.consumers import EngineConsumers
+from crowd.definition import RouteDefinition
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import FatalError
 from crowd.letters import EngineLetters

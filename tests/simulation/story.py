@@ -26,8 +26,8 @@ from crowd.command import (
     Replay,
     Settle,
     Skip,
-    read_start,
 )
+from crowd.definition import read_start
 
 NOBODY = 0
 

@@ -11,12 +11,17 @@ import math
 
 from crowd.delivery.outcome import Answered, FailureKind
 from tests.simulation.check import Check
+from tests.simulation.pace_checks import shows_life
 
 TOLD_S = 1.2
 """A leader tells what waits once a second; with the turns until then."""
 TOLERANCE_S = 0.001
 HOLDING = frozenset({401, 403, 404, 407})
 ENDING = frozenset({400, 410, 422})
+NOT_THERE = frozenset({408, 425, 429, 502, 503, 504})
+"""What a proxy says, or "not now": not the consumer's own word about the message."""
+BLAMED_AT = 10
+"""Probes of one message alone that failed, after which it is to blame for an open breaker."""
 APPENDS_KEPT = 4096
 
 
@@ -38,6 +43,10 @@ class _Trial:
         """What its lane said of the consumer's answering time then; None on another lane."""
         self.total = 0
         """How many ever counted, whoever knows of them."""
+        self.probes = 0
+        """How many of the failed were probes."""
+        self.lives = None
+        """The consumer's signs of life to its lane when it failed last; None on another lane."""
         self.refused = False
         """It was answered that no attempt can succeed."""
         self.failed = []
@@ -64,6 +73,8 @@ class TrialsBounded(Check):
     def __init__(self, checks):
         super().__init__(checks)
         self._trials = {}
+        self._lives = {}
+        """By lane: signs of life."""
         self._appends = {}
         self._told_s = {}
         """By term: until when the log knows what its leader saw."""
@@ -179,6 +190,7 @@ class TrialsBounded(Check):
             return
         was_closed, is_closed = request.closed, lane.plan.breaker.closed
         now_s = self.world.now
+        self._lives[lane] = self._lives.get(lane, 0) + any(map(shows_life, answers))
         for (_, naming), answer in zip(request.items, answers, strict=True):
             key = self._key(request, naming)
             if isinstance(answer, Answered) and answer.status // 100 == 2:
@@ -193,7 +205,7 @@ class TrialsBounded(Check):
                 trial = self._trials[key] = _Trial(request.started_s)
                 trial.aged_s = request.aged_s
             elif trial.lane is not lane:
-                trial.aged_s = None
+                trial.aged_s = trial.lives = None
                 # What the log did not know when this lane began, it never learns.
                 trial.failed = list(filter(self._is_told, trial.failed))
                 trial.counted = list(filter(self._is_told, trial.counted))
@@ -208,19 +220,29 @@ class TrialsBounded(Check):
                     trial.recalled = True
 
     def _count(self, request, trial, answer, was_closed, seen):
+        """Count a failure: towards what it may have died of, and what it must have died of."""
         status = answer.status if isinstance(answer, Answered) else 0
+        is_there = status and status not in NOT_THERE
+        has_lived = trial.lives is not None and self._lives.get(request.lane, 0) > trial.lives
+        trial.lives = self._lives.get(request.lane, 0)
         trial.refused = trial.refused or status in ENDING
-        if status in ENDING and not trial.shared:
-            trial.spent = request.lane, seen, f"answered {status}"
+        trial.probes += request.probe
+        if status in ENDING:
+            if not trial.shared:
+                trial.spent = request.lane, seen, f"answered {status}"
             return
-        if not was_closed or status in HOLDING:
+        if status in HOLDING or not (was_closed or trial.probes >= BLAMED_AT):
             return
-        trial.counted.append(seen)
         trial.total += 1
-        bound = _bound_of(request.definition.retry)
-        if len(trial.counted) >= bound and not trial.shared:
+        if not was_closed or not (is_there or has_lived):
+            return  # an outage, perhaps
+        trial.counted.append(seen)
+        retry = request.definition.retry
+        if trial.shared:
+            return
+        if len(trial.counted) >= _bound_of(retry):
             trial.spent = request.lane, seen, f"{len(trial.counted)} attempts"
-        if trial.aged_s is not None and not trial.shared:
+        elif trial.aged_s is not None:
             age_s = request.lane.plan.aged_s(seen[1]) - trial.aged_s
-            if age_s >= request.definition.retry.for_us / 1e6:
+            if age_s >= retry.for_us / 1e6:
                 trial.spent = request.lane, seen, f"{age_s:.3f} s old"

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from crowd.codec import pack, unpack
 from crowd.command import (
     FORMAT,
-    INTEGER_MAX,
     LETTERS_MAX,
     MEMBERS_MAX,
     MESSAGES_MAX,
@@ -22,7 +21,6 @@ from crowd.command import (
     Burial,
     Bury,
     Conclude,
-    ConsumerDefinition,
     Control,
     Define,
     Demote,
@@ -38,19 +36,17 @@ from crowd.command import (
     Release,
     Remember,
     Replay,
-    Retry,
-    RouteDefinition,
     Settle,
     Skip,
-    Start,
     Trial,
     decode_command,
     encode_command,
     open_entry,
-    read_start,
     stamp,
 )
+from crowd.definition import ConsumerDefinition, Retry, RouteDefinition, Start, read_start
 from crowd.errors import MalformedCommandError, NeedsNewerCrowdError
+from crowd.value import INTEGER_MAX
 
 COUNTED = st.integers(1, INTEGER_MAX)
 AMOUNT = st.integers(0, INTEGER_MAX)

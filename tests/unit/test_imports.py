@@ -10,12 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 ROOMS = (
-    {"crowd", "crowd.errors", "crowd.clock", "crowd.codec", "crowd.message", "crowd.command",
-     "crowd.metrics", "crowd.quantity"},
+    {"crowd", "crowd.errors", "crowd.clock", "crowd.codec", "crowd.message", "crowd.value",
+     "crowd.definition", "crowd.command", "crowd.metrics", "crowd.quantity"},
     {"crowd.table", "crowd.kinds", "crowd.config"},
     {"crowd.ledger"},
-    {"crowd.delivery.backlog", "crowd.delivery.backoff", "crowd.delivery.breaker",
-     "crowd.delivery.concurrency", "crowd.delivery.forms", "crowd.delivery.order",
+    {"crowd.delivery.backlog", "crowd.delivery.backoff", "crowd.delivery.blame",
+     "crowd.delivery.breaker", "crowd.delivery.concurrency", "crowd.delivery.endings", "crowd.delivery.forms", "crowd.delivery.order",
      "crowd.delivery.outcome", "crowd.delivery.pace", "crowd.delivery.plan",
      "crowd.delivery.reach", "crowd.delivery.request", "crowd.delivery.rules",
      "crowd.delivery.trial"},

@@ -25,13 +25,13 @@ from crowd.command import (
     OpenSession,
     Purge,
     Replay,
-    RouteDefinition,
     SessionId,
     Skip,
     Term,
 )
 from crowd.config import read_consumer
 from crowd.consumers import EngineConsumers
+from crowd.definition import RouteDefinition
 from crowd.errors import (
     BacklogLeftError,
     ChangeRefusedError,

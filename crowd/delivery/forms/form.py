@@ -19,7 +19,7 @@ from crowd.delivery.request import request_head
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
     from crowd.delivery.forms.batch import Items
     from crowd.delivery.forms.signing import Key
     from crowd.delivery.outcome import Answer

@@ -10,19 +10,17 @@ from twisted.internet.task import Clock
 from crowd.command import (
     Accept,
     Birth,
-    ConsumerDefinition,
     Define,
     Index,
     Member,
     OpenSession,
-    Retry,
-    RouteDefinition,
     SessionId,
     Settle,
     Term,
     decode_command,
     encode_command,
 )
+from crowd.definition import ConsumerDefinition, Retry, RouteDefinition
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from crowd.ledger import Ledger

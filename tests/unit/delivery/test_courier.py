@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet import ssl
 from twisted.internet.protocol import Factory, Protocol
 
-from crowd.command import ConsumerDefinition, Retry
+from crowd.definition import ConsumerDefinition, Retry
 from crowd.delivery.courier import make_courier
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from crowd.delivery.request import Naming

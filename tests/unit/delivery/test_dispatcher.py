@@ -9,25 +9,21 @@ from twisted.internet.task import Clock
 
 from crowd.command import (
     Accept,
-    Answers,
-    Batch,
-    Breaker,
     Bury,
     Conclude,
     Control,
-    Dead,
     Dismiss,
     Purge,
     Remember,
     Replay,
-    Retry,
     Settle,
     Skip,
 )
+from crowd.definition import Answers, Batch, Breaker, Dead, Retry
 from crowd.delivery.dispatcher import DRAIN_S, EXPIRE_MAX, FENCED_S
+from crowd.delivery.endings import LETTER_ENDS_S
 from crowd.delivery.lane import HOLDING_MAX, LEASE_S
 from crowd.delivery.outcome import Answered
-from crowd.delivery.plan import LETTER_ENDS_S
 from crowd.delivery.reports import (
     BURY_BYTES_MAX,
     REMEMBER_EVERY_S,

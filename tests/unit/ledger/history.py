@@ -10,17 +10,14 @@ from crowd.command import (
     Birth,
     Burial,
     Bury,
-    ConsumerDefinition,
-    Dead,
     Define,
     Member,
     OpenSession,
-    Retry,
-    RouteDefinition,
     Settle,
     decode_command,
     encode_command,
 )
+from crowd.definition import ConsumerDefinition, Dead, Retry, RouteDefinition
 from crowd.ledger import Ledger
 
 if TYPE_CHECKING:

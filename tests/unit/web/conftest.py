@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from crowd.command import RouteDefinition
+from crowd.definition import RouteDefinition
 from crowd.message import Message, Position, RouteId, decode_message
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.web.server import Site
 
-from crowd.command import RouteDefinition
+from crowd.definition import RouteDefinition
 from crowd.message import Position, RouteId
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits

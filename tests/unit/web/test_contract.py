@@ -10,7 +10,7 @@ from twisted.internet import defer, endpoints, protocol, reactor, ssl
 from twisted.trial.unittest import TestCase
 from twisted.web.server import Site
 
-from crowd.command import RouteDefinition
+from crowd.definition import RouteDefinition
 from crowd.errors import (
     BacklogFullError,
     DrainingError,

@@ -26,6 +26,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from crowd.delivery.forms.batch import is_shared
 from crowd.delivery.forms.gathering import Gathering
 from crowd.delivery.outcome import (
@@ -170,7 +172,12 @@ class BatchPlan(Plan):
         if gathered:
             if self.rate is not None:
                 self.rate.take(now_s, len(gathered))
-            first, *mates = gathered.values()
+            # A message ages from its first attempt on, and not while it is gathered.
+            aged_s = self._aged.aged_s(now_s)
+            first, *mates = (
+                trial if trial.attempts else replace(trial, first_s=now_s, aged_s=aged_s)
+                for trial in gathered.values()
+            )
             self._in_flight[first.position] = Flight(
                 first, now_s, False, tuple(mates), self.blame.lives
             )

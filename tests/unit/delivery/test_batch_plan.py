@@ -65,6 +65,20 @@ def test_a_batch_goes_when_the_next_message_lies_past_the_window():
     assert sent(plan) == [1, 2]
 
 
+def test_a_message_does_not_age_while_it_is_gathered():
+    """Its age counts from its first attempt on, however long its batch waited for its turn."""
+    plan = BatchPlan(Rules(Backoff(1.0, 2.0, 300.0, for_s=10.0), 1, batch=BATCH), Position(0))
+    plan.take(positions(1, 8))
+    assert gathered(plan) == [1, 2, 3, 4]
+    assert sent(plan) == [1, 2, 3, 4]
+    assert gathered(plan) == [5, 6, 7, 8]
+    plan.answered_batch(Position(1), [OK] * 4, 9.0, 0.5)
+    assert sent(plan, 9.0) == [5, 6, 7, 8]
+    plan.answered_batch(Position(5), [Answered(500), OK, OK, OK], 18.0, 0.5)
+    assert not plan.endings.dead
+    assert plan.waiting == 1
+
+
 def test_when_there_is_something_to_do():
     """At once while there is something to gather, and then when the linger is over."""
     plan = plan_of()

@@ -280,7 +280,7 @@ class Cluster:
             node.system.full = False
             node.system.trap = node.commit_trap = None
             node.system.faults.clear()
-            node.disk_s = self.plan.disk_s
+            node.disk_s, node.letters_s = self.plan.disk_s, None
             process = node.process
             if node.is_gone:
                 continue

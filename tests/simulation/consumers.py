@@ -15,7 +15,7 @@ from crowd.delivery.trial import letter_number
 from tests.simulation.manners import host_of
 
 LATENCY_S = 0.0005
-FAR_S = (0.05, 0.9)
+FAR_S = (0.05, 1.4)
 """How long a request is on its way to a consumer that is far: less than a new leader waits that
 attempts what is in order."""
 POISON_STATUSES = (500, 422, 500, 410)

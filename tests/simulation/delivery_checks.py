@@ -317,6 +317,43 @@ class NobodyStarves(Check):
         )
 
 
+class StragglersPinNothing(Check):
+    """What fails again and again holds up no others, where there is no order: they are attempted."""
+
+    def __init__(self, checks):
+        super().__init__(checks)
+        self._new_s = {}
+
+    def attempted(self, request):
+        if not request.letter and any(naming.attempt == 1 for _, naming in request.items):
+            self._new_s[request.consumer] = self.world.now
+
+    def looked(self, process):
+        if not process.leads:
+            return
+        now_s, engine = self.world.now, process.engine
+        for number, known in engine.ledger.consumers.items():
+            lane = process.dispatcher._lanes.get(number)
+            if lane is None or not engine.may_attempt() or not self._has_new(engine, lane, known):
+                self._new_s[number] = now_s
+            elif now_s - self._new_s.setdefault(number, now_s) > STARVES_S:
+                self.fail(
+                    f"{process.name} has attempted nothing new of {known.definition.name} for "
+                    f"{now_s - self._new_s[number]:.1f} s"
+                )
+
+    def _has_new(self, engine, lane, known):
+        definition = known.definition
+        service = self.cluster.consumers[definition.name]
+        return (
+            definition.order == "none"
+            and not known.paused
+            and service.mood == "well"
+            and not lane.plan.held(self.world.now)[0]
+            and engine.ledger.pending(lane.consumer, lane.plan.cursor, 1)
+        )
+
+
 class BacklogsAreBounded(Check):
     """I7: a full consumer's new messages are refused at the door, or skipped: as it says."""
 

@@ -110,7 +110,7 @@ DELIVERY = (
     ),
     Mutation(
         "another order forgets", "a lane takes up what the one before saw", DELIVER + "lane.py",
-        "        if before is None:\n", "        if True:\n", profile="operators", seeds=300,
+        "        if before is None:\n", "        if True:\n", profile="orders", seeds=300,
     ),
     Mutation(
         "no Retry-After", "a consumer is asked when it wants to be", DELIVER + "plan.py",
@@ -297,7 +297,9 @@ DELIVERY = (
     Mutation(
         "expire what waits", "only the dead are given up for their age", LEDGER + "letters.py",
         'if record.buried_us <= until_us(record.consumer) and self._state_of(record) == "dead"',
-        "if True", profile="letters", seeds=300,
+        "if True", profile="letters",
+        alone="the leader names only the dead; it matters to one that is ordered to be replayed in that "
+        "very moment",
     ),
     Mutation(
         "letters wait for who was removed", "nothing waits for who is gone", LEDGER + "ledger.py",
@@ -358,7 +360,8 @@ DELIVERY = (
     Mutation(
         "asked once", "silence is asked again", LETTERS + "fetching.py",
         "        for number in late:\n            self._ask_another(number)\n", "        del late\n",
-        profile="letters", seeds=300,
+        profile="letters",
+        alone="a peer that is silent is disconnected after three seconds, and then others are asked",
     ),
     Mutation(
         "read without its hash", "bytes are believed by their hash", LETTERS + "store.py",

@@ -366,6 +366,11 @@ class Injector:
         if fault.power:
             self._world.after(2 * fault.for_s, setattr, consumer, "poison_every", 0)
 
+    def _slow_letters(self, fault, node):
+        """Have the letters' file take longer than all others."""
+        node.letters_s = (0.0, 1.5 * fault.chance)
+        self._world.after(fault.for_s, setattr, node, "letters_s", None)
+
     def _letters_rot(self, fault, node):
         """Flip a bit of a letter's stored bytes, or have the whole table be damaged."""
         if not self._may_impair(node) or node.process is None or not node.system.letters:
@@ -431,4 +436,5 @@ _ACTIONS = {
     "consumer-far": _mood("far"),
     "consumer-poison": Injector._poison,
     "letters-rot": Injector._letters_rot,
+    "slow-letters": Injector._slow_letters,
 }

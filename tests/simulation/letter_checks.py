@@ -156,7 +156,22 @@ class ReplaysArrive(Check):
 
 
 class NothingEvicted(Check):
-    """No letter goes but by delivery, an operator's order, or its age."""
+    """No letter goes but by delivery, an operator's order, or its age; none comes beyond the bound."""
+
+    def __init__(self, checks):
+        super().__init__(checks)
+        self._leads_s = {}
+
+    def buried(self, letter, burial, older):
+        """A consumer has no more bytes of letters than it says: then it is held, and none dies."""
+        if older is not None:
+            return
+        story = self.truth.story
+        told = story.consumers[letter.consumer]
+        held = sum(one.size for one in story.letters.values() if one.consumer == told.id)
+        bound = max(definition.dead.bytes_max for _, definition in told.defined)
+        if held > bound:
+            self.fail(f"{told.name} has {held} bytes of letters; at most {bound}")
 
     def let_go(self, letter):
         if letter.fate == "expired":
@@ -167,6 +182,10 @@ class NothingEvicted(Check):
     def looked(self, process):
         """Letters that are past their age go, once somebody looks."""
         if not process.leads or not process.engine.may_attempt():
+            self._leads_s.pop(process, None)
+            return
+        since_s = self._leads_s.setdefault(process, self.world.now)
+        if self.world.now - since_s < EXPIRES_LATE_US / 1e6:
             return
         ledger = process.engine.ledger
         late_us = ledger.log_time_us - EXPIRES_LATE_US
@@ -174,5 +193,5 @@ class NothingEvicted(Check):
             self.fail(f"letter {number} is past its age, and kept")
 
 
-EXPIRES_LATE_US = 8_000_000
+EXPIRES_LATE_US = 3_000_000
 """The log's time moves with its entries, and is looked at only when there is something to do."""

@@ -22,7 +22,7 @@ KEYS = 7
 """Values of the header, and of the body's field, by which some consumers order."""
 TIMEOUT_US = 300_000
 ASKED_MOST_US = 1_500_000
-DEAD_FOR_US = 2_500_000
+DEAD_FOR_US = 1_500_000
 ORDERS = ("all", "path", "header:X-Key", "json:/key")
 
 
@@ -71,7 +71,7 @@ def draw(plain_one, chance, *, bent="", messages, body_bytes):
         rate=rate,
         backlog_bytes=small if is_small else 1 << 30,
         when_full=chance.choice(("refuse", "skip", "skip")),
-        dead=_dead(chance, small),
+        dead=_dead(chance, small, bent),
     )
 
 
@@ -82,7 +82,7 @@ def _retry(chance, bent):
             asked_most_us=ASKED_MOST_US,
         )  # fmt: skip
     attempts = chance.choice((0, 2, 3, 6)) if bent != "letters" else chance.choice((1, 2, 3))
-    for_us = chance.choice((10**12, 10**12, 800_000, 2_000_000))
+    for_us = chance.choice((10**12, 10**12, 400_000, 800_000, 2_000_000))
     schedule = chance.choice(((), (), (40_000, 150_000, 300_000), (100_000,)))
     return Retry(
         chance.choice((20_000, 60_000, 150_000)), chance.choice((1.0, 2.0)), 600_000, for_us,
@@ -97,9 +97,10 @@ def _breaker(chance, bent):
     return Breaker(failures, ratio, first_us, chance.choice((600_000, 1_500_000)))
 
 
-def _dead(chance, small):
-    for_us = DEAD_FOR_US if chance.random() < 0.15 else 30 * 86_400_000_000
-    return Dead(for_us, small if chance.random() < 0.15 else 1 << 30)
+def _dead(chance, small, bent):
+    share = 0.3 if bent == "letters" else 0.15
+    for_us = DEAD_FOR_US if chance.random() < share else 30 * 86_400_000_000
+    return Dead(for_us, small // 4 if chance.random() < share else 1 << 30)
 
 
 def redrawn(definition, chance):

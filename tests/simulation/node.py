@@ -35,6 +35,8 @@ class Node:
         self.retired = []
         """The disks that this node had before: (journal id, durable log)."""
         self.disk_s = cluster.plan.disk_s
+        self.letters_s = None
+        """How long the letters' thread takes for a job, if not as long as others."""
         self.wall_offset_us = 0
         self.process = None
         self.is_off = False

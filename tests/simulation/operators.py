@@ -19,6 +19,8 @@ from tests.simulation import manners
 
 LATE_MAX = 3
 """Consumers that come while the cluster runs."""
+SOON_S = 0.03
+"""How soon an operator thinks better of it: before the log has what was asked, at times."""
 ENDINGS = ("replay", "purge", "leave")
 
 
@@ -59,7 +61,8 @@ class Operators:
 
     def _pause(self, process, name, fault, chance):
         process.consumers.control(name, "pause")
-        self._cluster.world.after(fault.for_s, self._resume_somewhere, name)
+        for_s = fault.for_s if fault.power else SOON_S  # it was a mistake
+        self._cluster.world.after(for_s, self._resume_somewhere, name)
 
     def _resume_somewhere(self, name):
         processes = self._cluster.processes()
@@ -128,10 +131,24 @@ class Operators:
     def _replay_elsewhere(self, process, name, fault, chance):
         if not self._letters(process):
             return False
-        wanted = Selection(consumer=name, state="replay" if fault.power else None)
-        to = chance.choice([c.definition.name for c in process.engine.ledger.consumers.values()])
-        process.dead_letters.replay(wanted, to=to, rate=None)
+        if not fault.power:
+            self._elsewhere(process, name, None, chance)
+            return None
+        process.dead_letters.replay(Selection(consumer=name), to=None, rate=None)
+        later_s = SOON_S + 0.2 * chance.random()
+        self._cluster.world.after(later_s, self._elsewhere_later, process, name, chance)
         return None
+
+    def _elsewhere_later(self, process, name, chance):
+        """Have what is on its way to one consumer go to another one."""
+        if process.alive and process.accepting:
+            self._ask(process, Operators._elsewhere, name, "replay", chance)
+
+    def _elsewhere(self, process, name, state, chance):
+        consumers = process.engine.ledger.consumers.values()
+        if consumers:
+            to = chance.choice([known.definition.name for known in consumers])
+            process.dead_letters.replay(Selection(consumer=name, state=state), to=to, rate=None)
 
     def _purge(self, process, name, fault, chance):
         numbers = self._letters(process)

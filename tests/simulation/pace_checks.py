@@ -135,8 +135,11 @@ class BreakerOpens(Check):
     def __init__(self, checks):
         super().__init__(checks)
         self._paces = {}
+        self._terms = {}
+        """By consumer: the term of its newest leader."""
 
     def attempted(self, request):
+        self._begin(request)
         pace = self._paces.setdefault(request.lane, _Pace())
         state = request.lane.plan.breaker.state
         name = request.definition.name
@@ -146,6 +149,18 @@ class BreakerOpens(Check):
             self._probe(pace, request, name)
         elif pace.run >= request.definition.breaker.failures:
             self.fail(f"{name} is attempted after {pace.run} failures in a row")
+
+    def _begin(self, request):
+        """A new leader's first attempt is a probe where the log says that the breaker is open."""
+        if request.term <= self._terms.get(request.consumer, 0):
+            return
+        self._terms[request.consumer] = request.term
+        remembered = self._told(request).remembered
+        if remembered is not None and remembered.opened and not request.probe:
+            self.fail(
+                f"{request.process.name} begins to attempt {request.definition.name}, whose "
+                "breaker the leader before left open"
+            )
 
     def _probe(self, pace, request, name):
         if len(request.items) > 1:

@@ -64,7 +64,7 @@ NETWORK = (
 )  # fmt: skip
 DISK = (
     "slow-disk", "failed-sync", "failed-write", "full-disk", "bit-rot", "memory-rot", "tail-rot",
-    "letters-rot",
+    "letters-rot", "slow-letters",
 )  # fmt: skip
 MEMBERS = ("add-member", "remove-member", "replace-member", "replace-disk")
 NODES = (
@@ -98,15 +98,16 @@ FAMILIES = {
     "snapshots": ("replace-disk", "add-member", "trap-step", "trap-sync", "power", "slow-disk"),
     "operators": (
         *OPERATORS, "consumer-poison", "consumer-refusing", "consumer-failing", "kill", "cut-off",
-        "restart",
+        "restart", "slow-disk", "slow-disk",
     ),
     "letters": (
-        "consumer-refusing", "consumer-refusing", "consumer-poison", "letters-replay",
-        "letters-elsewhere", "letters-purge", "letters-rot", "replace-disk", "add-member",
-        "cut-off", "kill", "power", "slow-network", "slow-disk",
+        "consumer-refusing", "consumer-refusing", "consumer-poison", "consumer-gone",
+        "consumer-remove", "letters-replay", "letters-elsewhere", "letters-elsewhere",
+        "letters-purge", "letters-rot", "letters-rot", "letters-rot", "replace-disk", "add-member",
+        "cut-off", "kill", "power", "slow-network", "slow-disk", "slow-letters",
     ),
     "orders": (
-        "consumer-failing", "consumer-poison", "consumer-mute", "consumer-far",
+        "consumer-failing", "consumer-poison", "consumer-mute", "consumer-far", "consumer-far",
         "consumer-refusing", "consumer-order", "consumer-skip", "letters-replay", "letters-purge",
         "kill", "cut-off", "restart",
     ),

@@ -78,7 +78,7 @@ class Process:
         self.writer = SimulatedWriter(node.world, self, chance=chance)
         self.background = SimulatedWriter(node.world, self, chance=chance)
         letters_chance = random.Random(f"{plan.seed} {self.name} {self.number} letters")
-        self.letters = SimulatedWriter(node.world, self, chance=letters_chance)
+        self.letters = SimulatedWriter(node.world, self, chance=letters_chance, of_letters=True)
         seams = Seams(
             open_storage=lambda: self._open_storage(chance),
             make_links=self._make_links if node.peers else None,

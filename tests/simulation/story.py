@@ -74,6 +74,7 @@ class Letter:
         self.index = index
         self.buried_us = log_time_us
         self.sha256 = hashlib.sha256(burial.message).digest()
+        self.size = len(burial.message)
         self.fate = ""
 
 

@@ -146,7 +146,7 @@ class Orders:
 
         try:
             name = f"order {order.number}"
-            self._wishes.ask(name, command, lambda _: order.ended or is_done())
+            self._wishes.ask(name, command, lambda: order.ended or is_done())
         except ChangeRefusedError as error:
             self._end(order, str(error))
             return

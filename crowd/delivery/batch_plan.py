@@ -90,6 +90,11 @@ class BatchPlan(Plan):
         super().follow(rules)
         self._begin_batch()
 
+    def pass_over(self, through: Position, now_s: float) -> None:
+        """Let go of what an operator skipped, of what has gathered too."""
+        self._give_back()
+        super().pass_over(through, now_s)
+
     # --- Gathering --------------------------------------------------------------------------------
 
     def choose(self, now_s: float) -> Attempt | None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from crowd.clock import Clock, Timer
     from crowd.command import ConsumerDefinition
     from crowd.delivery.ports import CourierFactory, Leadership, LedgerView
+    from crowd.delivery.trial import Remembered
     from crowd.message import ConsumerId, Position
 
 SLICE_S: Final = 0.005
@@ -221,11 +222,11 @@ class Dispatcher(Service):
                 lane.redefine(known.definition)
             else:
                 # What is under way was taken by another order: it ends unheard, and is repeated.
-                lane.settle(self._clock.seconds(), at_once=True)
+                now_s = self._clock.seconds()
+                lane.settle(now_s, at_once=True)
                 lane.close()
-                self._lanes[consumer] = _lane_of(
-                    consumer, known.definition, self._around, anew=True
-                )
+                before = lane.plan.remember(now_s)
+                self._lanes[consumer] = _lane_of(consumer, known.definition, self._around, before)
 
     # --- Slices -------------------------------------------------------------------------------------
 
@@ -357,9 +358,8 @@ def _lane_of(
     consumer: ConsumerId,
     definition: ConsumerDefinition,
     around: Surroundings,
-    *,
-    anew: bool = False,
+    before: Remembered | None = None,
 ) -> Lane:
-    """Return the lane that fits a definition; `anew` as `Lane` takes it."""
+    """Return the lane that fits a definition; `before` as `Lane` takes it."""
     lane = Lane if definition.batch is None else BatchLane
-    return lane(consumer, definition, around, anew=anew)
+    return lane(consumer, definition, around, before)

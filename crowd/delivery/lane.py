@@ -99,10 +99,9 @@ class Lane:
         consumer: ConsumerId,
         definition: ConsumerDefinition,
         around: Surroundings,
-        *,
-        anew: bool = False,
+        before: Remembered | None = None,
     ) -> None:
-        """Begin at what the ledger shows; `anew` is for one that takes another's place."""
+        """Begin at what the ledger shows, or take the place of a lane with that plan `before`."""
         self.consumer = consumer
         self.definition = definition
         self.counts = Counts()
@@ -120,11 +119,15 @@ class Lane:
         ledger, leadership = around.ledger, around.leadership
         now_s = around.clock.seconds()
         rules = _rules_of(definition)
-        remembered = remembered_of(ledger.remembered(consumer), now_s, leadership.log_time_us())
+        remembered = before
+        if before is None:
+            log_us = leadership.log_time_us()
+            remembered = remembered_of(ledger.remembered(consumer), now_s, log_us)
         watermark = ledger.watermark(consumer)
         self.plan = self._plan_from(rules, watermark, now_s, remembered)
+        self._passed = ledger.consumers[consumer].passed  # which lies below the watermark
         self._read_from_s = float("-inf")
-        if anew or rules.order.any:
+        if before is not None or rules.order.any:
             self._more = True
             self._read_from_s = now_s + LEASE_S
             self.plan.begin_at(self._read_from_s, "waits for the leader before to end", now_s)
@@ -185,13 +188,17 @@ class Lane:
     def look(self, now_s: float) -> None:
         """Take from the ledger what was applied meanwhile, and new messages if there is room."""
         ledger, plan = self._around.ledger, self.plan
-        paused = ledger.consumers[self.consumer].paused or self._courier is None
+        known = ledger.consumers[self.consumer]
+        paused = known.paused or self._courier is None
         if paused != plan.paused:
             plan.set_paused(now_s, paused=paused)
         plan.applied(
             ledger.watermark(self.consumer),
             lambda position: ledger.is_settled(self.consumer, position),
         )
+        if known.passed != self._passed:
+            self._passed = known.passed
+            plan.pass_over(known.passed, now_s)
         self._look_at_letters(now_s)
         if self._came:
             self._hasten_letters(now_s)
@@ -230,6 +237,7 @@ class Lane:
             dues.append(self._read_from_s)
         if self._letters_skipped:
             dues.append(self._letters_s)
+        dues.append(plan.letters_end_s())
         return min((due_s for due_s in dues if due_s is not None), default=None)
 
     # --- Order --------------------------------------------------------------------------------------
@@ -335,7 +343,7 @@ class Lane:
     def _start_letter(self, attempt: Attempt, courier: Courier) -> None:
         around, number = self._around, attempt.letter
         letter = around.ledger.letters.get(number)
-        if letter is None:
+        if letter is None or letter.target != self.consumer:  # letters are looked at now and then
             self._lacking.pop(attempt.position, None)
             self.plan.drop(attempt.position)
             return

@@ -54,7 +54,7 @@ from crowd.delivery.outcome import (
 from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, letter_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
@@ -64,6 +64,10 @@ if TYPE_CHECKING:
 
 SETTLE_MAX: Final = 4_096
 """Positions in one `Settle`; a quarter of what a command may hold."""
+
+LETTER_ENDS_S: Final = 5.0
+"""A letter that still waits so long after its end was proposed is attempted again: it was ordered
+elsewhere and back meanwhile, or found no room. A commit takes milliseconds."""
 
 DEAD_MAX: Final = 1_024
 """Dead messages in no proposal yet. More attempts wait: each keeps up to 4 KiB of last words."""
@@ -98,8 +102,8 @@ class Plan:
         self._dead: list[Dead] = []
         self._proposed: deque[tuple[Position, ...]] = deque()
         self._buried: dict[Position, Dead] = {}  # those of the proposed that are dead
-        self._holding: set[Position] = set()  # dead, and holding their key
         self._concluded: list[int] = []
+        self._ended: dict[int, float] = {}  # letters whose end was proposed, and when
         self._asked_until_s = -math.inf  # a Retry-After's, or a beginning's
         self._asked_why = ""
         self._aged = AnsweringClock(remembered.aged_s if remembered else 0.0)
@@ -237,13 +241,24 @@ class Plan:
             # A later one took effect and this did not: there was no room. It is tried again.
             self.bury_again(is_settled)
 
+    def pass_over(self, through: Position, now_s: float) -> None:
+        """Let go of what an operator skipped, up to `through`; attempts under way end first."""
+        self.revision += 1
+        self.backlog.pass_over(through)
+        gone = [dead.position for dead in self._dead if 0 < dead.position <= through]
+        if gone:
+            self._dead = [dead for dead in self._dead if not 0 < dead.position <= through]
+            self.backlog.leave(gone)
+            if not self._dead:
+                self.set_full(now_s, full=False)
+
     def _are_letters(self, positions: Sequence[Position]) -> None:
         """Let go of positions that the ledger shows buried, or have them hold their keys."""
         backlog = self.backlog
         for position in positions:
             del self._buried[position]
         if self.rules.holds_dead and backlog.lines is not None:
-            self._holding.update(filter(backlog.lines.is_head, positions))
+            backlog.holding.update(filter(backlog.lines.is_head, positions))
         else:
             backlog.leave(positions)
 
@@ -262,22 +277,23 @@ class Plan:
     def hold_key(self, position: Position, key: bytes | None) -> None:
         """Have a dead letter from before hold its key, before anything is taken."""
         assert self.backlog.lines is not None
-        if key is not None and self.backlog.lines.enter(position, key):
-            self._holding.add(position)
+        if key is not None:
+            self.backlog.lines.enter(position, key)
+            self.backlog.holding.add(position)
 
     @property
     def holds(self) -> bool:
         """Whether a dead message holds its key."""
-        return bool(self._holding)
+        return bool(self.backlog.holding)
 
     @property
     def holding(self) -> Sequence[Position]:
         """Dead messages that hold their keys, rising."""
-        return sorted(self._holding)
+        return sorted(self.backlog.holding)
 
     def release_key(self, position: Position) -> None:
         """Let go on what is behind a dead message: its letter is gone."""
-        self._holding.discard(position)
+        self.backlog.holding.discard(position)
         self.backlog.leave((position,))
 
     @property
@@ -285,8 +301,19 @@ class Plan:
         """Whether any letter was taken that is not known to be gone."""
         return bool(self.backlog.letters_known)
 
-    def take_letters(self, numbers: Iterable[int], now_s: float) -> None:
-        """Take letters as `Backlog.take_letters` does."""
+    def letters_end_s(self) -> float | None:
+        """Return when `take_letters` is to look whether letters ended, or None for never."""
+        return min(self._ended.values()) + LETTER_ENDS_S if self._ended else None
+
+    def take_letters(self, numbers: Collection[int], now_s: float) -> None:
+        """Take letters as `Backlog.take_letters` does; those too whose end had no effect."""
+        if self._ended:
+            there = set(numbers)
+            ended = {number: at_s for number, at_s in self._ended.items() if number in there}
+            for number in [n for n, at_s in ended.items() if at_s + LETTER_ENDS_S <= now_s]:
+                del ended[number]
+                self.backlog.letters_known.discard(number)
+            self._ended = ended
         self.backlog.take_letters(numbers, now_s, self.aged_s(now_s), self._in_flight)
 
     def park(self, now_s: float, most: int) -> None:
@@ -351,10 +378,14 @@ class Plan:
         self.backlog.wait(replace(flight.trial, due_s=due_s))
 
     def drop(self, position: Position) -> None:
-        """Forget what `next_attempt` returned last: the ledger settled it meanwhile."""
+        """Forget what `next_attempt` returned last: the ledger settled it meanwhile.
+
+        Or it is a letter that is gone, or waits for another consumer; it may be ordered back.
+        """
         if self._in_flight.pop(position).probe:
             self.breaker.abandoned()
         self.backlog.leave((position,))
+        self.backlog.letters_known.discard(letter_number(position))
 
     def next_due_s(self) -> float | None:
         """Return when `next_attempt` has something, or None if only an event brings it.
@@ -454,6 +485,9 @@ class Plan:
             why = f"{in_words(answer)}, and asked for {asked_s:g} s"
             self._ask(now_s + self.rules.backoff.honoured_s(asked_s), why)
             self._count_time(now_s)
+        if 0 < trial.position <= self.backlog.passed:
+            self.backlog.leave((trial.position,))
+            return
         reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
         if reason is not None and not company:
             if trial.position > 0 or letter_number(trial.position) in self.backlog.letters_known:
@@ -503,7 +537,7 @@ class Plan:
         self._proposed.append(tuple(self._delivered[:SETTLE_MAX]))
         del self._delivered[:SETTLE_MAX]
 
-    def bury_proposed(self, count: int) -> None:
+    def bury_proposed(self, count: int, now_s: float) -> None:
         """Take note that the first `count` of `dead` are in a proposal that was appended.
 
         They are messages of the backlog, or letters, which die under a new number.
@@ -512,17 +546,23 @@ class Plan:
         if buried:
             self._proposed.append(tuple(sorted(buried)))  # the order in which they are buried
             self._buried.update(buried)
+        letters = (letter_number(dead.position) for dead in self._dead[:count])
+        self._ended |= {number: now_s for number in letters if number}
         del self._dead[:count]
 
-    def forget_dead_letters(self, there: Container[int]) -> None:
-        """Forget of `dead` the letters that are not `there` any more: an operator purged them."""
+    def forget_dead_letters(self, waits: Callable[[int], bool]) -> None:
+        """Forget of `dead` the first letters as far as none `waits` for this consumer any more.
+
+        An operator purged them, or ordered them elsewhere.
+        """
         while self._dead and self._dead[0].position < 0:
-            if letter_number(self._dead[0].position) in there:
+            if waits(letter_number(self._dead[0].position)):
                 break
             del self._dead[0]
 
-    def conclude_proposed(self, count: int) -> None:
+    def conclude_proposed(self, count: int, now_s: float) -> None:
         """Take note that the first `count` of `concluded` are in a proposal that was appended."""
+        self._ended |= dict.fromkeys(self._concluded[:count], now_s)
         del self._concluded[:count]
 
     # --- For the next leader ----------------------------------------------------------------------

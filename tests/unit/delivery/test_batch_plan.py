@@ -8,6 +8,7 @@ from hypothesis.stateful import initialize, invariant, rule
 
 from crowd.command import Answers, Batch
 from crowd.command import Breaker as BreakerDefinition
+from crowd.delivery.backlog import WINDOW
 from crowd.delivery.backoff import Backoff
 from crowd.delivery.batch_plan import BatchPlan
 from crowd.delivery.order import Order
@@ -53,6 +54,15 @@ def test_a_batch_gathers_while_others_are_under_way():
     assert plan.next_due_s() is None
     plan.answered_batch(Position(1), [OK] * 4, 0.0, 0.5)
     assert sent(plan) == [5, 6, 7, 8]
+
+
+def test_a_batch_goes_when_the_next_message_lies_past_the_window():
+    """It waits for no message that cannot be taken before those gathered are done."""
+    plan = plan_of(batch=Batch("bulk", 4, 100, 0))
+    plan.take([*positions(1, 2), Position(WINDOW + 1)])
+    assert gathered(plan) == [1, 2]
+    assert not plan.wants()
+    assert sent(plan) == [1, 2]
 
 
 def test_when_there_is_something_to_do():

@@ -32,6 +32,7 @@ from crowd.delivery.outcome import (
     Answered,
     FailureKind,
     Outcome,
+    asks_for_less,
     is_overload,
     outcome_of,
     shows_life,
@@ -263,10 +264,12 @@ class BatchPlan(Plan):
         heard = list(zip(answers, outcomes, strict=False))
         if delivered or any(shows_life(answer, outcome) for answer, outcome in heard):
             self.breaker.lived(probe=False)
-            if any(o is not Outcome.DELIVERED and is_overload(a) for a, o in heard):
-                self.pace.overloaded(now_s, flight.started_s)
+            over = [a for a, o in heard if o is not Outcome.DELIVERED and is_overload(a)]
+            if over:
+                asked = any(map(asks_for_less, over))
+                self.pace.overloaded(now_s, flight.started_s, asked=asked)
             elif delivered:
-                self.pace.succeeded(now_s - flight.started_s, len(self._in_flight))
+                self.pace.succeeded(now_s, flight.started_s, len(self._in_flight))
             return
         holding = [each for each in heard if each[1] is Outcome.HOLD]
         answer, outcome = (holding or heard)[0]

@@ -150,6 +150,16 @@ def is_overload(answer: Answer) -> bool:
     return answer.kind is FailureKind.TIMEOUT
 
 
+def asks_for_less(answer: Answer) -> bool:
+    """Return whether it says so for its own part: 429, or a 503 with the time to come back.
+
+    A 503 without, or no answer in time, may have other reasons.
+    """
+    return isinstance(answer, Answered) and (
+        answer.status == 429 or (answer.status == 503 and answer.retry_after_s is not None)
+    )
+
+
 def is_of_content(answer: Answer) -> bool:
     """Return whether another message might have had another answer.
 

@@ -44,6 +44,7 @@ from crowd.delivery.outcome import (
     Answered,
     FailureKind,
     Outcome,
+    asks_for_less,
     in_words,
     is_of_content,
     is_overload,
@@ -424,7 +425,7 @@ class Plan:
         if outcome is Outcome.DELIVERED:
             if self.breaker.lived(probe=flight.probe):
                 self._came_back(now_s)
-            self.pace.succeeded(now_s - flight.started_s, len(self._in_flight))
+            self.pace.succeeded(now_s, flight.started_s, len(self._in_flight))
             self._done(position, flight.trial)
         else:
             self._hear(answer, outcome, flight, now_s)
@@ -446,7 +447,7 @@ class Plan:
                 self.backlog.prefer_fresh()
                 self._count_time(now_s)
             if is_overload(answer):
-                self.pace.overloaded(now_s, flight.started_s)
+                self.pace.overloaded(now_s, flight.started_s, asked=asks_for_less(answer))
 
     def _came_back(self, now_s: float) -> None:
         self.revision += 1

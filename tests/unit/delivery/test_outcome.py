@@ -12,6 +12,8 @@ from crowd.delivery.outcome import (
     Failed,
     FailureKind,
     Outcome,
+    asks_for_less,
+    is_overload,
     last_words,
     outcome_of,
     retry_after_s,
@@ -140,3 +142,12 @@ def test_any_retry_after_is_a_wait_or_nothing(value, date):
     """Whatever a consumer writes there, delivery goes on."""
     seconds = retry_after_s(value, date)
     assert seconds is None or seconds >= 0
+
+
+def test_who_asks_for_less_and_who_only_fails():
+    """A plain 503 and a timeout may have reasons that fewer attempts do not change."""
+    assert asks_for_less(Answered(429))
+    assert asks_for_less(Answered(503, 0.0))
+    late = Failed(FailureKind.TIMEOUT, "late")
+    assert not any(map(asks_for_less, (Answered(503), Answered(500, 1.0), late)))
+    assert all(map(is_overload, (Answered(429), Answered(503), late)))

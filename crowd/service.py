@@ -359,6 +359,7 @@ class Node(Service):
             courier,
             lambda: engine.producers_wait,
             self._end,
+            time.thread_time,
         )
         engine.applied_hooks.append(dispatcher.advanced)
         engine.leading_hooks.append(dispatcher.leading)

@@ -42,8 +42,8 @@ IMPURE_MODULES = {
 SEAMS = {
     "pysyncobj": {"crowd.raft.guard"},
     "cbor2": {"crowd.codec"},
-    "treq": {"crowd.delivery.courier"},
-    "hyperlink": {"crowd.delivery.courier"},
+    "treq": {"crowd.delivery.client"},
+    "hyperlink": {"crowd.delivery.client"},
     "OpenSSL": {"crowd.raft.tls", "crowd.delivery.tls"},
     "service_identity": {"crowd.raft.tls", "crowd.delivery.tls"},
     "cryptography": {

@@ -117,6 +117,7 @@ class UpstreamConnection(TwistedProtocol):
         self._excess = False
         self._keeps_alive = False
         self._pieces: list[bytes] = []
+        self._asked_head = False
 
     # --- The transport's side -------------------------------------------------------------------
 
@@ -135,6 +136,7 @@ class UpstreamConnection(TwistedProtocol):
     def send(self, read: Read) -> None:
         """Write a read's request; this connection is ready and carries none."""
         self._forget()
+        self._asked_head = read.asks_head
         self.read = read
         self.due_s = read.head_until_s
         self._sent = True
@@ -158,8 +160,7 @@ class UpstreamConnection(TwistedProtocol):
         if read.asks_head and self._head_whole and not self._whole:
             # llhttp knows nothing of the request, and would wait for a body.
             self._whole = True
-            self._excess |= bool(self._pieces) or not data.endswith(b"\r\n\r\n")
-            self._pieces.clear()
+            self._excess |= not data.endswith(b"\r\n\r\n")
         answer = self._answer
         if answer is None:
             self._first(read, flaw)
@@ -248,12 +249,12 @@ class UpstreamConnection(TwistedProtocol):
 
     def on_chunk_header(self) -> None:
         """Note a body where there must be none."""
-        if self.read is not None and self.read.asks_head:
-            self._excess = True
+        self._excess |= self._asked_head
 
     def on_body(self, data: bytes) -> None:
-        """Take a piece of the body."""
-        if not self._whole:
+        """Take a piece of the body, unless there must be none."""
+        self._excess |= self._asked_head
+        if not (self._whole or self._asked_head):
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:

@@ -21,7 +21,7 @@ from crowd.reads.head import read_head
 from crowd.reads.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from twisted.internet.defer import Deferred
 
@@ -129,9 +129,14 @@ class Upstream:
 class Upstreams:
     """The upstreams of a node's routes. Routes that name the same one, the same way, share it."""
 
-    def __init__(self, reactor: Any, reads_max: int) -> None:
+    def __init__(
+        self, reactor: Any, reads_max: int,
+        connecting: Callable[[Any, RouteDefinition], ClientEndpoint] | None = None,
+    ) -> None:  # fmt: skip
+        """Take at most `reads_max` for each; `connecting` makes a route's endpoint."""
         self.tally = Tally()
         self._reactor = reactor
+        self._connecting = connecting or endpoint_to
         self._reads_max = reads_max
         self._by_key: dict[tuple[Any, ...], Upstream] = {}
 
@@ -139,7 +144,7 @@ class Upstreams:
         """Return the upstream of a route; ValueError if it can be none."""
         key = _key(route)
         if key not in self._by_key:
-            endpoint = _endpoint(self._reactor, route)
+            endpoint = self._connecting(self._reactor, route)
             self._by_key[key] = Upstream(
                 self._reactor, route, endpoint, self._reads_max, self.tally
             )
@@ -161,7 +166,8 @@ def _key(route: RouteDefinition) -> tuple[Any, ...]:
     return (route.upstream, route.timeout_us, route.reach, route.proof)
 
 
-def _endpoint(reactor: Any, route: RouteDefinition) -> ClientEndpoint:
+def endpoint_to(reactor: Any, route: RouteDefinition) -> ClientEndpoint:
+    """Return the endpoint of a route's upstream; ValueError if its host or networks make no sense."""
     assert route.upstream is not None, "a route whose reads are passed on has an upstream"
     destination = parse_destination(route.upstream, None)
     host = destination.host

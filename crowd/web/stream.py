@@ -255,8 +255,9 @@ class SiteStream:
     def begin(self, head: AnswerHead) -> None:
         """Send `head`; a server that sends whole answers in order begins at once."""
         request, fields = self._request, self._request.responseHeaders
-        for name in (b"Server", b"Content-Type", *([b"Date"] if head.dated else [])):
+        for name in (b"Server", *([b"Date"] if head.dated else [])):
             fields.removeHeader(name)
+        request.defaultContentType = None  # what the upstream does not say is not said
         request.setResponseCode(head.status, head.phrase)
         for name, value in head.fields:
             fields.addRawHeader(name, value)

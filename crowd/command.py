@@ -126,16 +126,49 @@ class Member(_Value, frozen=True):
     journal_id: _Bytes16
 
 
+class Proof(_Value, frozen=True):
+    """What TLS with a consumer, or an upstream, rests on: paths of files that every node has, or None.
+
+    Without an ``authority`` it is the system's; ``certificate`` and ``private_key`` are ours.
+    """
+
+    authority: _Text | None = None
+    certificate: _Text | None = None
+    private_key: _Text | None = None
+
+
+class Reach(_Value, frozen=True):
+    """Which addresses a consumer's, or an upstream's, host may be at: networks, ``"10.0.0.0/8"``.
+
+    Any may be that ``allow`` names; without it, any that ``deny`` does not.
+    """
+
+    allow: _Networks = ()
+    deny: _Networks = (
+        "169.254.0.0/16",  # link-local, and most clouds' metadata
+        "fe80::/10",
+        "fd00:ec2::254/128",  # metadata: AWS
+        "fd20:ce::254/128",  # Google Cloud
+        "100.100.100.200/32",  # Alibaba Cloud
+        "168.63.129.16/32",  # Azure
+        "192.0.0.192/32",  # Oracle Cloud
+    )
+
+
 class RouteDefinition(_Value, frozen=True):
     """Which requests are accepted, and how. Its identity is its ``path`` (Klein's rule syntax).
 
-    ``reads`` says what happens to GET and HEAD; ``upstream`` is where they are proxied to.
+    ``reads`` says what happens to GET, HEAD and OPTIONS; ``upstream`` is where they are passed
+    on to. It has ``timeout_us`` for an answer's head, and for each piece of its body.
     """
 
     path: _Text
     methods: Annotated[tuple[_Name, ...], Meta(max_length=DEFINITIONS_MAX)]
     reads: Literal["proxy", "refuse"]
     upstream: _Text | None
+    timeout_us: _Counted = 60_000_000
+    reach: Reach = Reach()
+    proof: Proof = Proof()
 
 
 class Retry(_Value, frozen=True):
@@ -199,35 +232,6 @@ class Batch(_Value, frozen=True):
     count: Annotated[int, Meta(ge=1, le=10_000)] = 500
     bytes_max: _Counted = 1 << 20
     linger_us: _Amount = 100_000
-
-
-class Proof(_Value, frozen=True):
-    """What TLS with a consumer rests on: paths of files that every node has, or None.
-
-    Without an ``authority`` it is the system's; ``certificate`` and ``private_key`` are ours.
-    """
-
-    authority: _Text | None = None
-    certificate: _Text | None = None
-    private_key: _Text | None = None
-
-
-class Reach(_Value, frozen=True):
-    """Which addresses a consumer's host may be at: networks, ``"10.0.0.0/8"``.
-
-    Any may be that ``allow`` names; without it, any that ``deny`` does not.
-    """
-
-    allow: _Networks = ()
-    deny: _Networks = (
-        "169.254.0.0/16",  # link-local, and most clouds' metadata
-        "fe80::/10",
-        "fd00:ec2::254/128",  # metadata: AWS
-        "fd20:ce::254/128",  # Google Cloud
-        "100.100.100.200/32",  # Alibaba Cloud
-        "168.63.129.16/32",  # Azure
-        "192.0.0.192/32",  # Oracle Cloud
-    )
 
 
 class Dead(_Value, frozen=True):

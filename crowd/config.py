@@ -72,6 +72,7 @@ class Limits(msgspec.Struct, frozen=True):
     backlog_bytes: int
     retention_us: int
     acknowledge_within_s: float
+    reads: int
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -118,7 +119,7 @@ def from_text(text: str, source: str, directory: str | Path = ".") -> Configurat
 def single_node(upstream: str, *, directory: str | Path = "crowd-data") -> Configuration:
     """Return the configuration of one node in front of `upstream`, all else by default.
 
-    Writes of any path are accepted and delivered to `upstream`; reads are refused.
+    Writes of any path are accepted and delivered to `upstream`; reads go straight there.
     Raises ConfigurationError if `upstream` is no http or https URL.
     """
     try:
@@ -132,7 +133,8 @@ def single_node(upstream: str, *, directory: str | Path = "crowd-data") -> Confi
         directory = {show(str(directory))}
         [[route]]
         path = "{EVERYTHING}"
-        reads = "refuse"
+        reads = "proxy"
+        upstream = {show(upstream)}
         [[consumer]]
         name = "upstream"
         url = {url}
@@ -273,6 +275,7 @@ def _limits(table: Table) -> Limits:
         backlog_bytes=table.read("backlog", kinds.SIZE, "20 GiB"),
         retention_us=table.read("retention", kinds.RETENTION, "0 s"),
         acknowledge_within_s=table.read("acknowledge_within", kinds.PATIENCE, "5 s") / 1e6,
+        reads=table.read("reads", kinds.CONCURRENCY, 256),
     )
     table.not_in_force("idempotency_keys", "Idempotency-Key is not looked at")
     if 0 < limits.in_flight_bytes < limits.body_bytes:
@@ -298,11 +301,17 @@ def _route(table: Table) -> RouteDefinition:
         methods=table.read("methods", kinds.METHODS, METHODS_DEFAULT),
         reads=table.read("reads", kinds.READS, "refuse"),
         upstream=table.read_optional("upstream", kinds.URL),
+        timeout_us=table.read("timeout", kinds.TIMEOUT, "60 s"),
+        reach=_reach(table.table("reach")),
+        proof=_proof(table.table("tls")),
     )
     if route.reads == "proxy":
-        table.not_in_force("reads", "GET and HEAD get 405 with Allow, upstream is not asked")
         if not table.has("upstream"):
             table.problem("upstream", f'{kinds.URL.expected}, as reads = "proxy"')
+    elif not route.methods and table.has("methods"):
+        table.problem("methods", 'one or more, or reads = "proxy": this route takes nothing')
+    if route.proof != Proof() and (route.upstream or "").startswith("http://"):
+        table.problem("upstream", "a url that begins with https://, as tls is set")
     table.close()
     return route
 

@@ -111,6 +111,7 @@ def _url(value: Any) -> str:
         raise ValueError
     if parts.query or parts.fragment or "@" in parts.netloc or text[-1] in "?#":
         raise ValueError
+    parts.hostname.encode("idna")  # its UnicodeError is a ValueError: nothing has that name
     return text.rstrip("/")
 
 
@@ -254,7 +255,7 @@ RULES: Final[Kind[tuple[str, ...]]] = Kind(
 METHODS: Final[Kind[tuple[str, ...]]] = Kind(
     "an array of methods in capitals, without GET, HEAD, OPTIONS, CONNECT and TRACE",
     (),
-    lambda value: _each(value, _method, 1),
+    lambda value: _each(value, _method, 0),
 )
 READS: Final[Kind[Literal["proxy", "refuse"]]] = Kind(
     '"proxy" or "refuse"', "refuse", _one_of("proxy", "refuse")

@@ -43,6 +43,7 @@ from crowd.raft.links import PeerLinks
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
 from crowd.raft.tls import MutualTLS
+from crowd.reads.upstream import Upstreams
 from crowd.reload import Reload
 from crowd.view import EngineAcceptor, EngineChanges, EngineView
 from crowd.web.admin import Operators, admin_site
@@ -50,6 +51,7 @@ from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
 from crowd.web.router import Router
+from crowd.web.through import Through
 from crowd.web.token import open_token
 from crowd.wishes import Wishes
 
@@ -169,6 +171,9 @@ class Node(Service):
         self.engine.applied_hooks.append(self._follow_definitions)
         limits = configuration.limits
         self._within_s = limits.acknowledge_within_s
+        self._upstreams = Upstreams(reactor, limits.reads)
+        # Its name in a read's Crowd-Through: another one after a restart does no harm.
+        self._through = Through(self._upstreams, b"%016x" % self._chance.getrandbits(64))
         self.producers = self._make_producers(
             WebLimits(body_bytes_max=limits.body_bytes, in_flight_bytes_max=limits.in_flight_bytes)
         )
@@ -218,6 +223,7 @@ class Node(Service):
         listener = self._doors.pop() if self._doors else None
         if listener is not None:
             await listener.stopService()
+        self._upstreams.abort()
         await self.dispatcher.stopService()
         await self.engine.stopService()
         for port in self._doors:
@@ -229,7 +235,10 @@ class Node(Service):
 
     def _listen(self, admin: str, token: str) -> None:
         archive = EngineArchive(self.engine)
-        view = EngineView(self.engine, self.dispatcher, self.producers, self._within_s, archive)
+        view = EngineView(
+            self.engine, self.dispatcher, self.producers, self._within_s, archive,
+            self._upstreams.tally,
+        )  # fmt: skip
         site = admin_site(view, self._operators(archive), token)
         opening = self._endpoint(admin).listen(site)
         opening.addCallbacks(
@@ -255,6 +264,7 @@ class Node(Service):
         except (LookupError, ValueError) as error:
             raise ConfigurationError((f"route: found {error}; expected Klein's rules",)) from None
         self.producers.use(router)
+        self._upstreams.keep(configuration.routes)
         self._configuration = configuration
         self._want_definitions(self.engine)
 
@@ -372,7 +382,7 @@ class Node(Service):
 
     def _make_router(self, configuration: Configuration) -> Router:
         routes, _ = definitions(configuration)
-        return Router(Ingest(EngineAcceptor(self.engine), routes, wall_us).app)
+        return Router(Ingest(EngineAcceptor(self.engine), routes, wall_us, self._through).app)
 
     def _endpoint(self, text: str) -> Any:
         make: Any = endpoints.serverFromString  # Twisted's, without types

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crowd.delivery.dispatcher import Dispatcher
     from crowd.ledger.members import MemberState
     from crowd.raft.engine import Engine
+    from crowd.reads.upstream import Tally
     from crowd.web.listener import Producers
 
 _STANDING: Final = {
@@ -59,8 +60,10 @@ class EngineView:
         producers: Producers,
         within_s: float,
         archive: Archive,
+        reads: Tally,
     ) -> None:
         """Look at these parts; an election may last `within_s` before the node is unready."""
+        self._reads = reads
         self._archive = archive
         self._engine = engine
         self._dispatcher = dispatcher
@@ -188,6 +191,7 @@ class EngineView:
             "crowd_http_connections_refused_total": self._producers.connections_refused,
             "crowd_http_in_flight_bytes": self._producers.budget.used,
         }
+        values |= _reads(self._reads)
         if store.newest is not None:
             values["crowd_checkpoint_index"] = store.newest.index
             values["crowd_checkpoint_bytes"] = store.newest.size_bytes
@@ -259,6 +263,24 @@ class EngineChanges:
         if self._engine.ledger.tag is None:
             raise ChangeRefusedError("the cluster is not born yet; expected a leader, and its log")
         return self._engine.ledger.members
+
+
+def _reads(tally: Tally) -> dict[str, float]:
+    """Return the metrics of reads."""
+    answers = {
+        f'crowd_read_answers_total{{status="{status}"}}': count
+        for status, count in tally.answers.items()
+    }
+    failures = {
+        f'crowd_read_failures_total{{why="{why}"}}': count for why, count in tally.failures.items()
+    }
+    return {
+        "crowd_reads_in_flight": tally.in_flight,
+        "crowd_read_seconds_total": tally.seconds,
+        "crowd_read_body_bytes_total": tally.body_bytes,
+        **answers,
+        **failures,
+    }
 
 
 _TOTALS: Final = {

@@ -110,6 +110,22 @@ def request_head(message: Message, destination: Destination, naming: Naming) -> 
 
     Every header of the message's own stands where it stood; what is added follows.
     """
+    lines = passed_on(message, destination)
+    if naming.replay:
+        lines.append(b"Crowd-Replay: 1")
+    lines.append(
+        b"Crowd-Message-Id: %b\r\nCrowd-Position: %d\r\nCrowd-Attempt: %d\r\n\r\n"
+        % (naming.id.encode("ascii"), naming.position, naming.attempt)
+    )
+    return b"\r\n".join(lines)
+
+
+def passed_on(message: Message, destination: Destination, *, sized: bool = True) -> list[bytes]:
+    """Return the lines of a request's head as they are passed on, the request line first.
+
+    With `sized` it says its body's length even if that is 0 and the message did not say it; a
+    read without a body does not (RFC 9110, 8.6).
+    """
     host = b""
     lines = [
         b"%b %b HTTP/1.1" % (message.method, target_at(destination, message.target)),
@@ -127,16 +143,10 @@ def request_head(message: Message, destination: Destination, naming: Naming) -> 
                 value = b"%d" % len(message.body)  # noqa: PLW2901  in its place, and true
             seen[lowered] = len(lines)
         lines.append(b"%b: %b" % (name, value))
-    if b"content-length" not in seen:
+    if b"content-length" not in seen and (sized or message.body):
         lines.append(b"Content-Length: %d" % len(message.body))
     _add_path(lines, seen, message, host)
-    if naming.replay:
-        lines.append(b"Crowd-Replay: 1")
-    lines.append(
-        b"Crowd-Message-Id: %b\r\nCrowd-Position: %d\r\nCrowd-Attempt: %d\r\n\r\n"
-        % (naming.id.encode("ascii"), naming.position, naming.attempt)
-    )
-    return b"\r\n".join(lines)
+    return lines
 
 
 def _add_path(lines: list[bytes], seen: dict[bytes, int], message: Message, host: bytes) -> None:

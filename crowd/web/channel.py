@@ -29,6 +29,7 @@ from crowd.web.fields import Fields
 from crowd.web.intake import Intake, Stage
 from crowd.web.limits import SLICE_BYTES
 from crowd.web.request import Request
+from crowd.web.stream import Phase
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -124,9 +125,16 @@ class Channel(TwistedProtocol):
             self._feed(data)
 
     def readConnectionLost(self) -> None:
-        """Answer what is complete, then close: the producer sends no more."""
+        """Answer what is complete, then close: the producer sends no more.
+
+        A reader that does so is gone, or else waits for nothing more than an answer that comes
+        soon: not for long is an upstream kept busy for it.
+        """
         self._read_lost = True
         self._feed_rest()
+        stream = self._queue[0].stream if self._queue else None
+        if stream is not None and stream.phase is Phase.ASKED:
+            stream.due_s = self.deadline_s = self._shared.now_s + self._limits.gone_s
 
     def writeConnectionLost(self) -> None:
         """Nothing to do: after a refusal we only wait for the producer to go, or the sweep."""
@@ -144,17 +152,27 @@ class Channel(TwistedProtocol):
         self._rest.clear()
         self._intake.close()
         for request in self._queue:
+            if request.stream is not None:
+                request.stream.lost()
             request.settle(reason)
         self._queue.clear()
 
     def pauseProducing(self) -> None:
         """Stop reading: the producer does not read its answers."""
         self._pause_for(Pause.UNREAD)
+        stream = self._queue[0].stream if self._queue else None
+        if stream is not None:
+            stream.pause()
+            self.deadline_s = stream.due_s
 
     def resumeProducing(self) -> None:
         """Read again: the answers went out."""
         self._pause &= ~Pause.UNREAD
         self._shared.soon(self)
+        stream = self._queue[0].stream if self._queue else None
+        if stream is not None:
+            self.deadline_s = self._shared.answer_by_s
+            stream.resume()
 
     def stopProducing(self) -> None:
         """Nothing to do: connectionLost follows."""
@@ -185,6 +203,8 @@ class Channel(TwistedProtocol):
             alive = False
             self._intake.end()
         request = Request(self, method, target, headers, fields, body, self._held, alive)
+        if self._intake.old_version:
+            request.old_version = True
         self._held = 0
         self._watched = None
         self._expecting = None
@@ -334,6 +354,8 @@ class Channel(TwistedProtocol):
             self._send(b"".join(out))
             for request in done:
                 self._after(request)
+        if queue and queue[0].stream is not None and not self._hung_up:
+            queue[0].stream.turn()
 
     def _send(self, data: bytes) -> None:
         """Write, at once where the transport can.
@@ -361,6 +383,45 @@ class Channel(TwistedProtocol):
                 self.deadline_s = self._shared.idle_by_s
             elif self._expecting is not None:
                 self._partial(self._intake.stage)
+
+    # --- An answer in pieces (`stream.Carrier`) -------------------------------------------------------
+
+    def last(self) -> None:
+        """Take no more requests."""
+        self._intake.end()
+
+    def ready(self, request: Request) -> None:
+        """Have an answer in pieces begin now, or when its turn comes."""
+        if self._queue and self._queue[0] is request:
+            if self._feeding:
+                self._shared.soon(self)
+            elif not self._hung_up and request.stream is not None:
+                request.stream.turn()
+
+    def release(self, request: Request) -> None:
+        """Give back what a request held of the budget: its body was passed on."""
+        self._budget.give(request.held)
+
+    def pass_on(self, data: bytes) -> None:
+        """Send bytes of the answer whose turn it is."""
+        self.deadline_s = self._shared.answer_by_s
+        self._send(data)
+
+    def ended(self, request: Request) -> None:
+        """Go on with the answers after one in pieces, all of which went out."""
+        if self._queue and self._queue[0] is request:
+            self._queue.popleft()
+            self._after(request)
+            self._shared.soon(self)
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the transport holds as much as it may."""
+        return Pause.UNREAD in self._pause
+
+    def unread_until_s(self) -> float:
+        """Return when a reader is to have taken what the transport holds from now on."""
+        return self._shared.now_s + self._limits.unread_s
 
     # --- The end --------------------------------------------------------------------------------------
 
@@ -407,6 +468,10 @@ class Channel(TwistedProtocol):
             self._intake.refuse(problems.in_flight_full())
         elif stage is Stage.HEAD or stage is Stage.BODY:
             self._intake.refuse(problems.problem_reply(problems.TOO_SLOW))
+        elif self._queue and self._queue[0].stream is not None and (
+            self._queue[0].stream.due_s > self._shared.now_s
+        ):  # fmt: skip
+            self.deadline_s = self._shared.answer_by_s  # its upstream has deadlines of its own
         else:
             self.abort()
 

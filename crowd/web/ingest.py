@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from crowd.command import RouteDefinition
     from crowd.web.fields import Field
+    from crowd.web.through import Through
 
 METHODS_NEVER_STORED: Final = frozenset(("GET", "HEAD", "OPTIONS", "CONNECT", "TRACE"))
 """They ask instead of telling, or are about the connection."""
@@ -70,8 +71,10 @@ class Ingest:
     log = Logger()
 
     def __init__(
-        self, acceptor: Acceptor, routes: Sequence[RouteDefinition], wall_us: Callable[[], int]
-    ) -> None:
+        self, acceptor: Acceptor, routes: Sequence[RouteDefinition], wall_us: Callable[[], int],
+        through: Through | None = None,
+    ) -> None:  # fmt: skip
+        """Take `through` for reads; without it they are refused. ValueError for a bad upstream."""
         self.app = Klein()
         self._acceptor = acceptor
         self._wall_us = wall_us
@@ -81,17 +84,28 @@ class Ingest:
         self.app.url_map.merge_slashes = False
         self.app.handle_errors(Exception)(self._failed)
         for route in routes:
-            self._add(route.path, [m for m in route.methods if m not in METHODS_NEVER_STORED])
+            stored = [m for m in route.methods if m not in METHODS_NEVER_STORED]
+            if stored:
+                self._add(route.path, stored, route.path, self._taker(route.path))
+            if through is not None and route.reads == "proxy":
+                self._add(
+                    route.path, through.methods, f"{route.path} reads", through.handler(route)
+                )
 
-    def _add(self, path: str, methods: list[str]) -> None:
+    def _taker(self, path: str) -> Callable[..., Any]:
         def take(request: Any, **_: object) -> Any:
             return self._take(path, request)
 
-        self.app.route(path, methods=methods, endpoint=path, strict_slashes=False)(take)
+        return take
+
+    def _add(
+        self, path: str, methods: Sequence[str], endpoint: str, take: Callable[..., Any]
+    ) -> None:
+        self.app.route(path, methods=methods, endpoint=endpoint, strict_slashes=False)(take)
         front, converter, _ = path.rpartition("<path:")
         if converter and front.endswith("/") and path.endswith(">"):
             # "all below" includes the top itself, which Werkzeug's converter leaves out.
-            self.app.route(front, methods=methods, endpoint=f"{path} itself")(take)
+            self.app.route(front, methods=methods, endpoint=f"{endpoint} itself")(take)
 
     def _take(self, path: str, request: Any) -> Any:
         """Offer a request's message. Returns what Klein waits for."""
@@ -100,7 +114,7 @@ class Ingest:
         if route is None:
             raise NoQuorumError("this route is not in the ledger yet")
         ours = type(request) is Request
-        fields = request.fields if ours else _fields_of(request)
+        fields = request.fields if ours else fields_of(request)
         if not is_deliverable(request.uri):
             return answer(request, problem_reply(BAD_TARGET, "expected a path without '#'"))
         if ours:
@@ -108,7 +122,7 @@ class Ingest:
             client, scheme, body = connection.client, connection.scheme, request.body
             request.answers_itself = True
         else:
-            client, scheme, body = _origin_of(request)
+            client, scheme, body = origin_of(request)
         message = Message(
             request.method, request.uri, tuple(fields.kept), body, self._wall_us(), client, scheme
         )  # fmt: skip
@@ -151,7 +165,7 @@ def answer(request: Any, reply: Reply, extra: tuple[Field, ...] = ()) -> bytes |
     return reply.body
 
 
-def _fields_of(request: Any) -> Fields:
+def fields_of(request: Any) -> Fields:
     """Return the fields of one of Twisted's requests, which has lost their order and case."""
     return sort_fields(
         (name, value)
@@ -160,7 +174,7 @@ def _fields_of(request: Any) -> Fields:
     )
 
 
-def _origin_of(request: Any) -> tuple[bytes, bytes, bytes]:
+def origin_of(request: Any) -> tuple[bytes, bytes, bytes]:
     """Return the client's address, the scheme, and the body of one of Twisted's requests."""
     host = str(getattr(request.getClientAddress(), "host", ""))
     scheme = b"https" if request.isSecure() else b"http"

@@ -82,6 +82,8 @@ class Intake:
 
     def __init__(self, limits: WebLimits, receiver: Receiver) -> None:
         self.stage = Stage.BETWEEN
+        self.old_version = False
+        """Whether the request that was read last came as HTTP/1.0."""
         self._limits = limits
         self._receiver = receiver
         self._parser: Any = httptools.HttpRequestParser(self)
@@ -164,7 +166,7 @@ class Intake:
         self._method = method = parser.get_method()
         self._alive = alive = parser.should_keep_alive()
         self._upgrading = False
-        expects = False
+        expects = self.old_version = False
         if not alive or fields.hosts != 1 or fields.unusual or method == b"CONNECT":
             expects = self._check_unusual(method, fields)
         length = fields.length or 0
@@ -204,6 +206,7 @@ class Intake:
         version = self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             self._stop(problems.VERSION, f"found {version}")
+        self.old_version = version == "1.0"
         if fields.hosts > 1 or (version == "1.1" and not fields.hosts):
             self._stop(problems.BAD_REQUEST, f"{fields.hosts} Host fields; expected 1")
         if fields.transfer is not None:

@@ -29,4 +29,8 @@ class WebLimits(msgspec.Struct, frozen=True):
     head_s: float = 10.0  # For a whole head, from its first byte; not renewed by more bytes.
     body_s: float = 60.0  # For a whole body: 16 MiB at 280 KiB/s.
     answer_s: float = 120.0  # Far above `acknowledge_within`: only a lost answer takes as long.
+    # For a reader to take what its connection holds of an answer, 64 KiB at least: 2 KiB/s. An
+    # answer of n bytes so holds a place for n / 2 KiB seconds at most, and not for ever.
+    unread_s: float = 30.0
+    gone_s: float = 3.0  # For a read whose reader sends no more, and most likely is gone.
     linger_s: float = 2.0  # For a refused producer to read the answer before the connection ends.

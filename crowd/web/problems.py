@@ -65,6 +65,15 @@ NOT_STORED: Final = Problem(503, "not-stored", "The message was not stored")
 NO_QUORUM: Final = Problem(503, "no-quorum", "Not stored: no majority of the nodes is reachable")
 BACKLOG_FULL: Final = Problem(503, "backlog-full", "Not stored: the backlog is full")
 DRAINING: Final = Problem(503, "draining", "Not stored: this node is stopping")
+TOO_MANY_READS: Final = Problem(503, "too-many-reads", "Too many reads are under way")
+UPSTREAM_UNREACHABLE: Final = Problem(502, "upstream-unreachable", "The upstream is not reachable")
+UPSTREAM_BROKEN: Final = Problem(502, "upstream-broken", "The upstream ended without an answer")
+UPSTREAM_MALFORMED: Final = Problem(502, "upstream-malformed", "The upstream's answer is no HTTP")
+UPSTREAM_HEAD_TOO_LARGE: Final = Problem(
+    502, "upstream-head-too-large", "The head of the upstream's answer is over the limit"
+)
+UPSTREAM_TOO_SLOW: Final = Problem(504, "upstream-too-slow", "The upstream did not answer in time")
+LOOP: Final = Problem(508, "loop", "This read came through this node before")
 NOT_HERE: Final = Problem(503, "not-here", "This node does not have the message")
 OUTCOME_UNKNOWN: Final = Problem(503, "outcome-unknown", "The message may be stored, now or soon")
 
@@ -73,6 +82,8 @@ PROBLEMS: Final = (
     EXPECTATION, HEAD_TOO_LARGE, INTERNAL, CODING, VERSION, NOT_STORED, NO_QUORUM, BACKLOG_FULL,
     DRAINING, OUTCOME_UNKNOWN, BAD_CHANGE, NO_TOKEN, FOREIGN_ORIGIN, UNKNOWN_MEMBER, CHANGE_REFUSED,
     NOT_JSON, BAD_QUERY, UNKNOWN_CONSUMER, UNKNOWN_LETTER, UNKNOWN_ORDER, BACKLOG_LEFT, NOT_HERE,
+    TOO_MANY_READS, UPSTREAM_UNREACHABLE, UPSTREAM_BROKEN, UPSTREAM_MALFORMED,
+    UPSTREAM_HEAD_TOO_LARGE, UPSTREAM_TOO_SLOW, LOOP,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.

@@ -21,6 +21,7 @@ ROOMS = (
      "crowd.delivery.trial"},
     {"crowd.raft"},
     {"crowd.delivery"},
+    {"crowd.reads"},
     {"crowd.web"},
     {"crowd.wishes", "crowd.archive", "crowd.consumers", "crowd.letters", "crowd.orders", "crowd.reload",
      "crowd.view", "crowd.service"},
@@ -31,7 +32,8 @@ ROOMS = (
 PURE = (
     *ROOMS[0], *ROOMS[1], *ROOMS[2], *ROOMS[3], "crowd.raft.frames", "crowd.raft.wire",
     "crowd.raft.membership", "crowd.raft.following", "crowd.raft.replication",
-    "crowd.raft.checkpoints.policy", "crowd.raft.checkpoints.shape",
+    "crowd.raft.checkpoints.policy", "crowd.raft.checkpoints.shape", "crowd.reads.failure",
+    "crowd.reads.head",
 )  # fmt: skip
 
 IMPURE_MODULES = {
@@ -42,8 +44,8 @@ IMPURE_MODULES = {
 SEAMS = {
     "pysyncobj": {"crowd.raft.guard"},
     "cbor2": {"crowd.codec"},
-    "treq": {"crowd.delivery.courier"},
-    "hyperlink": {"crowd.delivery.courier"},
+    "treq": {"crowd.delivery.client"},
+    "hyperlink": {"crowd.delivery.client"},
     "OpenSSL": {"crowd.raft.tls", "crowd.delivery.tls"},
     "service_identity": {"crowd.raft.tls", "crowd.delivery.tls"},
     "cryptography": {
@@ -55,7 +57,7 @@ SEAMS = {
     "threading": {"crowd.raft.journal.writer"},
     "sqlite3": {"crowd.raft.letters.sqlite"},
     "httptools": {
-        "crowd.web.intake", "crowd.delivery.connection", "crowd.tools.sink", "crowd.tools.lane"
+        "crowd.web.intake", "crowd.delivery.connection", "crowd.reads.connection", "crowd.tools.sink", "crowd.tools.lane"
     },
     "klein": {"crowd.web"},
     "werkzeug": {"crowd.web"},

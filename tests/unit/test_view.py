@@ -14,6 +14,7 @@ from crowd.ledger import Ledger
 from crowd.metrics import METRICS, parse_sample
 from crowd.raft.journal.upkeep import UpkeepCounters
 from crowd.raft.membership import Standing
+from crowd.reads.upstream import Tally
 from crowd.view import EngineChanges, EngineView
 from tests.unit.archives import NoLetters
 
@@ -73,7 +74,9 @@ class Producers:
 
 
 def view(engine):
-    return EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters())
+    return EngineView(
+        engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), Tally()
+    )
 
 
 def lines(engine):
@@ -231,7 +234,7 @@ def test_consumers_letters_are_counted_by_state():
     engine = Engine("a")
     definition = read_consumer({"name": "audit", "url": "http://h"}, "t", None)
     engine.apply(Define("a", b"h" * 32, (), (definition,)))
-    shown = EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, Archive())
+    shown = EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, Archive(), Tally())
     values = shown.counters()
     assert values['crowd_consumer_paused{consumer="audit"}'] == 0
     assert values['crowd_consumer_letters{consumer="audit",state="dead"}'] == 2

@@ -15,18 +15,23 @@ from twisted.internet.testing import StringTransport
 
 from crowd.command import RouteDefinition
 from crowd.message import Message, Position, RouteId, decode_message
+from crowd.reads.upstream import Upstreams
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import Producers
 from crowd.web.router import Router
+from crowd.web.through import Through
+from tests.unit.reads.rig import Endpoint
 
 if TYPE_CHECKING:
     from crowd.web.channel import Channel
 
+READS_MAX = 4
 WALL_S = 1_753_228_800.0  # Wed, 23 Jul 2025 00:00:00 GMT
 ROUTES = (
     RouteDefinition("/leads", ("POST", "PUT"), "refuse", None),
     RouteDefinition("/any/<path:rest>", ("POST",), "refuse", None),
+    RouteDefinition("/api/<path:rest>", ("POST",), "proxy", "http://upstream.test:8080"),
 )
 
 
@@ -36,7 +41,7 @@ class FakeAcceptor:
     tag = "0123abcd"
 
     def __init__(self) -> None:
-        self.routes = {"/leads": RouteId(1), "/any/<path:rest>": RouteId(2)}
+        self.routes = {route.path: RouteId(number) for number, route in enumerate(ROUTES, 1)}
         self.offered: list[tuple[RouteId, bytes, Deferred[Position]]] = []
         self.answered = 0
 
@@ -158,7 +163,10 @@ class Door:
     def __init__(self, limits: WebLimits) -> None:
         self.clock = Clock()
         self.acceptor = FakeAcceptor()
-        self.ingest = Ingest(self.acceptor, ROUTES, lambda: 1_753_228_800_000_000)
+        self.endpoint = Endpoint()
+        self.upstreams = Upstreams(self.clock, READS_MAX, lambda *_: self.endpoint)
+        through = Through(self.upstreams, b"thisnode")
+        self.ingest = Ingest(self.acceptor, ROUTES, lambda: 1_753_228_800_000_000, through)
         self.router = Router(self.ingest.app)
         self.producers = Producers(
             self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds()

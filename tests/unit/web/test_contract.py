@@ -19,10 +19,12 @@ from crowd.errors import (
 )
 from crowd.message import Position, RouteId, decode_message
 from crowd.raft.certificates import make_authority
+from crowd.reads.upstream import Upstreams
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
 from crowd.web.router import Router
+from crowd.web.through import Through
 
 
 class Acceptor:
@@ -102,10 +104,62 @@ REQUESTS = {
         for error in Acceptor.errors
     },
     "a defect": _request(b"POST /leads", b"a defect"),
+    **{
+        f"a read: {name}": _request(b"GET /api/" + name.encode())
+        for name in ("sized", "chunked", "moved", "unchanged", "none", "late", "nonsense", "dies")
+    },
+    "a read: of the head": _request(b"HEAD /api/sized"),
+    "a read: of options": _request(b"OPTIONS /api/none"),
+    "a read: in a loop": _request(b"GET /api/sized", b"", b"Crowd-Through: thisnode"),
+    "a read: with a body": _request(b"GET /api/echo", b"abc", b"X-A: b"),
 }
 
 COMPARED = (b"content-type", b"vary", b"content-encoding", b"content-length", b"crowd-message-id",
-            b"allow", b"retry-after")  # fmt: skip
+            b"allow", b"retry-after", b"etag", b"location", b"via",
+            b"transfer-encoding")  # fmt: skip
+
+UPSTREAM = {
+    b"sized": [b"HTTP/1.1 200 OK\r\nETag: x\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc"],
+    b"chunked": [
+        b"HTTP/1.1 200 OK\r\nServer: it\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        b"3\r\ndef\r\n", b"0\r\n\r\n",
+    ],
+    b"moved": [b"HTTP/1.1 301 Moved\r\nLocation: /else\r\nContent-Length: 0\r\n\r\n"],
+    b"unchanged": [b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n"],
+    b"none": [b"HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n"],
+    b"late": [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc", b"def"],
+    b"nonsense": [b"it does not speak HTTP\r\n\r\n"],
+    b"dies": [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc", b""],
+}  # fmt: skip
+"""What the upstream says to each read, in pieces; nothing more after an empty one."""
+
+
+class Upstream(protocol.Protocol):
+    """Answers each read as `UPSTREAM` says, a piece in each turn."""
+
+    came = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.came += data
+        head, mark, body = self.came.partition(b"\r\n\r\n")
+        target = head.split(b" ")[1].rpartition(b"/")[2]
+        if not mark or (target == b"echo" and len(body) < 3):
+            return
+        self.came = b""
+        echoed = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        pieces = list(UPSTREAM.get(target, [echoed]))
+        if head.startswith(b"HEAD"):
+            pieces[0] = pieces[0].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        self.say(pieces)
+
+    def say(self, pieces: list[bytes]) -> None:
+        if not pieces:
+            return
+        if pieces[0]:
+            self.transport.write(pieces[0])
+            reactor.callLater(0.01, self.say, pieces[1:])
+        else:
+            self.transport.loseConnection()
 
 
 def _answer(data: bytes) -> tuple[object, ...]:
@@ -134,7 +188,16 @@ class TestContract(TestCase):
             RouteDefinition(path, ("POST", "PUT"), "refuse", None)
             for path in ("/leads", "/new", "/any/<path:rest>")
         )
-        ingest = Ingest(acceptor, routes, lambda: time.time_ns() // 1000)
+        behind = await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(
+            protocol.Factory.forProtocol(Upstream)
+        )
+        self.addCleanup(behind.stopListening)
+        url = f"http://127.0.0.1:{behind.getHost().port}"
+        reads = RouteDefinition("/api/<path:rest>", ("POST",), "proxy", url)
+        upstreams = Upstreams(reactor, 16)
+        self.addCleanup(upstreams.abort)
+        through = Through(upstreams, b"thisnode")
+        ingest = Ingest(acceptor, (*routes, reads), lambda: time.time_ns() // 1000, through)
         endpoint = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
         if stock:
             port = await endpoint.listen(Site(ingest.app.resource()))
@@ -156,6 +219,8 @@ class TestContract(TestCase):
         async def run() -> None:
             ours, our_answers = await self._serve(stock=False)
             theirs, their_answers = await self._serve(stock=True)
+            assert our_answers["a read: chunked"].endswith(b"0\r\n\r\n")
+            assert our_answers["a read: dies"].endswith(b"abc")
             for name, data in our_answers.items():
                 assert _answer(data) == _answer(their_answers[name]), name
             assert [*map(_message, ours.stored)] == [*map(_message, theirs.stored)]

@@ -371,7 +371,8 @@ class Node(Service):
 
     def _make_router(self, configuration: Configuration) -> Router:
         routes, _ = definitions(configuration)
-        return Router(Ingest(EngineAcceptor(self.engine), routes, wall_us).app)
+        hosts = [host.encode("ascii") for host in configuration.node.hosts]
+        return Router(Ingest(EngineAcceptor(self.engine), routes, wall_us).app, hosts)
 
     def _endpoint(self, text: str) -> Any:
         make: Any = endpoints.serverFromString  # Twisted's, without types

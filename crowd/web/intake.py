@@ -194,7 +194,7 @@ class Intake:
         raw, self._raw = self._raw, b""
         if raw != self._head_seen:
             if not is_head(raw):
-                self._stop_line()
+                self._stop_line(raw)
             self._head_seen = raw
         if self._seen_bytes or self._always_measure or len(headers) > self._limits.headers_max:
             self._measure(headers)
@@ -246,9 +246,9 @@ class Intake:
 
     # --- Off the hot path ----------------------------------------------------------------------
 
-    def _stop_line(self) -> Never:
+    def _stop_line(self, raw: bytes) -> Never:
         version = self._parser.get_http_version()
-        if version == "0.9":  # which has none in its line
+        if version == "0.9" and may_be_head(raw):  # which has none in its line
             self._stop(problems.VERSION, f"found {version}")
         self._stop(problems.BAD_REQUEST, LINE_EXPECTED)
 
@@ -325,7 +325,9 @@ class Intake:
     def _stopped(self, error: httptools.HttpParserError) -> None:
         if self.stage is Stage.ENDED:
             return
-        if self._refusal is not None:
+        if self._raw and not may_be_head(self._raw):  # the first flaw, however the rest was cut
+            self.refuse(problems.problem_reply(problems.BAD_REQUEST, LINE_EXPECTED))
+        elif self._refusal is not None:
             self.refuse(self._refusal)
         elif isinstance(error, httptools.HttpParserCallbackError):
             # Not the producer's fault but a defect here: say so, and lose only this connection.

@@ -33,6 +33,7 @@ REQUIRES = [
 ]
 
 TEST = [
+    "h11>=0.16",  # a second opinion of what a request is: from 0.16 strict about chunks' ends
     "hypothesis>=6.100",
     "Flask>=3.0",  # a consumer of the kind that crowd must not be noticed by
     "cloudevents>=2.2",  # reads what is sent

@@ -44,11 +44,15 @@ EVERYTHING: Final = "/<path:rest>"
 
 
 class Node(msgspec.Struct, frozen=True):
-    """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings."""
+    """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings.
+
+    ``hosts`` are the names that producers may ask for; any, where there are none.
+    """
 
     name: str
     directory: str
     http: tuple[str, ...]
+    hosts: tuple[str, ...]
     peer: str | None
     admin: str
 
@@ -239,6 +243,7 @@ def _node(table: Table, directory: Path, *, in_cluster: bool) -> Node:
         name=table.read("name", kinds.NAME) if named else table.read("name", kinds.NAME, "single"),
         directory=_path(table, "directory", directory, "crowd-data"),
         http=table.read("http", kinds.ENDPOINTS, ["tcp:2104"]),
+        hosts=table.read("hosts", kinds.HOSTS, []),
         peer=table.read_optional("peer", kinds.ENDPOINT),
         admin=table.read("admin", kinds.ENDPOINT, "tcp:2106:interface=127.0.0.1"),
     )

@@ -36,6 +36,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # RFC 9110, 5.6.2
 _VISIBLE = re.compile(r"[!-~]+\Z")
 _PLACEHOLDER = re.compile(r"<(?:[a-zA-Z_]\w*(?:\([^()<>]*\))?:)?[a-zA-Z_]\w*>")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})\Z")
+_HOST = re.compile(r"(?:[A-Za-z0-9_~-]+(?:\.[A-Za-z0-9_~-]+)*|\[[0-9A-Fa-f:.]+\])\Z")
 _TCP = re.compile(r"(?:tcp6?|ssl):(?:port=)?([^:]*)")
 _STATUS = re.compile(r"[345]([0-9][0-9]|xx)\Z")
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)+\Z")  # RFC 6901
@@ -102,6 +103,10 @@ def _endpoint(value: Any) -> str:
     if not re.match(r"[a-z][a-z0-9]*:.", text):
         raise ValueError
     return text
+
+
+def _host(value: Any) -> str:
+    return _matching(_HOST)(value).lower()
 
 
 def _url(value: Any) -> str:
@@ -241,6 +246,11 @@ ENDPOINTS: Final[Kind[tuple[str, ...]]] = Kind(
     'an array of Twisted endpoint strings such as ["tcp:2104"]',
     (),
     lambda value: _each(value, _endpoint, 1),
+)
+HOSTS: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of names or addresses without ports, such as ["crowd.example", "[::1]"]',
+    (),
+    lambda value: _each(value, _host, 0),
 )
 PEERS: Final[Kind[dict[str, str]]] = Kind(
     'a table of name = "host:port", 1 to 32 members, no address twice', {}, _peers

@@ -382,7 +382,9 @@ class Node(Service):
 
     def _make_router(self, configuration: Configuration) -> Router:
         routes, _ = definitions(configuration)
-        return Router(Ingest(EngineAcceptor(self.engine), routes, wall_us, self._through).app)
+        hosts = [host.encode("ascii") for host in configuration.node.hosts]
+        app = Ingest(EngineAcceptor(self.engine), routes, wall_us, self._through).app
+        return Router(app, hosts)
 
     def _endpoint(self, text: str) -> Any:
         make: Any = endpoints.serverFromString  # Twisted's, without types

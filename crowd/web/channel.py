@@ -81,7 +81,7 @@ class Channel(TwistedProtocol):
         self._held = 0  # bytes of the budget for the request that is being read
         self._wants = 0  # bytes that it waits for
         self._watched: Stage | None = None  # the stage whose deadline is set
-        self._expecting: tuple[bytes, bytes] | None = None  # who waits for 100 (Continue)
+        self._expecting: tuple[bytes, bytes, bytes] | None = None  # who waits for 100 (Continue)
         self.client = b""
         self.scheme = b"http"
         self.deadline_s = 0.0
@@ -179,7 +179,9 @@ class Channel(TwistedProtocol):
 
     # --- The intake's calls -------------------------------------------------------------------------
 
-    def head(self, body_bytes: int, method: bytes, target: bytes, *, expects: bool) -> None:
+    def head(
+        self, body_bytes: int, method: bytes, target: bytes, host: bytes, *, expects: bool
+    ) -> None:
         """Make room for a body before it is read."""
         held = body_bytes + self._limits.request_bytes
         if self._budget.take(held):
@@ -188,7 +190,7 @@ class Channel(TwistedProtocol):
             self._wants = held
             self._budget.wait(self, held)
         if expects:
-            self._expecting = (method, target)
+            self._expecting = (method, target, host)
 
     def request(
         self, method: bytes, target: bytes, headers: list[Field], fields: Fields,
@@ -279,10 +281,10 @@ class Channel(TwistedProtocol):
         elif self._expecting is not None and not self._queue:
             self._continue(*self._expecting)
 
-    def _continue(self, method: bytes, target: bytes) -> None:
+    def _continue(self, method: bytes, target: bytes, host: bytes) -> None:
         """Ask for the body, unless the answer is certain without it."""
         self._expecting = None
-        reply = self._shared.refusal(method, target)
+        reply = self._shared.refusal(method, target, host)
         if reply is None:
             self._send(_CONTINUE)
         else:

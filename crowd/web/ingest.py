@@ -19,6 +19,7 @@ from crowd.web.fields import Fields, accepts_gzip, sort_fields
 from crowd.web.problems import BAD_TARGET, failure_value, is_expected, problem_reply, reply_to_error
 from crowd.web.reply import Reply, make_reply
 from crowd.web.request import Request
+from crowd.web.router import ITSELF
 from crowd.web.target import is_deliverable
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Ingest:
         front, converter, _ = path.rpartition("<path:")
         if converter and front.endswith("/") and path.endswith(">"):
             # "all below" includes the top itself, which Werkzeug's converter leaves out.
-            self.app.route(front, methods=methods, endpoint=f"{endpoint} itself")(take)
+            self.app.route(front, methods=methods, endpoint=endpoint + ITSELF)(take)
 
     def _take(self, path: str, request: Any) -> Any:
         """Offer a request's message. Returns what Klein waits for."""

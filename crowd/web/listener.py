@@ -127,9 +127,9 @@ class Producers(Factory):
 
     # --- What connections ask for ---------------------------------------------------------------
 
-    def refusal(self, method: bytes, target: bytes) -> Reply | None:
+    def refusal(self, method: bytes, target: bytes, host: bytes) -> Reply | None:
         """Return the answer that is certain before the body is read."""
-        return self._router.refusal(method, target)
+        return self._router.refusal(method, target, host)
 
     def soon(self, channel: Channel) -> None:
         """Call ``channel.turn()`` in the reactor's next turn, once."""

@@ -44,6 +44,7 @@ BAD_QUERY: Final = Problem(400, "bad-query", "This query cannot be answered")
 NO_TOKEN: Final = Problem(401, "no-token", "Changes need the node's token")
 FOREIGN_ORIGIN: Final = Problem(403, "foreign-origin", "A page from elsewhere changes nothing here")
 FOREIGN_HOST: Final = Problem(421, "foreign-host", "Ask for the admin pages by address")
+UNKNOWN_HOST: Final = Problem(421, "unknown-host", "This node does not answer to this name")
 NOT_FOUND: Final = Problem(404, "unknown-route", "No route takes this path")
 UNKNOWN_MEMBER: Final = Problem(404, "unknown-member", "There is no such member")
 UNKNOWN_CONSUMER: Final = Problem(404, "unknown-consumer", "There is no such consumer")
@@ -78,7 +79,7 @@ NOT_HERE: Final = Problem(503, "not-here", "This node does not have the message"
 OUTCOME_UNKNOWN: Final = Problem(503, "outcome-unknown", "The message may be stored, now or soon")
 
 PROBLEMS: Final = (
-    BAD_REQUEST, BAD_TARGET, FOREIGN_HOST, NOT_FOUND, NOT_ALLOWED, TOO_SLOW, BODY_TOO_LARGE, TARGET_TOO_LONG,
+    BAD_REQUEST, BAD_TARGET, FOREIGN_HOST, UNKNOWN_HOST, NOT_FOUND, NOT_ALLOWED, TOO_SLOW, BODY_TOO_LARGE, TARGET_TOO_LONG,
     EXPECTATION, HEAD_TOO_LARGE, INTERNAL, CODING, VERSION, NOT_STORED, NO_QUORUM, BACKLOG_FULL,
     DRAINING, OUTCOME_UNKNOWN, BAD_CHANGE, NO_TOKEN, FOREIGN_ORIGIN, UNKNOWN_MEMBER, CHANGE_REFUSED,
     NOT_JSON, BAD_QUERY, UNKNOWN_CONSUMER, UNKNOWN_LETTER, UNKNOWN_ORDER, BACKLOG_LEFT, NOT_HERE,

@@ -31,7 +31,7 @@ class Shared(Protocol):
     def handle(self, request: Request) -> None:
         """Have a request answered, at once or later."""
 
-    def refusal(self, method: bytes, target: bytes) -> Reply | None:
+    def refusal(self, method: bytes, target: bytes, host: bytes) -> Reply | None:
         """Return the answer that is certain before the body is read."""
 
     def soon(self, channel: Channel) -> None:

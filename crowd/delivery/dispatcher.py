@@ -101,19 +101,20 @@ class Dispatcher(Service):
         couriers: CourierFactory,
         producers_wait: Callable[[], bool],
         on_fatal: Callable[[FatalError], None],
-        worked_s: Callable[[], float] = lambda: 0.0,
+        worked_s: Callable[[], float] | None = None,
     ) -> None:
         """Make a dispatcher that does nothing before it is told to `lead`.
 
         `clock` is monotonic. `on_fatal` hears, once, why the node must end. `worked_s` is the
-        processor time of the reactor's thread, in seconds since any moment.
+        processor time of the reactor's thread, in seconds since any moment; without it all
+        time counts as worked.
         """
         self._clock = clock
         self._ledger = ledger
         self._leadership = leadership
         self._producers_wait = producers_wait
         self._on_fatal = on_fatal
-        self._worked_s = worked_s
+        self._worked_s = worked_s or clock.seconds
         self._left_off_s = 0.0  # what the thread had worked when delivery last did, or was to wait
         self._answers_s = 0.0  # what answers took of its time since then
         self._entries = Entries(leadership.messages)

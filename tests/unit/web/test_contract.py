@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import defer, endpoints, protocol, reactor, ssl
 from twisted.trial.unittest import TestCase
 from twisted.web.server import Site
 
-from crowd.command import RouteDefinition
+from crowd.command import Proof, RouteDefinition
 from crowd.errors import (
     BacklogFullError,
     DrainingError,
@@ -18,7 +20,7 @@ from crowd.errors import (
     OutcomeUnknownError,
 )
 from crowd.message import Position, RouteId, decode_message
-from crowd.raft.certificates import make_authority
+from crowd.raft.certificates import make_authority, make_node
 from crowd.reads.upstream import Upstreams
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
@@ -225,6 +227,69 @@ class TestContract(TestCase):
                 assert _answer(data) == _answer(their_answers[name]), name
             assert [*map(_message, ours.stored)] == [*map(_message, theirs.stored)]
             assert len(self.flushLoggedErrors(RuntimeError)) == 2
+
+        return defer.Deferred.fromCoroutine(run())
+
+
+class TestReadsOverTLS(TestCase):
+    """A long answer through TLS on both sides, to a reader that stops now and then."""
+
+    timeout = 30
+
+    def test_a_long_answer_to_a_reader_that_stops(self):
+        ours = make_authority("ours")
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        authority = Path(directory.name, "ca.pem")
+        authority.write_bytes(ours[0])
+
+        async def run() -> None:
+            size = 4 << 20
+            context = ssl.PrivateCertificate.loadPEM(
+                b"".join(make_node(*ours, "ours", "server", ["127.0.0.1"]))
+            ).options()
+
+            def listens() -> Any:
+                plain = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+                return endpoints.wrapServerTLS(context, plain)
+
+            UPSTREAM[b"long"] = [
+                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+            ]
+            self.addCleanup(UPSTREAM.pop, b"long")
+            behind = await listens().listen(protocol.Factory.forProtocol(Upstream))
+            self.addCleanup(behind.stopListening)
+            route = RouteDefinition(
+                "/api/<path:rest>", (), "proxy", f"https://127.0.0.1:{behind.getHost().port}",
+                proof=Proof(authority=str(authority)),
+            )  # fmt: skip
+            upstreams = Upstreams(reactor, 16)
+            self.addCleanup(upstreams.abort)
+            ingest = Ingest(Acceptor(), (route,), lambda: 0, Through(upstreams, b"thisnode"))
+            producers = Producers(reactor, Router(ingest.app), WebLimits(), time.time)
+            listener = ProducerListener(reactor, [listens()], producers, drain_s=2.0)
+            listener.startService()
+            self.addCleanup(listener.stopService)
+            (port,) = await listener.listening
+            target = endpoints.wrapClientTLS(
+                ssl.CertificateOptions(),
+                endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port),
+            )
+            reader = await endpoints.connectProtocol(target, Client(_request(b"GET /api/long")))
+            for _ in range(5):
+                reader.transport.pauseProducing()
+                turn: defer.Deferred[None] = defer.Deferred()
+                reactor.callLater(0.05, turn.callback, None)
+                await turn
+                reader.transport.resumeProducing()
+                again: defer.Deferred[None] = defer.Deferred()
+                reactor.callLater(0.01, again.callback, None)
+                await again
+            head, _, body = (await reader.done).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert body == bytes(size)
+            assert upstreams.tally.in_flight == 0
+            assert not any(upstreams.tally.failures.values())
 
         return defer.Deferred.fromCoroutine(run())
 

@@ -325,7 +325,7 @@ class Channel(TwistedProtocol):
         if self._intake.stage is Stage.BODY:
             self._partial(Stage.BODY)
         self._feed_rest()
-        if not self._pause and not self._read_lost:
+        if not (self._pause or self._read_lost or self._hung_up):
             self.transport.resumeProducing()
 
     # --- Answers --------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ from hypothesis import given, settings
 
 from tests.unit.web.hostile.grammar import CUTS, cut, mutated
 from tests.unit.web.hostile.table import THEMES
-from tests.unit.web.opinions import crowds, h11s
+from tests.unit.web.opinions import crowds, h11s, is_comparable
 
 
 def agree(data: bytes, pieces: list[bytes]) -> None:
     """Fail unless each request that crowd finds is one that h11 finds, too, in the same bytes."""
+    if not is_comparable(data):
+        return
     ours, _ = crowds(pieces)
     theirs, _ = h11s(data)
     assert len(ours) <= len(theirs), "crowd accepts what h11 rejects"

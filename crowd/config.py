@@ -33,10 +33,13 @@ from crowd.command import (
     RouteDefinition,
 )
 from crowd.errors import ConfigurationError
+from crowd.policy_tables import read_policy
 from crowd.table import Findings, Setting, Table, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from crowd.policy import Policy
 
 METHODS_DEFAULT: Final = ["POST", "PUT", "PATCH", "DELETE"]
 EVERYTHING: Final = "/<path:rest>"
@@ -75,9 +78,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All of a file. ``file_hash`` is over routes and consumers, in their order, alone.
+    """All of a file. ``file_hash`` is over routes, policies and consumers, in their order, alone.
 
-    ``notes`` has a line for each key of the file that this version accepts and does not act
+    ``policies`` has those routes' that ask anything of a request. ``notes`` has a line for each key of the file that this version accepts and does not act
     on yet. A promise that would be broken so is no note but a problem.
     """
 
@@ -88,6 +91,7 @@ class Configuration(msgspec.Struct, frozen=True):
     consumers: tuple[ConsumerDefinition, ...]
     file_hash: bytes
     notes: tuple[str, ...]
+    policies: tuple[Policy, ...] = ()
 
     @property
     def cluster_name(self) -> str:
@@ -210,7 +214,7 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
     table = root.table("cluster")
     cluster = _cluster(table, node, directory) if in_cluster else None
     limits = _limits(root.table("limits"))
-    routes = _routes(root)
+    routes, policies = _routes(root)
     paths = frozenset(route.path for route in routes)
     consumers = tuple(_consumer(table, paths) for table in root.tables("consumer"))
     _check_unique(findings, "consumer", "name", [consumer.name for consumer in consumers])
@@ -226,8 +230,9 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
         limits=limits,
         routes=routes,
         consumers=consumers,
-        file_hash=_hash(routes, consumers),
+        file_hash=_hash(routes, consumers, policies),
         notes=tuple(findings.notes),
+        policies=policies,
     )
 
 
@@ -281,18 +286,20 @@ def _limits(table: Table) -> Limits:
     return limits
 
 
-def _routes(root: Table) -> tuple[RouteDefinition, ...]:
+def _routes(root: Table) -> tuple[tuple[RouteDefinition, ...], tuple[Policy, ...]]:
+    """Return the routes, and the policies of those that ask anything."""
     if not root.has("route"):
         rest = RouteDefinition(EVERYTHING, tuple(METHODS_DEFAULT), "refuse", None)
         root.tables("route")
         root.note("route", f"{EVERYTHING}, as no [[route]] is given")
-        return (rest,)
-    routes = tuple(_route(table) for table in root.tables("route"))
-    _check_unique(root.findings, "route", "path", [route.path for route in routes])
-    return routes
+        return (rest,), ()
+    read = [_route(table) for table in root.tables("route")]
+    _check_unique(root.findings, "route", "path", [route.path for route, _ in read])
+    policies = tuple(policy for _, policy in read if not policy.asks_nothing)
+    return tuple(route for route, _ in read), policies
 
 
-def _route(table: Table) -> RouteDefinition:
+def _route(table: Table) -> tuple[RouteDefinition, Policy]:
     route = RouteDefinition(
         path=table.read("path", kinds.RULE),
         methods=table.read("methods", kinds.METHODS, METHODS_DEFAULT),
@@ -303,8 +310,9 @@ def _route(table: Table) -> RouteDefinition:
         table.not_in_force("reads", "GET and HEAD get 405 with Allow, upstream is not asked")
         if not table.has("upstream"):
             table.problem("upstream", f'{kinds.URL.expected}, as reads = "proxy"')
+    policy = read_policy(table, route.path)
     table.close()
-    return route
+    return route, policy
 
 
 def _consumer(table: Table, paths: frozenset[str] | None) -> ConsumerDefinition:
@@ -436,5 +444,12 @@ def _check_unique(findings: Findings, what: str, key: str, values: list[str]) ->
         findings.problem(f"{what}.{key}", f"{show(value)} twice", "each one once")
 
 
-def _hash(routes: tuple[RouteDefinition, ...], consumers: tuple[ConsumerDefinition, ...]) -> bytes:
-    return hashlib.sha256(pack(msgspec.to_builtins([routes, consumers]))).digest()
+def _hash(
+    routes: tuple[RouteDefinition, ...],
+    consumers: tuple[ConsumerDefinition, ...],
+    policies: tuple[Policy, ...],
+) -> bytes:
+    parts: list[Any] = [routes, consumers]
+    if policies:  # a file without any has the hash that it had before there were policies
+        parts.append(policies)
+    return hashlib.sha256(pack(msgspec.to_builtins(parts))).digest()

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from crowd.config import load_file
 from crowd.errors import ConfigurationError
+from crowd.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,7 +118,11 @@ _KEYS: Final = {
 
 
 def changes(old: Configuration, new: Configuration) -> Iterator[str]:
-    """Yield what becomes of routes and consumers, in words."""
+    """Yield what becomes of routes, their policies and consumers, in words."""
+    policies = {policy.path: policy for policy in old.policies}
+    for policy in (*new.policies, *map(Policy, policies)):
+        if policies.pop(policy.path, Policy(policy.path)) != policy:
+            yield f"route {policy.path} has another policy"
     for what, key in (("route", "path"), ("consumer", "name")):
         before = {getattr(each, key): each for each in getattr(old, f"{what}s")}
         after = {getattr(each, key): each for each in getattr(new, f"{what}s")}

@@ -31,6 +31,7 @@ from crowd.config import definitions, load_file, single_node
 from crowd.consumers import EngineConsumers
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
+from crowd.door.door import Door
 from crowd.errors import ConfigurationError, FatalError
 from crowd.kinds import split_address
 from crowd.letters import EngineLetters
@@ -46,6 +47,7 @@ from crowd.raft.tls import MutualTLS
 from crowd.reload import Reload
 from crowd.view import EngineAcceptor, EngineChanges, EngineView
 from crowd.web.admin import Operators, admin_site
+from crowd.web.entrance import Entrance, Tally
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
@@ -163,6 +165,7 @@ class Node(Service):
         self.engine = self._make_engine()
         self.dispatcher = self._make_dispatcher()
         self._doors: list[Any] = []
+        self._tally = Tally()
         self._wishes = Wishes(self.engine, reactor.seconds)
         self._orders = Orders(reactor, self._wishes)
         self._reload = None if path is None else Reload(reactor, path, configuration, self._use)
@@ -367,11 +370,15 @@ class Node(Service):
         return dispatcher
 
     def _make_producers(self, limits: WebLimits) -> Producers:
-        return Producers(self._reactor, self._make_router(self._configuration), limits, time.time)
+        router = self._make_router(self._configuration)
+        return Producers(self._reactor, router, limits, time.time, self._tally)
 
     def _make_router(self, configuration: Configuration) -> Router:
         routes, _ = definitions(configuration)
-        return Router(Ingest(EngineAcceptor(self.engine), routes, wall_us).app)
+        doors = {policy.path: Door(policy) for policy in configuration.policies}
+        entrance = Entrance(doors, wall_us, self._reactor.seconds, self._tally)
+        ingest = Ingest(EngineAcceptor(self.engine), routes, wall_us, entrance)
+        return Router(ingest.app, entrance)
 
     def _endpoint(self, text: str) -> Any:
         make: Any = endpoints.serverFromString  # Twisted's, without types

@@ -161,8 +161,16 @@ class Channel(TwistedProtocol):
 
     # --- The intake's calls -------------------------------------------------------------------------
 
-    def head(self, body_bytes: int, method: bytes, target: bytes, *, expects: bool) -> None:
-        """Make room for a body before it is read."""
+    def head(
+        self, body_bytes: int, method: bytes, target: bytes, fields: Fields, *, expects: bool
+    ) -> Reply | None:
+        """Make room for a body before it is read, unless its sender may not pass."""
+        at_head = self._shared.at_head
+        if at_head is not None:
+            bytes_max = self._limits.body_bytes_max
+            reply = at_head(self, method, target, fields, waits=expects, bytes_max=bytes_max)
+            if reply is not None:
+                return reply
         held = body_bytes + self._limits.request_bytes
         if self._budget.take(held):
             self._held = held
@@ -171,6 +179,7 @@ class Channel(TwistedProtocol):
             self._budget.wait(self, held)
         if expects:
             self._expecting = (method, target)
+        return None
 
     def request(
         self, method: bytes, target: bytes, headers: list[Field], fields: Fields,

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from klein import Klein
 from twisted.logger import Logger
 
+from crowd.door.asked import Refused
 from crowd.errors import NoQuorumError
 from crowd.message import Message, Position, RouteId, encode_message, message_id
+from crowd.web.entrance import endpoints
 from crowd.web.fields import Fields, accepts_gzip, sort_fields
 from crowd.web.problems import BAD_TARGET, failure_value, is_expected, problem_reply, reply_to_error
 from crowd.web.reply import Reply, make_reply
@@ -28,12 +30,15 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from crowd.command import RouteDefinition
+    from crowd.door.door import Door
+    from crowd.web.entrance import Entrance
     from crowd.web.fields import Field
 
 METHODS_NEVER_STORED: Final = frozenset(("GET", "HEAD", "OPTIONS", "CONNECT", "TRACE"))
 """They ask instead of telling, or are about the connection."""
 
 _ID: Final = b"Crowd-Message-Id"
+_NOTHING: Final[tuple[Field, ...]] = ()
 _BODY: Final = b'{"status": "OK"}'
 _COMMON: Final = (
     (b"Content-Type", b"application/json;charset=UTF-8"),
@@ -65,15 +70,23 @@ class Acceptor(Protocol):
 
 
 class Ingest:
-    """Builds the Klein `app` of the routes; each handler offers messages to `acceptor`."""
+    """Builds the Klein `app` of the routes; each handler offers messages to `acceptor`.
+
+    Requests of the routes that have a door in `entrance` must pass it first.
+    """
 
     log = Logger()
 
     def __init__(
-        self, acceptor: Acceptor, routes: Sequence[RouteDefinition], wall_us: Callable[[], int]
+        self,
+        acceptor: Acceptor,
+        routes: Sequence[RouteDefinition],
+        wall_us: Callable[[], int],
+        entrance: Entrance | None = None,
     ) -> None:
         self.app = Klein()
         self._acceptor = acceptor
+        self._entrance = entrance
         self._wall_us = wall_us
         # Werkzeug would answer 308 at slashes, or see one path in two (`//`).
         self.app.url_map.strict_slashes = False
@@ -84,16 +97,17 @@ class Ingest:
             self._add(route.path, [m for m in route.methods if m not in METHODS_NEVER_STORED])
 
     def _add(self, path: str, methods: list[str]) -> None:
+        door = None if self._entrance is None else self._entrance.door(path)
+
         def take(request: Any, **_: object) -> Any:
-            return self._take(path, request)
+            return self._take(path, door, request)
 
-        self.app.route(path, methods=methods, endpoint=path, strict_slashes=False)(take)
-        front, converter, _ = path.rpartition("<path:")
-        if converter and front.endswith("/") and path.endswith(">"):
-            # "all below" includes the top itself, which Werkzeug's converter leaves out.
-            self.app.route(front, methods=methods, endpoint=f"{path} itself")(take)
+        own, *top = endpoints(path)
+        self.app.route(path, methods=methods, endpoint=own, strict_slashes=False)(take)
+        for endpoint in top:
+            self.app.route(path.rpartition("<path:")[0], methods=methods, endpoint=endpoint)(take)
 
-    def _take(self, path: str, request: Any) -> Any:
+    def _take(self, path: str, door: Door | None, request: Any) -> Any:
         """Offer a request's message. Returns what Klein waits for."""
         acceptor = self._acceptor
         route = acceptor.route_id(path)
@@ -109,24 +123,34 @@ class Ingest:
             request.answers_itself = True
         else:
             client, scheme, body = _origin_of(request)
+        kept, extra = fields.kept, _NOTHING
+        if door is not None:
+            entrance = self._entrance
+            assert entrance is not None, "a door stands in an entrance"
+            verdict = door.admit(entrance.asked(request.method, fields, body, client))
+            if isinstance(verdict, Refused):
+                return answer(request, entrance.refusal(verdict))
+            kept, extra = verdict.headers, verdict.answer
         message = Message(
-            request.method, request.uri, tuple(fields.kept), body, self._wall_us(), client, scheme
-        )  # fmt: skip
+            request.method, request.uri, tuple(kept), body, self._wall_us(), client, scheme
+        )
         accepted = acceptor.accept(route, encode_message(message))
         return accepted.addCallbacks(
-            self._accepted, self._refused, (request, fields.encodings), {}, (request,)
+            self._accepted, self._refused, (request, fields.encodings, extra), {}, (request, extra)
         )
 
-    def _accepted(self, position: Position, request: Any, encodings: bytes) -> bytes | None:
+    def _accepted(
+        self, position: Position, request: Any, encodings: bytes, extra: tuple[Field, ...]
+    ) -> bytes | None:
         reply = ACCEPTED_GZIP if encodings and accepts_gzip(encodings) else ACCEPTED
         name = message_id(self._acceptor.tag, position).encode("ascii")
-        return answer(request, reply, ((_ID, name),))
+        return answer(request, reply, ((_ID, name), *extra))
 
-    def _refused(self, failure: Failure, request: Any) -> bytes | None:
+    def _refused(self, failure: Failure, request: Any, extra: tuple[Field, ...]) -> bytes | None:
         error = failure_value(failure)
         if not is_expected(error):
             self.log.failure("a message was neither accepted nor refused", failure=failure)
-        return answer(request, reply_to_error(error))
+        return answer(request, reply_to_error(error), extra)
 
     def _failed(self, request: Any, failure: Failure) -> bytes | None:
         """Answer an error under Twisted's own HTTP server; `router` does it for the channel."""
@@ -146,7 +170,7 @@ def answer(request: Any, reply: Reply, extra: tuple[Field, ...] = ()) -> bytes |
         return None
     request.setResponseCode(reply.status)
     for name, value in (*reply.headers, *extra):
-        request.setHeader(name, value)
+        request.responseHeaders.addRawHeader(name, value)
     request.setHeader(b"Content-Length", b"%d" % len(reply.body))
     return reply.body
 

@@ -55,10 +55,13 @@ class Stage(enum.Enum):
 class Receiver(Protocol):
     """Whom an intake tells. Called from within `Intake.feed` and `Intake.refuse` only."""
 
-    def head(self, body_bytes: int, method: bytes, target: bytes, *, expects: bool) -> None:
+    def head(
+        self, body_bytes: int, method: bytes, target: bytes, fields: Fields, *, expects: bool
+    ) -> Reply | None:
         """Take note of a head; its body has `body_bytes`, or as many at most if chunked.
 
-        `expects`: the producer waits for 100 (Continue) before it sends the body.
+        `expects`: the producer waits for 100 (Continue) before it sends the body. Returns the
+        answer to a request whose body need not be read.
         """
 
     def request(
@@ -172,7 +175,10 @@ class Intake:
             length = self._limits.body_bytes_max
         elif length > self._limits.body_bytes_max:
             self._stop(problems.BODY_TOO_LARGE, f"over {self._limits.body_bytes_max} bytes")
-        self._receiver.head(length, method, self._target, expects=expects)
+        reply = self._receiver.head(length, method, self._target, fields, expects=expects)
+        if reply is not None:
+            self._refusal = reply
+            raise _StopError
 
     def on_body(self, data: bytes) -> None:
         """Add a part of the body; most bodies come in one."""

@@ -26,6 +26,8 @@ from crowd.web.reply import Reply, make_reply
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
+    from crowd.web.fields import Field
+
 CONTENT_TYPE: Final = (b"Content-Type", b"application/problem+json")
 
 
@@ -42,6 +44,8 @@ BAD_TARGET: Final = Problem(400, "bad-target", "This request target cannot be de
 BAD_CHANGE: Final = Problem(400, "bad-change", "This is no change that can be asked for")
 BAD_QUERY: Final = Problem(400, "bad-query", "This query cannot be answered")
 NO_TOKEN: Final = Problem(401, "no-token", "Changes need the node's token")
+NO_CREDENTIAL: Final = Problem(401, "no-credential", "This route asks who posts")
+UNKNOWN_CREDENTIAL: Final = Problem(401, "unknown-credential", "This route does not know who posts")
 FOREIGN_ORIGIN: Final = Problem(403, "foreign-origin", "A page from elsewhere changes nothing here")
 FOREIGN_HOST: Final = Problem(421, "foreign-host", "Ask for the admin pages by address")
 NOT_FOUND: Final = Problem(404, "unknown-route", "No route takes this path")
@@ -73,6 +77,7 @@ PROBLEMS: Final = (
     EXPECTATION, HEAD_TOO_LARGE, INTERNAL, CODING, VERSION, NOT_STORED, NO_QUORUM, BACKLOG_FULL,
     DRAINING, OUTCOME_UNKNOWN, BAD_CHANGE, NO_TOKEN, FOREIGN_ORIGIN, UNKNOWN_MEMBER, CHANGE_REFUSED,
     NOT_JSON, BAD_QUERY, UNKNOWN_CONSUMER, UNKNOWN_LETTER, UNKNOWN_ORDER, BACKLOG_LEFT, NOT_HERE,
+    NO_CREDENTIAL, UNKNOWN_CREDENTIAL,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.
@@ -92,11 +97,13 @@ def problem_reply(
     *,
     retry_after_s: int | None = None,
     allow: tuple[str, ...] | None = None,
-    facts: tuple[tuple[str, int], ...] = (),
+    facts: tuple[tuple[str, int | str], ...] = (),
+    headers: tuple[Field, ...] = (),
 ) -> Reply:
     """Return the answer for `problem`; `detail` says what was found in this request.
 
-    `facts` are members of the answer beside those of RFC 9457, for programs.
+    `facts` are members of the answer beside those of RFC 9457, for programs; `headers` are
+    further fields of it.
     """
     document: dict[str, str | int] = {
         "type": f"/problems/{problem.name}",
@@ -106,14 +113,14 @@ def problem_reply(
     if detail:
         document["detail"] = detail
     document |= dict(facts)
-    headers: list[tuple[bytes, bytes]] = [CONTENT_TYPE]
-    if problem.status == 401:
-        headers.append((b"WWW-Authenticate", b'Bearer realm="crowd"'))
+    fields: list[Field] = [CONTENT_TYPE, *headers]
+    if problem is NO_TOKEN:
+        fields.append((b"WWW-Authenticate", b'Bearer realm="crowd"'))
     if retry_after_s is not None:
-        headers.append((b"Retry-After", b"%d" % retry_after_s))
+        fields.append((b"Retry-After", b"%d" % retry_after_s))
     if allow is not None:
-        headers.append((b"Allow", ", ".join(allow).encode("ascii")))
-    return make_reply(problem.status, tuple(headers), json.dumps(document).encode("ascii"))
+        fields.append((b"Allow", ", ".join(allow).encode("ascii")))
+    return make_reply(problem.status, tuple(fields), json.dumps(document).encode("ascii"))
 
 
 def in_flight_full() -> Reply:

@@ -26,18 +26,24 @@ if TYPE_CHECKING:
 
     from klein import Klein
 
-    from crowd.web.fields import Field
-    from crowd.web.request import Request
+    from crowd.web.entrance import Entrance
+    from crowd.web.fields import Field, Fields
+    from crowd.web.request import Connection, Request
 
 ROUTES_KEPT: Final = 1024
 
 
 class Router:
-    """Calls the handlers of `app`. In the reactor's thread."""
+    """Calls the handlers of `app`. In the reactor's thread.
+
+    `at_head` is None unless a route has a door in `entrance`: see `_at_head`.
+    """
 
     log = Logger()
 
-    def __init__(self, app: Klein) -> None:
+    def __init__(self, app: Klein, entrance: Entrance | None = None) -> None:
+        self.at_head = self._at_head if entrance else None
+        self._entrance = entrance
         self._execute: Callable[..., Any] = app.execute_endpoint
         self._url_map = app.url_map
         self._match = lru_cache(maxsize=ROUTES_KEPT)(self._find)
@@ -59,6 +65,20 @@ class Router:
         except HTTPException as error:
             return reply_to_error(error)
         return None
+
+    def _at_head(
+        self, connection: Connection, method: bytes, target: bytes, fields: Fields,
+        *, waits: bool, bytes_max: int,
+    ) -> Reply | None:  # fmt: skip
+        """Return the answer that a request's door has for it before its body is read, or None."""
+        entrance = self._entrance
+        assert entrance is not None, "there is a door"
+        try:
+            endpoint, _ = self._match(method, target.partition(b"?")[0])
+        except HTTPException:
+            return None  # that is answered once the request is here
+        path = endpoint.removesuffix(" itself")
+        return entrance.at_head(path, connection, method, fields, waits=waits, bytes_max=bytes_max)
 
     def _find(self, method: bytes, path: bytes) -> tuple[str, dict[str, Any]]:
         # Only the match sees the decoded path. One that is not UTF-8 is delivered as it came,

@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[2]
 
 CONSUMER = "[[consumer]]\nname = 'a'\nurl = 'http://a'\n"
 
+ROUTE = "[[route]]\npath = '/a'\n"
+
+KEY = "[[route.key]]\nname = '{}'\nsha256 = ['{}']\n"
+
 WHOLE = """
 [node]
 name = "a"
@@ -50,6 +54,10 @@ path = "/leads"
 methods = ["POST"]
 reads = "proxy"
 upstream = "http://api.internal:8080"
+
+[[route.key]]
+name = "shop-a"
+sha256 = ["be3d3c1d5c8c4a5c0a4d9b2f5c6c4c1e2b8f1f7a0d9e8c7b6a5f4e3d2c1b0a99"]
 
 [[route]]
 path = "/shops/<shop>/<path:rest>"
@@ -173,6 +181,23 @@ def test_six_mistakes_are_reported_at_once():
         ("[[route]]\npath = '/a'\nreads = 'proxy'", "route[/a].upstream: found nothing"),
         ("[[route]]\npath = '/a'\n[[route]]\npath = '/a'", 'route.path: found "/a" twice'),
         ("[route]\npath = '/a'", "route: found { path"),
+        (ROUTE + "require = 'some'", 'route[/a].require: found "some"; expected "all" or "any"'),
+        (ROUTE + "key_from = []", 'route[/a].key_from: found []; expected an array of "bearer"'),
+        (ROUTE + "key_from = ['header:Host']", "route[/a].key_from: found"),
+        (ROUTE + "key_from = ['header:Crowd-Key']", "route[/a].key_from: found"),
+        (ROUTE + "[[route.key]]\nname = 'x'", "route[/a].key[x].sha256: found nothing; expected"),
+        (
+            ROUTE + "[[route.key]]\nname = 'x'\nsha256 = ['crowd_secret']",
+            "route[/a].key[x].sha256: found something else (not shown); expected an array",
+        ),
+        (
+            ROUTE + 2 * (KEY.format("x", "a" * 64)),
+            'route[/a].key: found "x" twice; expected each name once',
+        ),
+        (
+            ROUTE + KEY.format("x", "a" * 64) + KEY.format("y", "a" * 64),
+            "found one key under two names",
+        ),
         ("[[consumer]]\nname = 'a'\nurl = 'http://a'\nroutes = ['/x']", "consumer[a].routes"),
         ("[[consumer]]\nname = 'a'\nurl = 'http://u:p@a'", "consumer[a].url: found"),
         ("[[consumer]]\nname = 'a'\nurl = 'http://a?x'", "consumer[a].url: found"),
@@ -293,6 +318,17 @@ def test_the_hash_is_over_routes_and_consumers_alone():
     assert len(base) == 32
 
 
+def test_the_hash_is_over_policies_too():
+    """Nodes that ask for different things differ; a route that asks nothing has no policy."""
+    base = from_text(ROUTE, "a.toml")
+    assert base.policies == ()
+    assert from_text(ROUTE + "require = 'any'", "a").file_hash == base.file_hash
+    one = from_text(ROUTE + KEY.format("x", "a" * 64), "a")
+    other = from_text(ROUTE + KEY.format("x", "b" * 64), "a")
+    assert one.routes == other.routes == base.routes
+    assert len({base.file_hash, one.file_hash, other.file_hash}) == 3
+
+
 def test_definitions_fit_into_the_log():
     configuration = from_text(WHOLE, "node.toml")
     routes, consumers = definitions(configuration)
@@ -314,7 +350,7 @@ def test_every_key_has_its_heading_in_the_reference(tmp_path):
     file = tmp_path / "a.toml"
     file.write_text(WHOLE)
     _, settings = explain_file(file)
-    keys = {re.sub(r"\[.*\]", "", setting.key) for setting in settings}
+    keys = {re.sub(r"\[[^]]*\]", "", setting.key) for setting in settings}
     text = (ROOT / "docs/reference/configuration.md").read_text("utf-8")
     assert keys == set(re.findall(r"^### `([\w.]+)`", text, re.MULTILINE))
 

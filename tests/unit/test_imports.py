@@ -12,13 +12,15 @@ ROOT = Path(__file__).parents[2]
 ROOMS = (
     {"crowd", "crowd.errors", "crowd.clock", "crowd.codec", "crowd.message", "crowd.command",
      "crowd.metrics", "crowd.quantity"},
-    {"crowd.table", "crowd.kinds", "crowd.config"},
+    {"crowd.table", "crowd.kinds", "crowd.policy", "crowd.policy_kinds", "crowd.policy_tables",
+     "crowd.config"},
     {"crowd.ledger"},
     {"crowd.delivery.backlog", "crowd.delivery.backoff", "crowd.delivery.breaker",
      "crowd.delivery.concurrency", "crowd.delivery.forms", "crowd.delivery.order",
      "crowd.delivery.outcome", "crowd.delivery.pace", "crowd.delivery.plan",
      "crowd.delivery.reach", "crowd.delivery.request", "crowd.delivery.rules",
      "crowd.delivery.trial"},
+    {"crowd.door"},
     {"crowd.raft"},
     {"crowd.delivery"},
     {"crowd.web"},
@@ -29,7 +31,7 @@ ROOMS = (
 """From the top: a room imports itself and those above it."""
 
 PURE = (
-    *ROOMS[0], *ROOMS[1], *ROOMS[2], *ROOMS[3], "crowd.raft.frames", "crowd.raft.wire",
+    *ROOMS[0], *ROOMS[1], *ROOMS[2], *ROOMS[3], *ROOMS[4], "crowd.raft.frames", "crowd.raft.wire",
     "crowd.raft.membership", "crowd.raft.following", "crowd.raft.replication",
     "crowd.raft.checkpoints.policy", "crowd.raft.checkpoints.shape",
 )  # fmt: skip

@@ -86,6 +86,18 @@ def test_a_consumer_that_is_new_is_used_and_told(node, file):
     assert len(node.used) == 1
 
 
+def test_a_policy_that_is_changed_is_used_and_told(node, file):
+    keyed = FILE.replace(
+        "[[consumer]]", f'[[route.key]]\nname = "a"\nsha256 = ["{"a" * 64}"]\n[[consumer]]'
+    )
+    for text, count in ((keyed, 1), (keyed.replace("a" * 64, "b" * 64), 2), (FILE, 3)):
+        file.write_text(text)
+        assert node.look() == [
+            ("info", "configuration read again: route /leads has another policy")
+        ]
+        assert len(node.used) == count
+
+
 def test_a_consumer_that_is_left_out_stays_and_that_is_told(node, file):
     file.write_text(FILE.replace("first", "third").replace("/leads", "/other"))
     (line,) = node.look()

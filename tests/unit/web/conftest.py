@@ -14,13 +14,18 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from crowd.command import RouteDefinition
+from crowd.door import door as route_door
 from crowd.message import Message, Position, RouteId, decode_message
+from crowd.web.entrance import Entrance, Tally
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import Producers
 from crowd.web.router import Router
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crowd.policy import Policy
     from crowd.web.channel import Channel
 
 WALL_S = 1_753_228_800.0  # Wed, 23 Jul 2025 00:00:00 GMT
@@ -155,15 +160,21 @@ class Producer:
 class Door:
     """The producers' side of a node."""
 
-    def __init__(self, limits: WebLimits) -> None:
+    def __init__(self, limits: WebLimits, policies: Sequence[Policy] = ()) -> None:
         self.clock = Clock()
         self.acceptor = FakeAcceptor()
-        self.ingest = Ingest(self.acceptor, ROUTES, lambda: 1_753_228_800_000_000)
-        self.router = Router(self.ingest.app)
+        self.tally = Tally()
+        doors = {policy.path: route_door.Door(policy) for policy in policies}
+        self.entrance = Entrance(doors, self.wall_us, self.clock.seconds, self.tally)
+        self.ingest = Ingest(self.acceptor, ROUTES, self.wall_us, self.entrance)
+        self.router = Router(self.ingest.app, self.entrance)
         self.producers = Producers(
-            self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds()
+            self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds(), self.tally
         )
         self.producers.start()
+
+    def wall_us(self) -> int:
+        return int((WALL_S + self.clock.seconds()) * 1_000_000)
 
     def connect(self) -> Producer:
         channel = self.producers.buildProtocol(None)
@@ -183,7 +194,7 @@ class Door:
 @pytest.fixture(scope="session")
 def make_door():
     """Return what makes a fresh door with some of the limits changed."""
-    return lambda **limits: Door(WebLimits(**limits))
+    return lambda policies=(), **limits: Door(WebLimits(**limits), policies)
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""What a node asks of requests before they become messages: a route's policy, as values.
+
+Decides nothing: `crowd.policy_tables` reads it from a file, and ``crowd/door`` decides by it. A
+policy is this node's own and is not in the log, as it holds only until a message is accepted.
+Its text, which holds hashes and references and never a secret, is part of the configuration's
+``file_hash``, so that nodes whose policies differ are seen.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class KeyPolicy(msgspec.Struct, frozen=True):
+    """A producer's keys: its name, and the SHA-256 of each key in hexadecimal."""
+
+    name: str
+    sha256: tuple[str, ...]
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What the route at `path` asks of a request. What is empty or None asks nothing.
+
+    ``key_from`` says where a key may stand: ``bearer``, ``basic``, or ``header:NAME``.
+    """
+
+    path: str
+    require: Literal["all", "any"] = "all"
+    keys: tuple[KeyPolicy, ...] = ()
+    key_from: tuple[str, ...] = ()
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether every request may pass as it is."""
+        return self == Policy(self.path, self.require, key_from=self.key_from)

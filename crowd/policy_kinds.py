@@ -1,0 +1,85 @@
+"""What the values of a route's policy may be, one `Kind` each, as in `crowd.kinds`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from crowd.table import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HASHES_MAX: Final = 8
+"""Keys of one producer at once: the old and the new one while it changes them, and some to spare."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # RFC 9110, 5.6.2
+_TAKEN: Final = frozenset({
+    "authorization", "connection", "content-length", "content-type", "host", "transfer-encoding",
+})  # fmt: skip
+"""Fields that mean something else already, or `bearer` and `basic` read."""
+
+
+def matching(pattern: re.Pattern[str]) -> Callable[[Any], str]:
+    """Return what takes text of a pattern."""
+
+    def parse(value: Any) -> str:
+        if type(value) is not str or not pattern.match(value):
+            raise ValueError
+        return value
+
+    return parse
+
+
+def array_of(
+    parse: Callable[[Any], str], least: int, most: int
+) -> Callable[[Any], tuple[str, ...]]:
+    """Return what takes an array of `least` to `most` different values."""
+
+    def parse_all(value: Any) -> tuple[str, ...]:
+        if type(value) is not list or not least <= len(value) <= most:
+            raise ValueError
+        parsed = tuple(map(parse, value))
+        if len(set(parsed)) != len(parsed):
+            raise ValueError
+        return parsed
+
+    return parse_all
+
+
+def field_name(value: Any) -> str:
+    """Return the name of a header field; raise ValueError if it is none."""
+    return matching(_FIELD)(value)
+
+
+def _key_place(value: Any) -> str:
+    if value in {"bearer", "basic"}:
+        return str(value)
+    what, _, name = (value if type(value) is str else "").partition(":")
+    name = field_name(name).lower()
+    if what != "header" or name in _TAKEN or name.startswith("crowd"):
+        raise ValueError
+    return f"header:{name}"
+
+
+def _require(value: Any) -> Literal["all", "any"]:
+    if value == "all":
+        return "all"
+    if value == "any":
+        return "any"
+    raise ValueError
+
+
+REQUIRE: Final[Kind[Literal["all", "any"]]] = Kind('"all" or "any"', "all", _require)
+KEY_FROM: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of "bearer", "basic" and "header:NAME", each once',
+    (),
+    array_of(_key_place, 1, 4),
+)
+HASHES: Final[Kind[tuple[str, ...]]] = Kind(
+    f"an array of 1 to {HASHES_MAX} SHA-256 in hexadecimal, as `crowd key` prints them",
+    (),
+    array_of(matching(_SHA256), 1, HASHES_MAX),
+    veiled=True,  # it may well be the key itself
+)

@@ -310,7 +310,7 @@ def _route(table: Table) -> tuple[RouteDefinition, Policy]:
         table.not_in_force("reads", "GET and HEAD get 405 with Allow, upstream is not asked")
         if not table.has("upstream"):
             table.problem("upstream", f'{kinds.URL.expected}, as reads = "proxy"')
-    policy = read_policy(table, route.path)
+    policy = read_policy(table, route.path, route.methods)
     table.close()
     return route, policy
 

@@ -20,18 +20,32 @@ class KeyPolicy(msgspec.Struct, frozen=True):
     sha256: tuple[str, ...]
 
 
+class CorsPolicy(msgspec.Struct, frozen=True):
+    """Which pages may post from a browser (``*`` is any), and what a browser is told of it."""
+
+    origins: tuple[str, ...]
+    headers: tuple[str, ...]
+    expose: tuple[str, ...]
+    credentials: bool
+    max_age_s: int
+
+
 class Policy(msgspec.Struct, frozen=True):
     """What the route at `path` asks of a request. What is empty or None asks nothing.
 
-    ``key_from`` says where a key may stand: ``bearer``, ``basic``, or ``header:NAME``.
+    ``methods`` are the route's. ``key_from`` says where a key may stand: ``bearer``, ``basic``, or
+    ``header:NAME``.
     """
 
     path: str
+    methods: tuple[str, ...] = ()
     require: Literal["all", "any"] = "all"
     keys: tuple[KeyPolicy, ...] = ()
     key_from: tuple[str, ...] = ()
+    cors: CorsPolicy | None = None
 
     @property
     def asks_nothing(self) -> bool:
         """Whether every request may pass as it is."""
-        return self == Policy(self.path, self.require, key_from=self.key_from)
+        nothing = Policy(self.path, self.methods, self.require, key_from=self.key_from)
+        return self == nothing

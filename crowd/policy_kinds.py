@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from crowd.quantity import duration_us
 from crowd.table import Kind
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ HASHES_MAX: Final = 8
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # RFC 9110, 5.6.2
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?\Z")
 _TAKEN: Final = frozenset({
     "authorization", "connection", "content-length", "content-type", "host", "transfer-encoding",
 })  # fmt: skip
@@ -48,6 +50,18 @@ def array_of(
     return parse_all
 
 
+def bounded(unit: Callable[[str], int], least: int, most: int) -> Callable[[Any], int]:
+    """Return what takes an amount between two bounds."""
+
+    def parse(value: Any) -> int:
+        amount = unit(value)
+        if not least <= amount <= most:
+            raise ValueError
+        return amount
+
+    return parse
+
+
 def field_name(value: Any) -> str:
     """Return the name of a header field; raise ValueError if it is none."""
     return matching(_FIELD)(value)
@@ -71,6 +85,26 @@ def _require(value: Any) -> Literal["all", "any"]:
     raise ValueError
 
 
+def _origin(value: Any) -> str:
+    return value if value in {"*", "null"} else matching(_ORIGIN)(value)
+
+
+def _names_or_any(value: Any) -> tuple[str, ...]:
+    if value == ["*"]:
+        return ("*",)
+    names = array_of(field_name, 0, 64)(value)
+    if "*" in names:  # a token, but no field is called so
+        raise ValueError
+    return names
+
+
+def _origins(value: Any) -> tuple[str, ...]:
+    origins = array_of(_origin, 1, 64)(value)
+    if "*" in origins and len(origins) > 1:
+        raise ValueError
+    return origins
+
+
 REQUIRE: Final[Kind[Literal["all", "any"]]] = Kind('"all" or "any"', "all", _require)
 KEY_FROM: Final[Kind[tuple[str, ...]]] = Kind(
     'an array of "bearer", "basic" and "header:NAME", each once',
@@ -82,4 +116,20 @@ HASHES: Final[Kind[tuple[str, ...]]] = Kind(
     (),
     array_of(matching(_SHA256), 1, HASHES_MAX),
     veiled=True,  # it may well be the key itself
+)
+
+ORIGINS: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of at most 64 origins such as ["https://shop.example", "https://*.shop.example"], '
+    'or ["*"]',
+    (),
+    _origins,
+)
+FIELDS: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of at most 64 names of header fields, or ["*"]', (), _names_or_any
+)
+# Chromium believes an answer for two hours at most, Firefox for a day.
+MAX_AGE: Final = Kind(
+    'a duration from "0 s" to "24 h", with its unit',
+    0,
+    bounded(duration_us, 0, 86_400_000_000),
 )

@@ -14,7 +14,6 @@ from twisted.logger import Logger
 
 from crowd.config import load_file
 from crowd.errors import ConfigurationError
-from crowd.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,10 +118,10 @@ _KEYS: Final = {
 
 def changes(old: Configuration, new: Configuration) -> Iterator[str]:
     """Yield what becomes of routes, their policies and consumers, in words."""
-    policies = {policy.path: policy for policy in old.policies}
-    for policy in (*new.policies, *map(Policy, policies)):
-        if policies.pop(policy.path, Policy(policy.path)) != policy:
-            yield f"route {policy.path} has another policy"
+    asked, asks = ({each.path: each for each in one.policies} for one in (old, new))
+    for path in (*asks, *(asked.keys() - asks.keys())):
+        if asks.get(path) != asked.get(path):
+            yield f"route {path} has another policy"
     for what, key in (("route", "path"), ("consumer", "name")):
         before = {getattr(each, key): each for each in getattr(old, f"{what}s")}
         after = {getattr(each, key): each for each in getattr(new, f"{what}s")}

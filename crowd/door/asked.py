@@ -33,6 +33,7 @@ class Reason(enum.Enum):
 
     NO_CREDENTIAL = "no-credential"
     UNKNOWN_CREDENTIAL = "unknown-credential"
+    FOREIGN_PAGE = "foreign-page"
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):

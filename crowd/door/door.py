@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from crowd.door.asked import Admitted, Asked, Known, Refused
+from crowd.door.asked import Admitted, Asked, Known, Reason, Refused
 from crowd.door.keys import Keys
+from crowd.door.origins import Origins
 
 if TYPE_CHECKING:
-    from crowd.door.asked import Verdict
+    from collections.abc import Sequence
+
+    from crowd.door.asked import Field, Verdict
     from crowd.policy import Policy
 
 EARLY_BYTES: Final = 16 * 1024
 """A body above this is not read before its sender is known; smaller ones come with their head,
 and the connection stays open when they are refused."""
+
+
+_NO_PAGES: Final = Refused(Reason.FOREIGN_PAGE, "pages may not post to this route")
 
 
 class Proofs(Protocol):
@@ -33,14 +39,31 @@ class Door:
     def __init__(self, policy: Policy) -> None:
         self._any = policy.require == "any"
         self._keys = Keys(policy.keys, policy.key_from) if policy.keys else None
+        self._origins = Origins(policy.cors, policy.methods) if policy.cors else None
         self._proofs: list[Proofs] = [each for each in (self._keys,) if each is not None]
 
     def admit(self, asked: Asked) -> Verdict:
         """Return the verdict on a whole request."""
+        answer = self._page(asked)
+        if isinstance(answer, Refused):
+            return answer
         known = self._known(asked)
         if isinstance(known, Refused):
             return known
-        return Admitted(known.name, known.headers)
+        return Admitted(known.name, known.headers, answer)
+
+    @property
+    def answers_browsers(self) -> bool:
+        """Whether a browser that asks first is answered."""
+        return self._origins is not None
+
+    def preflight(self, headers: Sequence[Field]) -> tuple[Field, ...] | Refused:
+        """Return the fields of the answer to a browser that asks first, or why it is no."""
+        return _NO_PAGES if self._origins is None else self._origins.preflight(headers)
+
+    def shown(self, headers: Sequence[Field]) -> tuple[Field, ...]:
+        """Return the fields with which a browser shows an error's answer to its page."""
+        return () if self._origins is None else self._origins.shown(headers)
 
     def at_head(self, asked: Asked, body_bytes: int, *, waits: bool) -> Refused | None:
         """Return why a request cannot pass whatever its body is, or None.
@@ -54,6 +77,9 @@ class Door:
             if alone and isinstance(known, Refused):
                 return known
         return None
+
+    def _page(self, asked: Asked) -> tuple[Field, ...] | Refused:
+        return () if self._origins is None else self._origins.look(asked.headers)
 
     def _known(self, asked: Asked) -> Known | Refused:
         """Return who posts: by the first proof that has a name for it."""

@@ -209,7 +209,8 @@ class Channel(TwistedProtocol):
         self._rest.clear()
         self._queue.append(request)
         self.deadline_s = self._shared.answer_by_s
-        request.reply(reply)
+        shown = self._shared.shown
+        request.reply(reply, () if shown is None else shown(*self._intake.asked))
 
     # --- Reading ------------------------------------------------------------------------------------
 

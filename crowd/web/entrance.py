@@ -7,21 +7,31 @@ A route without a policy has no door, and none of this is called for it.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
+
+from werkzeug.exceptions import HTTPException
 
 from crowd.door.asked import Asked, Reason, Refused
 from crowd.web import problems
+from crowd.web.reply import NO_CONTENT, make_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from werkzeug.routing import Map
+
     from crowd.door.door import Door
-    from crowd.web.fields import Fields
+    from crowd.web.fields import Field, Fields
     from crowd.web.reply import Reply
 
 _PROBLEMS: Final = {
     Reason.NO_CREDENTIAL: problems.NO_CREDENTIAL,
     Reason.UNKNOWN_CREDENTIAL: problems.UNKNOWN_CREDENTIAL,
+    Reason.FOREIGN_PAGE: problems.FOREIGN_PAGE,
 }
+_TOP: Final = " itself"
+_NOTHING: Final[tuple[Field, ...]] = ()
+_ASKS_FIRST: Final = b"access-control-request-method"
 
 
 class Tally:
@@ -45,6 +55,11 @@ class Entrance:
         self._wall_us = wall_us
         self._seconds = seconds
         self._tally = tally or Tally()
+        self._url_map: Map | None = None
+
+    def stand_at(self, url_map: Map) -> None:
+        """Have requests find their doors by the rules of the routes."""
+        self._url_map = url_map
 
     def __bool__(self) -> bool:
         return bool(self._doors)
@@ -58,19 +73,60 @@ class Entrance:
         return Asked(method, fields.kept, body, client, self._wall_us() / 1e6, self._seconds())
 
     def at_head(
-        self, path: str, connection: Any, method: bytes, fields: Fields, *, waits: bool, bytes_max: int
+        self, endpoint: str, connection: Any, method: bytes, fields: Fields, *, waits: bool, bytes_max: int
     ) -> Reply | None:  # fmt: skip
         """Return the answer that a request gets before its body is read, or None.
 
         `bytes_max` is what a body may have whose length is not told.
         """
-        door = self._doors.get(path)
+        door = self._doors.get(endpoint.removesuffix(_TOP))
         if door is None:
             return None
         length = fields.length or 0 if fields.transfer is None else bytes_max
         asked = self.asked(method, fields, b"", connection.client)
         refused = door.at_head(asked, length, waits=waits)
         return None if refused is None else self.refusal(refused)
+
+    def preflight(self, target: bytes, headers: Sequence[Field]) -> Reply:
+        """Return the answer to OPTIONS: to a browser that asks first, or to whoever asks.
+
+        It is that of the route which would take the request; its log is not touched.
+        """
+        methods = [value for name, value in headers if name.lower() == _ASKS_FIRST]
+        if not methods:
+            allowed = ", ".join(self._allowed(target)).encode("ascii")
+            return make_reply(NO_CONTENT, ((b"Allow", allowed),), b"")
+        door = self._find(methods[0], target)
+        if door is None:
+            return problems.problem_reply(problems.NOT_ALLOWED, allow=self._allowed(target))
+        fields = door.preflight(headers)
+        if isinstance(fields, Refused):
+            return self.refusal(fields)
+        return make_reply(NO_CONTENT, fields, b"")
+
+    def shown(self, method: bytes, target: bytes, headers: Sequence[Field]) -> tuple[Field, ...]:
+        """Return the fields with which a browser shows an error's answer to the page that asked."""
+        if not any(name.lower() == b"origin" for name, _ in headers):
+            return _NOTHING
+        door = self._find(method, target)
+        for other in self._allowed(target) if door is None else ():
+            door = door or self._find(other.encode("ascii"), target)
+        return _NOTHING if door is None else door.shown(headers)
+
+    def _find(self, method: bytes, target: bytes) -> Door | None:
+        """Return the door that a request would meet."""
+        assert self._url_map is not None, "the routes are there before their requests"
+        try:
+            endpoint, _ = match(self._url_map, method, target.partition(b"?")[0])
+        except (HTTPException, UnicodeDecodeError):
+            return None
+        return self._doors.get(endpoint.removesuffix(_TOP))
+
+    def _allowed(self, target: bytes) -> tuple[str, ...]:
+        """Return the methods that the routes of a path take."""
+        assert self._url_map is not None, "the routes are there before their requests"
+        text = unquote_to_bytes(target.partition(b"?")[0]).decode("utf-8", "replace")
+        return tuple(sorted(self._url_map.bind("", path_info=text).allowed_methods()))
 
     def refusal(self, refused: Refused) -> Reply:
         """Return the answer to a request that may not pass, and count it."""
@@ -84,10 +140,22 @@ class Entrance:
         )
 
 
+def match(url_map: Map, method: bytes, path: bytes) -> tuple[str, dict[str, Any]]:
+    """Return the endpoint of a request and its path's variables; raises what Werkzeug does.
+
+    Only the match sees the decoded path. One that is not UTF-8 is delivered as it came, if a
+    route takes it (I9); Klein's own resource would refuse it.
+    """
+    text = unquote_to_bytes(path).decode("utf-8", "replace")
+    adapter = url_map.bind("", path_info=text)
+    rule, arguments = adapter.match(method=method.decode("ascii"), return_rule=True)
+    return rule.endpoint, dict(arguments)
+
+
 def endpoints(path: str) -> Sequence[str]:
     """Return the names under which a route's rules stand in the Klein app."""
     front, converter, _ = path.rpartition("<path:")
     if converter and front.endswith("/") and path.endswith(">"):
         # "all below" includes the top itself, which Werkzeug's converter leaves out.
-        return (path, f"{path} itself")
+        return (path, f"{path}{_TOP}")
     return (path,)

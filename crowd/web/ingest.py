@@ -19,7 +19,7 @@ from crowd.message import Message, Position, RouteId, encode_message, message_id
 from crowd.web.entrance import endpoints
 from crowd.web.fields import Fields, accepts_gzip, sort_fields
 from crowd.web.problems import BAD_TARGET, failure_value, is_expected, problem_reply, reply_to_error
-from crowd.web.reply import Reply, make_reply
+from crowd.web.reply import NO_CONTENT, Reply, make_reply
 from crowd.web.request import Request
 from crowd.web.target import is_deliverable
 
@@ -93,6 +93,8 @@ class Ingest:
         self.app.url_map.redirect_defaults = False
         self.app.url_map.merge_slashes = False
         self.app.handle_errors(Exception)(self._failed)
+        if entrance is not None:
+            entrance.stand_at(self.app.url_map)
         for route in routes:
             self._add(route.path, [m for m in route.methods if m not in METHODS_NEVER_STORED])
 
@@ -104,8 +106,20 @@ class Ingest:
 
         own, *top = endpoints(path)
         self.app.route(path, methods=methods, endpoint=own, strict_slashes=False)(take)
+        front = path.rpartition("<path:")[0]
         for endpoint in top:
-            self.app.route(path.rpartition("<path:")[0], methods=methods, endpoint=endpoint)(take)
+            self.app.route(front, methods=methods, endpoint=endpoint)(take)
+        if door is not None and door.answers_browsers:
+            for each, rule in zip((own, *top), (path, front), strict=False):
+                self.app.route(
+                    rule, methods=["OPTIONS"], endpoint=f"{each} asked", strict_slashes=False
+                )(self._preflight)
+
+    def _preflight(self, request: Any, **_: object) -> Any:
+        """Answer a browser that asks before it posts. The log is not touched."""
+        assert self._entrance is not None, "a door stands in an entrance"
+        fields = request.fields if type(request) is Request else _fields_of(request)
+        return answer(request, self._entrance.preflight(request.uri, fields.kept))
 
     def _take(self, path: str, door: Door | None, request: Any) -> Any:
         """Offer a request's message. Returns what Klein waits for."""
@@ -116,7 +130,8 @@ class Ingest:
         ours = type(request) is Request
         fields = request.fields if ours else _fields_of(request)
         if not is_deliverable(request.uri):
-            return answer(request, problem_reply(BAD_TARGET, "expected a path without '#'"))
+            shown = _NOTHING if door is None else door.shown(fields.kept)
+            return answer(request, problem_reply(BAD_TARGET, "expected a path without '#'"), shown)
         if ours:
             connection = request.connection
             client, scheme, body = connection.client, connection.scheme, request.body
@@ -129,7 +144,7 @@ class Ingest:
             assert entrance is not None, "a door stands in an entrance"
             verdict = door.admit(entrance.asked(request.method, fields, body, client))
             if isinstance(verdict, Refused):
-                return answer(request, entrance.refusal(verdict))
+                return answer(request, entrance.refusal(verdict), door.shown(fields.kept))
             kept, extra = verdict.headers, verdict.answer
         message = Message(
             request.method, request.uri, tuple(kept), body, self._wall_us(), client, scheme
@@ -157,7 +172,10 @@ class Ingest:
         error = failure_value(failure)
         if not is_expected(error):
             self.log.failure("a handler failed", failure=failure)
-        return answer(request, reply_to_error(error))
+        extra = _NOTHING
+        if self._entrance:
+            extra = self._entrance.shown(request.method, request.uri, _fields_of(request).kept)
+        return answer(request, reply_to_error(error), extra)
 
 
 def answer(request: Any, reply: Reply, extra: tuple[Field, ...] = ()) -> bytes | None:
@@ -171,7 +189,8 @@ def answer(request: Any, reply: Reply, extra: tuple[Field, ...] = ()) -> bytes |
     request.setResponseCode(reply.status)
     for name, value in (*reply.headers, *extra):
         request.responseHeaders.addRawHeader(name, value)
-    request.setHeader(b"Content-Length", b"%d" % len(reply.body))
+    if reply.status != NO_CONTENT:
+        request.setHeader(b"Content-Length", b"%d" % len(reply.body))
     return reply.body
 
 

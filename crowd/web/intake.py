@@ -115,6 +115,16 @@ class Intake:
             self.stage = Stage.REFUSED
             self._receiver.refused(reply)
 
+    @property
+    def asked(self) -> tuple[bytes, bytes, list[Field]]:
+        """What is known of the last request, for its refusal: method, target and header fields.
+
+        Before the end of its head the method is POST: that is what browsers send.
+        """
+        if self._head:
+            return self._method, self._target, self._head
+        return b"POST", self._target, self._headers
+
     def end(self) -> None:
         """Take nothing more."""
         if self.stage is not Stage.REFUSED:
@@ -134,6 +144,7 @@ class Intake:
         self.stage = Stage.HEAD
         self._target = b""
         self._headers: list[Field] = []
+        self._head: list[Field] = []
         self._body = b""
         self._parts: list[bytes] | None = None
         self._seen_bytes = 0
@@ -152,6 +163,7 @@ class Intake:
         """Check what llhttp does not, and announce the body."""
         parser = self._parser
         headers = self._head = self._headers
+        self._method = method = parser.get_method()
         self._headers = []
         self.stage = Stage.BODY
         if self._seen_bytes or self._always_measure or len(headers) > self._limits.headers_max:
@@ -164,7 +176,6 @@ class Intake:
             self._fields = sort_fields(headers)
             self._sorted = headers
         fields = self._fields
-        self._method = method = parser.get_method()
         self._alive = alive = parser.should_keep_alive()
         self._upgrading = False
         expects = False

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from crowd.clock import Clock
     from crowd.web.limits import WebLimits
     from crowd.web.reply import Reply
-    from crowd.web.router import Router
+    from crowd.web.router import Router, Shown
 
 ACCEPT_QUEUED_S: Final = 0.05
 """For the reactor to accept the connections that the system has made already: when a listening
@@ -63,6 +63,7 @@ class Producers(Factory):
         self.budget = Budget(limits.in_flight_bytes_max)
         self.handle = router.handle
         self.at_head = router.at_head
+        self.shown: Shown | None = router.shown
         self.draining = False
         self.connections_refused = 0
         self.requests = 0  # `Channel` counts them
@@ -81,6 +82,7 @@ class Producers(Factory):
         self._router = router
         self.handle = router.handle
         self.at_head = router.at_head
+        self.shown = router.shown
 
     def buildProtocol(self, addr: IAddress | None) -> Channel | None:
         """Return a connection's protocol, or None if there are too many of them."""

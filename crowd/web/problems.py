@@ -46,6 +46,7 @@ BAD_QUERY: Final = Problem(400, "bad-query", "This query cannot be answered")
 NO_TOKEN: Final = Problem(401, "no-token", "Changes need the node's token")
 NO_CREDENTIAL: Final = Problem(401, "no-credential", "This route asks who posts")
 UNKNOWN_CREDENTIAL: Final = Problem(401, "unknown-credential", "This route does not know who posts")
+FOREIGN_PAGE: Final = Problem(403, "foreign-page", "Pages from there may not post here")
 FOREIGN_ORIGIN: Final = Problem(403, "foreign-origin", "A page from elsewhere changes nothing here")
 FOREIGN_HOST: Final = Problem(421, "foreign-host", "Ask for the admin pages by address")
 NOT_FOUND: Final = Problem(404, "unknown-route", "No route takes this path")
@@ -77,7 +78,7 @@ PROBLEMS: Final = (
     EXPECTATION, HEAD_TOO_LARGE, INTERNAL, CODING, VERSION, NOT_STORED, NO_QUORUM, BACKLOG_FULL,
     DRAINING, OUTCOME_UNKNOWN, BAD_CHANGE, NO_TOKEN, FOREIGN_ORIGIN, UNKNOWN_MEMBER, CHANGE_REFUSED,
     NOT_JSON, BAD_QUERY, UNKNOWN_CONSUMER, UNKNOWN_LETTER, UNKNOWN_ORDER, BACKLOG_LEFT, NOT_HERE,
-    NO_CREDENTIAL, UNKNOWN_CREDENTIAL,
+    NO_CREDENTIAL, UNKNOWN_CREDENTIAL, FOREIGN_PAGE,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.

@@ -9,8 +9,7 @@ match is never kept.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from klein import Response
 from twisted.internet.defer import Deferred
@@ -18,11 +17,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
+from crowd.web.entrance import match
 from crowd.web.problems import failure_value, reply_to_error
 from crowd.web.reply import Reply, make_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from klein import Klein
 
@@ -31,18 +31,21 @@ if TYPE_CHECKING:
     from crowd.web.request import Connection, Request
 
 ROUTES_KEPT: Final = 1024
+Shown: TypeAlias = "Callable[[bytes, bytes, Sequence[Field]], tuple[Field, ...]]"
 
 
 class Router:
     """Calls the handlers of `app`. In the reactor's thread.
 
-    `at_head` is None unless a route has a door in `entrance`: see `_at_head`.
+    `at_head` and `shown` are None unless a route has a door in `entrance`: see `_at_head` and
+    `Entrance.shown`.
     """
 
     log = Logger()
 
     def __init__(self, app: Klein, entrance: Entrance | None = None) -> None:
         self.at_head = self._at_head if entrance else None
+        self.shown: Shown | None = entrance.shown if entrance else None
         self._entrance = entrance
         self._execute: Callable[..., Any] = app.execute_endpoint
         self._url_map = app.url_map
@@ -77,16 +80,12 @@ class Router:
             endpoint, _ = self._match(method, target.partition(b"?")[0])
         except HTTPException:
             return None  # that is answered once the request is here
-        path = endpoint.removesuffix(" itself")
-        return entrance.at_head(path, connection, method, fields, waits=waits, bytes_max=bytes_max)
+        return entrance.at_head(
+            endpoint, connection, method, fields, waits=waits, bytes_max=bytes_max
+        )
 
     def _find(self, method: bytes, path: bytes) -> tuple[str, dict[str, Any]]:
-        # Only the match sees the decoded path. One that is not UTF-8 is delivered as it came,
-        # if a route takes it (I9); Klein's own resource would refuse it.
-        text = unquote_to_bytes(path).decode("utf-8", "replace")
-        adapter = self._url_map.bind("", path_info=text)
-        rule, arguments = adapter.match(method=method.decode("ascii"), return_rule=True)
-        return rule.endpoint, dict(arguments)
+        return match(self._url_map, method, path)
 
     def _render(self, request: Request, result: Any) -> None:
         """Send what a handler returned, of the kinds that Klein takes."""
@@ -118,7 +117,9 @@ class Router:
         if reply.status == 500:
             self.log.failure("a handler failed", failure=Failure(error))  # type: ignore[no-untyped-call]  # Twisted's
         if not request.finished:
-            request.reply(reply)
+            shown = self.shown
+            target, headers = request.uri, request.fields.kept
+            request.reply(reply, () if shown is None else shown(request.method, target, headers))
 
 
 def _from_klein(response: Response) -> Reply:

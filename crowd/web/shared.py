@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crowd.web.limits import WebLimits
     from crowd.web.reply import Reply
     from crowd.web.request import Request
+    from crowd.web.router import Shown
 
 
 class Shared(Protocol):
@@ -28,6 +29,8 @@ class Shared(Protocol):
     """When an answer that is due from now on is given up."""
     at_head: Callable[..., Reply | None] | None
     """``Router.at_head``: None where no route has a door."""
+    shown: Shown | None
+    """``Entrance.shown``: None where no route has a door."""
     draining: bool
     requests: int
     """How many were read, for the metrics."""

@@ -59,6 +59,9 @@ upstream = "http://api.internal:8080"
 name = "shop-a"
 sha256 = ["be3d3c1d5c8c4a5c0a4d9b2f5c6c4c1e2b8f1f7a0d9e8c7b6a5f4e3d2c1b0a99"]
 
+[route.cors]
+origins = ["https://shop.example"]
+
 [[route]]
 path = "/shops/<shop>/<path:rest>"
 
@@ -181,6 +184,22 @@ def test_six_mistakes_are_reported_at_once():
         ("[[route]]\npath = '/a'\nreads = 'proxy'", "route[/a].upstream: found nothing"),
         ("[[route]]\npath = '/a'\n[[route]]\npath = '/a'", 'route.path: found "/a" twice'),
         ("[route]\npath = '/a'", "route: found { path"),
+        (ROUTE + "[route.cors]", "route[/a].cors.origins: found nothing; expected an array of"),
+        *(
+            (ROUTE + f"cors.origins = {origins}", f"route[/a].cors.origins: found {shown}; expect")
+            for origins, shown in (
+                ("['shop.example']", '["shop.example"]'),
+                ("['https://shop.example/']", '["https://shop.example/"]'),
+                ("['https://Shop.example']", '["https://Shop.example"]'),
+                ("['https://*']", '["https://*"]'),
+                ("['*', 'null']", '["*", "null"]'),
+                ("[]", "[]"),
+            )
+        ),
+        (
+            ROUTE + "cors = { origins = ['*'], credentials = true }",
+            "route[/a].cors.credentials: found true; expected false, as browsers take no",
+        ),
         (ROUTE + "require = 'some'", 'route[/a].require: found "some"; expected "all" or "any"'),
         (ROUTE + "key_from = []", 'route[/a].key_from: found []; expected an array of "bearer"'),
         (ROUTE + "key_from = ['header:Host']", "route[/a].key_from: found"),

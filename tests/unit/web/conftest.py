@@ -160,13 +160,19 @@ class Producer:
 class Door:
     """The producers' side of a node."""
 
-    def __init__(self, limits: WebLimits, policies: Sequence[Policy] = ()) -> None:
+    def __init__(
+        self,
+        limits: WebLimits,
+        policies: Sequence[Policy] = (),
+        routes: Sequence[tuple[str, tuple[str, ...]]] = (),
+    ) -> None:
         self.clock = Clock()
         self.acceptor = FakeAcceptor()
         self.tally = Tally()
         doors = {policy.path: route_door.Door(policy) for policy in policies}
         self.entrance = Entrance(doors, self.wall_us, self.clock.seconds, self.tally)
-        self.ingest = Ingest(self.acceptor, ROUTES, self.wall_us, self.entrance)
+        taken = [RouteDefinition(*route, "refuse", None) for route in routes] or ROUTES
+        self.ingest = Ingest(self.acceptor, taken, self.wall_us, self.entrance)
         self.router = Router(self.ingest.app, self.entrance)
         self.producers = Producers(
             self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds(), self.tally
@@ -194,7 +200,7 @@ class Door:
 @pytest.fixture(scope="session")
 def make_door():
     """Return what makes a fresh door with some of the limits changed."""
-    return lambda policies=(), **limits: Door(WebLimits(**limits), policies)
+    return lambda policies=(), routes=(), **limits: Door(WebLimits(**limits), policies, routes)
 
 
 @pytest.fixture

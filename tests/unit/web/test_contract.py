@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 from typing import Any
 
 from twisted.internet import defer, endpoints, protocol, reactor, ssl
@@ -11,6 +12,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.server import Site
 
 from crowd.command import RouteDefinition
+from crowd.door.door import Door
 from crowd.errors import (
     BacklogFullError,
     DrainingError,
@@ -18,7 +20,9 @@ from crowd.errors import (
     OutcomeUnknownError,
 )
 from crowd.message import Position, RouteId, decode_message
+from crowd.policy import CorsPolicy, KeyPolicy, Policy
 from crowd.raft.certificates import make_authority
+from crowd.web.entrance import Entrance
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
@@ -75,6 +79,17 @@ def _request(line: bytes, body: bytes = b"", *headers: bytes) -> bytes:
     return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])
 
 
+KEY = b"Authorization: Bearer crowd_key"
+PAGE = b"Origin: https://shop.example"
+ASKS = b"Access-Control-Request-Method: POST"
+POLICY = Policy(
+    "/keyed",
+    ("POST", "PUT"),
+    keys=(KeyPolicy("shop-a", (sha256(b"crowd_key").hexdigest(),)),),
+    key_from=("bearer",),
+    cors=CorsPolicy(("https://shop.example",), (), ("Crowd-Message-Id",), False, 600),
+)
+
 REQUESTS = {
     "a message": _request(b"POST /leads", b'{"shop": "a23m07b23"}', b"Content-Type: a/b"),
     "no body": _request(b"POST /leads"),
@@ -102,10 +117,20 @@ REQUESTS = {
         for error in Acceptor.errors
     },
     "a defect": _request(b"POST /leads", b"a defect"),
+    "a key": _request(b"POST /keyed", b"x", KEY, b"X-A: b"),
+    "a page and a key": _request(b"POST /keyed", b"x", KEY, PAGE),
+    "a page without a key": _request(b"POST /keyed", b"x", PAGE),
+    "another key": _request(b"POST /keyed", b"x", b"Authorization: Bearer no"),
+    "another page": _request(b"POST /keyed", b"x", KEY, b"Origin: http://other"),
+    "a preflight": _request(b"OPTIONS /keyed", b"", PAGE, ASKS),
+    "another page's preflight": _request(b"OPTIONS /keyed", b"", b"Origin: http://other", ASKS),
+    "options of a door": _request(b"OPTIONS /keyed"),
+    "another method of a door": _request(b"DELETE /keyed", b"x", PAGE),
 }
 
 COMPARED = (b"content-type", b"vary", b"content-encoding", b"content-length", b"crowd-message-id",
-            b"allow", b"retry-after")  # fmt: skip
+            b"allow", b"retry-after", b"www-authenticate", b"access-control-allow-origin",
+            b"access-control-allow-methods", b"access-control-expose-headers")  # fmt: skip
 
 
 def _answer(data: bytes) -> tuple[object, ...]:
@@ -132,15 +157,17 @@ class TestContract(TestCase):
         acceptor = Acceptor()
         routes = tuple(
             RouteDefinition(path, ("POST", "PUT"), "refuse", None)
-            for path in ("/leads", "/new", "/any/<path:rest>")
+            for path in ("/leads", "/new", "/any/<path:rest>", "/keyed")
         )
-        ingest = Ingest(acceptor, routes, lambda: time.time_ns() // 1000)
+        entrance = Entrance({POLICY.path: Door(POLICY)}, lambda: 0, time.monotonic)
+        ingest = Ingest(acceptor, routes, lambda: time.time_ns() // 1000, entrance)
         endpoint = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
         if stock:
             port = await endpoint.listen(Site(ingest.app.resource()))
             self.addCleanup(port.stopListening)
         else:
-            producers = Producers(reactor, Router(ingest.app), WebLimits(), time.time)
+            router = Router(ingest.app, entrance)
+            producers = Producers(reactor, router, WebLimits(), time.time)
             listener = ProducerListener(reactor, [endpoint], producers, drain_s=2.0)
             listener.startService()
             self.addCleanup(listener.stopService)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 
+import msgspec
 import pytest
 
 from crowd.door.asked import Reason
-from crowd.policy import KeyPolicy, Policy
+from crowd.errors import BacklogFullError
+from crowd.message import Position
+from crowd.policy import CorsPolicy, KeyPolicy, Policy
 
 KEY = b"crowd_one"
 KEYS = Policy(
@@ -97,8 +100,6 @@ def test_a_door_is_its_routes_alone(keyed, post):
 
 def test_a_door_for_all_below_is_the_tops_too(make_door, post):
     """No spelling of a path leads around a door."""
-    import msgspec
-
     below = make_door(policies=[msgspec.structs.replace(KEYS, path="/any/<path:rest>")])
     producer = below.connect()
     for path in (b"/any/", b"/any", b"/any/x", b"//any/x", b"/%61ny/x", b"/any/../any/x"):
@@ -106,3 +107,123 @@ def test_a_door_for_all_below_is_the_tops_too(make_door, post):
     below.turn()
     assert below.acceptor.offered == []
     assert set(producer.statuses) <= {401, 404}
+
+
+# --- Browsers ---------------------------------------------------------------------------------
+
+SHOP = b"https://shop.example"
+PAGES = CorsPolicy((SHOP.decode(),), ("Content-Type",), ("Crowd-Message-Id",), False, 600)
+PAGED = Policy("/leads", ("POST", "PUT"), cors=PAGES)
+ORIGIN = b"Origin: " + SHOP
+ALLOWED = b"access-control-allow-origin"
+
+
+@pytest.fixture
+def paged(make_door):
+    return make_door(policies=[msgspec.structs.replace(KEYS, methods=PAGED.methods, cors=PAGES)])
+
+
+def options(target, *headers):
+    return b"\r\n".join([b"OPTIONS %s HTTP/1.1" % target, b"Host: crowd.test", *headers, b"", b""])
+
+
+def test_a_preflight_is_answered_without_a_key_and_the_log(paged):
+    producer = paged.connect()
+    producer.send(options(b"/leads", ORIGIN, b"Access-Control-Request-Method: POST"))
+    (answer,) = producer.answers
+    assert (answer.status, answer.body) == (204, b"")
+    assert answer.fields[ALLOWED] == SHOP
+    assert answer.fields[b"access-control-allow-methods"] == b"POST, PUT"
+    assert paged.acceptor.offered == []
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        (b"/leads", (b"Origin: http://other", b"Access-Control-Request-Method: POST"), 403),
+        (b"/leads", (b"Access-Control-Request-Method: POST",), 403),
+        (b"/leads", (ORIGIN, b"Access-Control-Request-Method: DELETE"), 405),
+        (b"/leads", (ORIGIN, b"Access-Control-Request-Method: \xff"), 405),
+        (b"/leads", (ORIGIN,), 204),
+        (b"/leads", (), 204),
+        (b"/any/x", (ORIGIN, b"Access-Control-Request-Method: POST"), 405),
+        (b"/none", (ORIGIN, b"Access-Control-Request-Method: POST"), 404),
+    ],
+)
+def test_other_questions(paged, target, headers, status):
+    producer = paged.connect()
+    producer.send(options(target, *headers))
+    (answer,) = producer.answers
+    assert answer.status == status
+    assert b"access-control-allow-methods" not in answer.fields
+    if status == 204:
+        assert answer.fields[b"allow"] == b"OPTIONS, POST, PUT"
+
+
+def test_a_route_of_all_below_does_not_answer_for_another(make_door):
+    """Leave for pages at one route is none at the route that would take the request."""
+    below = make_door(
+        policies=[Policy("/any/<path:rest>", ("POST",), cors=PAGES)],
+        routes=[("/any/own", ("POST",)), ("/any/<path:rest>", ("POST",))],
+    )
+    producer = below.connect()
+    for target in (b"/any/own", b"/any/x", b"/any/"):
+        producer.send(options(target, ORIGIN, b"Access-Control-Request-Method: POST"))
+    below.turn()
+    assert producer.statuses == [405, 204, 204]
+
+
+def test_answers_and_errors_can_be_read_by_the_page(paged, post):
+    """Those of the handler, of the router, and of what reads requests."""
+    paged.acceptor.routes["/leads"] = 1
+    producer = paged.connect()
+    producer.send(post(b"/leads", b"x", ORIGIN, SHOWN))
+    paged.acceptor.offered[0][2].errback(BacklogFullError("told"))
+    producer.send(post(b"/leads", b"x", ORIGIN, SHOWN))
+    paged.acceptor.offered[1][2].callback(Position(2))
+    producer.send(post(b"/leads", b"x", ORIGIN))
+    producer.send(post(b"/leads", b"x", ORIGIN).replace(b"POST", b"PATCH"))
+    producer.send(post(b"/leads?#x", b"x", ORIGIN, SHOWN))
+    producer.send(post(b"/leads", b"x" * 2_000_000, ORIGIN)[:2000])
+    assert producer.statuses == [503, 200, 401, 405, 400, 413]
+    for answer in producer.answers:
+        assert answer.fields[ALLOWED] == SHOP
+    late = paged.connect()
+    late.send(b"POST /leads HTTP/1.1\r\nHost: h\r\n" + ORIGIN + b"\r\nX")
+    paged.wait(11)
+    assert late.statuses == [408]
+    assert late.answers[0].fields[ALLOWED] == SHOP
+
+
+def test_a_refusal_in_a_head_is_shown_for_no_earlier_request(paged, post):
+    producer = paged.connect()
+    producer.send(post(b"/leads", b"x", ORIGIN))
+    producer.send(b"POST /leads HTTP/1.1\r\nX")
+    paged.wait(11)
+    first, second = producer.answers
+    assert first.fields[ALLOWED] == SHOP
+    assert second.status == 408
+    assert ALLOWED not in second.fields
+
+
+def test_a_foreign_page_is_refused_even_where_the_browser_did_not_ask(make_door, post):
+    """A form or a beacon is sent without leave: its message counts, whoever reads the answer."""
+    pages = make_door(policies=[PAGED])
+    producer = pages.connect()
+    producer.send(post(b"/leads", b"a=b", b"Origin: http://other", b"Content-Type: text/plain"))
+    assert problem(producer.answers[0])["type"] == "/problems/foreign-page"
+    assert ALLOWED not in producer.answers[0].fields
+    producer.send(post(b"/leads", b"a=b", ORIGIN, b"Content-Type: text/plain;charset=UTF-8"))
+    producer.send(post(b"/leads", b"a=b"))
+    assert len(pages.acceptor.offered) == 2
+    assert pages.tally.refused[Reason.FOREIGN_PAGE] == 1
+
+
+def test_without_a_policy_browsers_hear_nothing(door, post):
+    producer = door.connect()
+    producer.send(options(b"/leads", ORIGIN, b"Access-Control-Request-Method: POST"))
+    producer.send(post(b"/leads", b"x", ORIGIN))
+    door.acceptor.answer_all()
+    refused, accepted = producer.answers
+    assert (refused.status, refused.fields[b"allow"]) == (405, b"POST, PUT")
+    assert ALLOWED not in accepted.fields

@@ -214,7 +214,7 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
     table = root.table("cluster")
     cluster = _cluster(table, node, directory) if in_cluster else None
     limits = _limits(root.table("limits"))
-    routes, policies = _routes(root)
+    routes, policies = _routes(root, directory, limits.body_bytes)
     paths = frozenset(route.path for route in routes)
     consumers = tuple(_consumer(table, paths) for table in root.tables("consumer"))
     _check_unique(findings, "consumer", "name", [consumer.name for consumer in consumers])
@@ -286,20 +286,22 @@ def _limits(table: Table) -> Limits:
     return limits
 
 
-def _routes(root: Table) -> tuple[tuple[RouteDefinition, ...], tuple[Policy, ...]]:
+def _routes(
+    root: Table, directory: Path, body_bytes: int
+) -> tuple[tuple[RouteDefinition, ...], tuple[Policy, ...]]:
     """Return the routes, and the policies of those that ask anything."""
     if not root.has("route"):
         rest = RouteDefinition(EVERYTHING, tuple(METHODS_DEFAULT), "refuse", None)
         root.tables("route")
         root.note("route", f"{EVERYTHING}, as no [[route]] is given")
         return (rest,), ()
-    read = [_route(table) for table in root.tables("route")]
+    read = [_route(table, directory, body_bytes) for table in root.tables("route")]
     _check_unique(root.findings, "route", "path", [route.path for route, _ in read])
     policies = tuple(policy for _, policy in read if not policy.asks_nothing)
     return tuple(route for route, _ in read), policies
 
 
-def _route(table: Table) -> tuple[RouteDefinition, Policy]:
+def _route(table: Table, directory: Path, body_bytes: int) -> tuple[RouteDefinition, Policy]:
     route = RouteDefinition(
         path=table.read("path", kinds.RULE),
         methods=table.read("methods", kinds.METHODS, METHODS_DEFAULT),
@@ -310,7 +312,7 @@ def _route(table: Table) -> tuple[RouteDefinition, Policy]:
         table.not_in_force("reads", "GET and HEAD get 405 with Allow, upstream is not asked")
         if not table.has("upstream"):
             table.problem("upstream", f'{kinds.URL.expected}, as reads = "proxy"')
-    policy = read_policy(table, route.path, route.methods)
+    policy = read_policy(table, route.path, route.methods, directory, body_bytes)
     table.close()
     return route, policy
 

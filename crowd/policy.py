@@ -30,6 +30,21 @@ class CorsPolicy(msgspec.Struct, frozen=True):
     max_age_s: int
 
 
+class ContentPolicy(msgspec.Struct, frozen=True):
+    """What may be posted. ``types`` empty is any; ``schema_text`` is the schema's file, as read."""
+
+    types: tuple[str, ...]
+    json: bool
+    depth: int
+    unique: bool
+    schema: str | None
+    schema_text: str | None
+    body_bytes_max: int
+    decoded_bytes_max: int
+    head_bytes_max: int
+    fields_max: int
+
+
 class Policy(msgspec.Struct, frozen=True):
     """What the route at `path` asks of a request. What is empty or None asks nothing.
 
@@ -43,6 +58,7 @@ class Policy(msgspec.Struct, frozen=True):
     keys: tuple[KeyPolicy, ...] = ()
     key_from: tuple[str, ...] = ()
     cors: CorsPolicy | None = None
+    content: ContentPolicy | None = None
 
     @property
     def asks_nothing(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from crowd.quantity import duration_us
+from crowd.quantity import duration_us, size_bytes
 from crowd.table import Kind
 
 if TYPE_CHECKING:
@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 HASHES_MAX: Final = 8
 """Keys of one producer at once: the old and the new one while it changes them, and some to spare."""
 
+DEPTH_MAX: Final = 512
+"""Far below where decoders recurse too deep; documents that people make have about ten levels."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # RFC 9110, 5.6.2
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?\Z")
+_MEDIA = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/(\*|[a-z0-9!#$&^_.+-]{1,127})\Z")  # RFC 6838, 4.2
 _TAKEN: Final = frozenset({
     "authorization", "connection", "content-length", "content-type", "host", "transfer-encoding",
 })  # fmt: skip
@@ -50,7 +54,13 @@ def array_of(
     return parse_all
 
 
-def bounded(unit: Callable[[str], int], least: int, most: int) -> Callable[[Any], int]:
+def _number(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError
+    return value
+
+
+def bounded(unit: Callable[[Any], int], least: int, most: int) -> Callable[[Any], int]:
     """Return what takes an amount between two bounds."""
 
     def parse(value: Any) -> int:
@@ -133,3 +143,13 @@ MAX_AGE: Final = Kind(
     0,
     bounded(duration_us, 0, 86_400_000_000),
 )
+
+MEDIA: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of at most 64 types such as ["application/json", "text/*"], in small letters',
+    (),
+    array_of(matching(_MEDIA), 0, 64),
+)
+DEPTH: Final = Kind("a whole number from 1 to 512", 1, bounded(_number, 1, DEPTH_MAX))
+SIZE: Final = Kind('a size from "1 B" to "16 MiB"', 1, bounded(size_bytes, 1, 16 * 2**20))
+HEAD: Final = Kind('a size from "256 B" to "32 KiB"', 1, bounded(size_bytes, 256, 32 * 2**10))
+FIELDS_COUNT: Final = Kind("a whole number from 4 to 128", 1, bounded(_number, 4, 128))

@@ -9,18 +9,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from crowd import kinds, policy_kinds
-from crowd.policy import CorsPolicy, KeyPolicy, Policy
+from crowd.policy import ContentPolicy, CorsPolicy, KeyPolicy, Policy
+from crowd.schema import compile_schema
 from crowd.table import show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from crowd.table import Table
+
+SCHEMA_BYTES_MAX: Final = 1024 * 1024
+"""Ten times the largest that people write; it is compiled at the start and with each SIGHUP."""
 
 KEYS_MAX: Final = 1_000
 """Producers with keys at one route; a file with more belongs into a program of its own."""
 
 
-def read_policy(route: Table, path: str, methods: tuple[str, ...]) -> Policy:
-    """Return the policy in the tables of the route at `path`; problems are noted there."""
+def read_policy(
+    route: Table, path: str, methods: tuple[str, ...], directory: Path, body_bytes: int
+) -> Policy:
+    """Return the policy in the tables of the route at `path`; problems are noted there.
+
+    Relative paths are taken from `directory`. `body_bytes` is the bound of all bodies.
+    """
     return Policy(
         path,
         methods,
@@ -28,6 +39,7 @@ def read_policy(route: Table, path: str, methods: tuple[str, ...]) -> Policy:
         keys=_keys(route),
         key_from=route.read("key_from", policy_kinds.KEY_FROM, ["bearer"]),
         cors=_cors(route),
+        content=_content(route, directory, body_bytes),
     )
 
 
@@ -69,3 +81,50 @@ def _cors(route: Table) -> CorsPolicy | None:
         table.problem("credentials", 'false, as browsers take no credentials beside "*"')
     table.close()
     return cors
+
+
+def _content(route: Table, directory: Path, body_bytes: int) -> ContentPolicy | None:
+    table = route.table("content")
+    if not route.has("content"):
+        route.note("content", "not set")
+        return None
+    schema = table.read_optional("schema", kinds.TEXT)
+    schema = None if schema is None else str(directory.absolute() / schema)
+    content = ContentPolicy(
+        types=table.read("types", policy_kinds.MEDIA, []),
+        json=table.read("json", kinds.FLAG, schema is not None),
+        depth=table.read("depth", policy_kinds.DEPTH, 64),
+        unique=table.read("unique", kinds.FLAG, True),
+        schema=schema,
+        schema_text=None if schema is None else _schema_text(table, schema),
+        body_bytes_max=min(body_bytes, table.read("body", policy_kinds.SIZE, "16 MiB")),
+        decoded_bytes_max=table.read("decoded", policy_kinds.SIZE, "1 MiB"),
+        head_bytes_max=table.read("head", policy_kinds.HEAD, "32 KiB"),
+        fields_max=table.read("fields", policy_kinds.FIELDS_COUNT, 128),
+    )
+    if schema is not None and not content.json:
+        table.problem("json", "true, as a schema is for JSON")
+    table.close()
+    return content
+
+
+def _schema_text(table: Table, path: str) -> str | None:
+    """Return a schema's file, if it is one."""
+    key = table.key("schema")
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - its bound is what counts
+            content = file.read(SCHEMA_BYTES_MAX + 1)
+    except OSError as error:
+        table.findings.problem(key, f"{path}: {error.strerror}", "a file with a JSON Schema")
+        return None
+    if len(content) > SCHEMA_BYTES_MAX:
+        words = f"at most {SCHEMA_BYTES_MAX} bytes"
+        table.findings.problem(key, f"{path}: more than that", words)
+        return None
+    try:
+        text = content.decode("utf-8")
+        compile_schema(text)
+    except ValueError as error:  # UnicodeDecodeError is one
+        table.findings.problem(key, f"{path}: {error}", "a JSON Schema")
+        return None
+    return text

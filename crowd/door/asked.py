@@ -34,6 +34,12 @@ class Reason(enum.Enum):
     NO_CREDENTIAL = "no-credential"
     UNKNOWN_CREDENTIAL = "unknown-credential"
     FOREIGN_PAGE = "foreign-page"
+    BODY = "body-too-large"
+    HEAD = "head-too-large"
+    TYPE = "unsupported-type"
+    CODING = "unsupported-coding"
+    MALFORMED = "malformed-body"
+    SCHEMA = "schema-mismatch"
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):

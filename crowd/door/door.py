@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from crowd.door.asked import Admitted, Asked, Known, Reason, Refused
+from crowd.door.content import Content
 from crowd.door.keys import Keys
 from crowd.door.origins import Origins
 
@@ -34,12 +35,16 @@ class Proofs(Protocol):
 
 
 class Door:
-    """Lets requests of one route pass, or says why not."""
+    """Lets requests of one route pass, or says why not.
+
+    Raises ValueError for a policy that cannot be.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self._any = policy.require == "any"
         self._keys = Keys(policy.keys, policy.key_from) if policy.keys else None
         self._origins = Origins(policy.cors, policy.methods) if policy.cors else None
+        self._content = Content(policy.content) if policy.content else None
         self._proofs: list[Proofs] = [each for each in (self._keys,) if each is not None]
 
     def admit(self, asked: Asked) -> Verdict:
@@ -50,6 +55,10 @@ class Door:
         known = self._known(asked)
         if isinstance(known, Refused):
             return known
+        if self._content is not None:
+            found = self._content.head(asked.headers, len(asked.body)) or self._content.body(asked)
+            if found is not None:
+                return found
         return Admitted(known.name, known.headers, answer)
 
     @property
@@ -65,18 +74,28 @@ class Door:
         """Return the fields with which a browser shows an error's answer to its page."""
         return () if self._origins is None else self._origins.shown(headers)
 
-    def at_head(self, asked: Asked, body_bytes: int, *, waits: bool) -> Refused | None:
+    def at_head(self, asked: Asked, body_bytes: int | None, *, waits: bool) -> Refused | None:
         """Return why a request cannot pass whatever its body is, or None.
 
-        `body_bytes` is how long the body is or may be; `waits` says that it is only sent if
-        it is asked for. ``asked.body`` is not looked at.
+        `body_bytes` is how long the body is, if that is told; `waits` says that it is only sent
+        if it is asked for. ``asked.body`` is not looked at.
         """
-        if (waits or body_bytes > EARLY_BYTES) and self._keys is not None:
-            alone = len(self._proofs) == 1 or not self._any
+        content = self._content
+        if waits or body_bytes is None or body_bytes > EARLY_BYTES:
+            refused = self._early(asked)
+            if refused is not None:
+                return refused
+        return None if content is None else content.head(asked.headers, body_bytes or 0)
+
+    def _early(self, asked: Asked) -> Refused | None:
+        page = self._page(asked)
+        if isinstance(page, Refused):
+            return page
+        if self._keys is not None and (not self._any or len(self._proofs) == 1):
             known = self._keys.known(asked)
-            if alone and isinstance(known, Refused):
+            if isinstance(known, Refused):
                 return known
-        return None
+        return None if self._content is None else self._content.type(asked)
 
     def _page(self, asked: Asked) -> tuple[Field, ...] | Refused:
         return () if self._origins is None else self._origins.look(asked.headers)

@@ -167,8 +167,7 @@ class Channel(TwistedProtocol):
         """Make room for a body before it is read, unless its sender may not pass."""
         at_head = self._shared.at_head
         if at_head is not None:
-            bytes_max = self._limits.body_bytes_max
-            reply = at_head(self, method, target, fields, waits=expects, bytes_max=bytes_max)
+            reply = at_head(self, method, target, fields, waits=expects)
             if reply is not None:
                 return reply
         held = body_bytes + self._limits.request_bytes

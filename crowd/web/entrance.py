@@ -28,6 +28,12 @@ _PROBLEMS: Final = {
     Reason.NO_CREDENTIAL: problems.NO_CREDENTIAL,
     Reason.UNKNOWN_CREDENTIAL: problems.UNKNOWN_CREDENTIAL,
     Reason.FOREIGN_PAGE: problems.FOREIGN_PAGE,
+    Reason.BODY: problems.BODY_TOO_LARGE,
+    Reason.HEAD: problems.HEAD_TOO_LARGE,
+    Reason.TYPE: problems.UNSUPPORTED_TYPE,
+    Reason.CODING: problems.UNSUPPORTED_CODING,
+    Reason.MALFORMED: problems.MALFORMED_BODY,
+    Reason.SCHEMA: problems.SCHEMA_MISMATCH,
 }
 _TOP: Final = " itself"
 _NOTHING: Final[tuple[Field, ...]] = ()
@@ -73,16 +79,13 @@ class Entrance:
         return Asked(method, fields.kept, body, client, self._wall_us() / 1e6, self._seconds())
 
     def at_head(
-        self, endpoint: str, connection: Any, method: bytes, fields: Fields, *, waits: bool, bytes_max: int
+        self, endpoint: str, connection: Any, method: bytes, fields: Fields, *, waits: bool
     ) -> Reply | None:  # fmt: skip
-        """Return the answer that a request gets before its body is read, or None.
-
-        `bytes_max` is what a body may have whose length is not told.
-        """
+        """Return the answer that a request gets before its body is read, or None."""
         door = self._doors.get(endpoint.removesuffix(_TOP))
         if door is None:
             return None
-        length = fields.length or 0 if fields.transfer is None else bytes_max
+        length = fields.length or 0 if fields.transfer is None else None
         asked = self.asked(method, fields, b"", connection.client)
         refused = door.at_head(asked, length, waits=waits)
         return None if refused is None else self.refusal(refused)

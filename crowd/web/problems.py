@@ -60,6 +60,10 @@ CHANGE_REFUSED: Final = Problem(409, "change-refused", "This cannot be changed s
 BACKLOG_LEFT: Final = Problem(409, "backlog-left", "The consumer has messages left")
 BODY_TOO_LARGE: Final = Problem(413, "body-too-large", "The body is over the limit")
 TARGET_TOO_LONG: Final = Problem(414, "target-too-long", "The request target is over the limit")
+MALFORMED_BODY: Final = Problem(400, "malformed-body", "The body is not what it should be")
+UNSUPPORTED_TYPE: Final = Problem(415, "unsupported-type", "The route does not take this type")
+UNSUPPORTED_CODING: Final = Problem(415, "unsupported-coding", "The body cannot be looked into")
+SCHEMA_MISMATCH: Final = Problem(422, "schema-mismatch", "The body does not fit the route's schema")
 NOT_JSON: Final = Problem(415, "not-json", "The body must be application/json")
 EXPECTATION: Final = Problem(417, "expectation-failed", "Only 100-continue can be expected")
 HEAD_TOO_LARGE: Final = Problem(431, "head-too-large", "The header fields are over the limit")
@@ -78,7 +82,8 @@ PROBLEMS: Final = (
     EXPECTATION, HEAD_TOO_LARGE, INTERNAL, CODING, VERSION, NOT_STORED, NO_QUORUM, BACKLOG_FULL,
     DRAINING, OUTCOME_UNKNOWN, BAD_CHANGE, NO_TOKEN, FOREIGN_ORIGIN, UNKNOWN_MEMBER, CHANGE_REFUSED,
     NOT_JSON, BAD_QUERY, UNKNOWN_CONSUMER, UNKNOWN_LETTER, UNKNOWN_ORDER, BACKLOG_LEFT, NOT_HERE,
-    NO_CREDENTIAL, UNKNOWN_CREDENTIAL, FOREIGN_PAGE,
+    NO_CREDENTIAL, UNKNOWN_CREDENTIAL, FOREIGN_PAGE, MALFORMED_BODY,
+    UNSUPPORTED_TYPE, UNSUPPORTED_CODING, SCHEMA_MISMATCH,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.

@@ -71,7 +71,7 @@ class Router:
 
     def _at_head(
         self, connection: Connection, method: bytes, target: bytes, fields: Fields,
-        *, waits: bool, bytes_max: int,
+        *, waits: bool,
     ) -> Reply | None:  # fmt: skip
         """Return the answer that a request's door has for it before its body is read, or None."""
         entrance = self._entrance
@@ -80,9 +80,7 @@ class Router:
             endpoint, _ = self._match(method, target.partition(b"?")[0])
         except HTTPException:
             return None  # that is answered once the request is here
-        return entrance.at_head(
-            endpoint, connection, method, fields, waits=waits, bytes_max=bytes_max
-        )
+        return entrance.at_head(endpoint, connection, method, fields, waits=waits)
 
     def _find(self, method: bytes, path: bytes) -> tuple[str, dict[str, Any]]:
         return match(self._url_map, method, path)

@@ -62,6 +62,9 @@ sha256 = ["be3d3c1d5c8c4a5c0a4d9b2f5c6c4c1e2b8f1f7a0d9e8c7b6a5f4e3d2c1b0a99"]
 [route.cors]
 origins = ["https://shop.example"]
 
+[route.content]
+types = ["application/json"]
+
 [[route]]
 path = "/shops/<shop>/<path:rest>"
 
@@ -199,6 +202,16 @@ def test_six_mistakes_are_reported_at_once():
         (
             ROUTE + "cors = { origins = ['*'], credentials = true }",
             "route[/a].cors.credentials: found true; expected false, as browsers take no",
+        ),
+        (ROUTE + "content.types = ['json']", 'route[/a].content.types: found ["json"]; expected'),
+        (ROUTE + "content.depth = 0", "route[/a].content.depth: found 0; expected a whole number"),
+        (
+            ROUTE + "content.schema = '/none.json'",
+            "route[/a].content.schema: found /none.json: No such file or directory; expected a file",
+        ),
+        (
+            ROUTE + "content = { schema = '/none.json', json = false }",
+            "route[/a].content.json: found false; expected true, as a schema is for JSON",
         ),
         (ROUTE + "require = 'some'", 'route[/a].require: found "some"; expected "all" or "any"'),
         (ROUTE + "key_from = []", 'route[/a].key_from: found []; expected an array of "bearer"'),
@@ -346,6 +359,40 @@ def test_the_hash_is_over_policies_too():
     other = from_text(ROUTE + KEY.format("x", "b" * 64), "a")
     assert one.routes == other.routes == base.routes
     assert len({base.file_hash, one.file_hash, other.file_hash}) == 3
+
+
+@pytest.mark.parametrize(
+    ("schema", "found"),
+    [
+        (b"{", "what is no JSON (Expecting property name"),
+        (b"[]", "JSON that is no schema"),
+        (b"\xff", "'utf-8' codec can't decode"),
+        (b'{"type": "text"}', "no schema that can be used ("),
+        (b'{"$ref": "http://127.0.0.1:9/x.json"}', "no schema that can be used ("),
+        (b'{"pattern": "(?=a)"}', "no schema that can be used ("),
+        (b" " * 2**20 + b"{}", "more than that; expected at most 1048576 bytes"),
+    ],
+)
+def test_a_schema_that_is_none_is_told_with_its_file(tmp_path, schema, found):
+    """At the start, and by `crowd check`; nothing is fetched to find out."""
+    (tmp_path / "lead.json").write_bytes(schema)
+    with pytest.raises(ConfigurationError) as caught:
+        from_text(ROUTE + "content.schema = 'lead.json'", "node.toml", tmp_path)
+    (problem,) = caught.value.problems
+    place = tmp_path / "lead.json"
+    assert problem.startswith(f"node.toml: route[/a].content.schema: found {place}: {found}")
+
+
+def test_a_schemas_text_is_part_of_what_nodes_compare(tmp_path):
+    """Its file may differ between nodes, and change without the node's own."""
+    text, file = ROUTE + "content.schema = 'lead.json'", tmp_path / "lead.json"
+    hashes = set()
+    for schema in ('{"type": "object"}', '{"type": "array"}'):
+        file.write_text(schema)
+        read = from_text(text, "node.toml", tmp_path)
+        assert read.policies[0].content.json
+        hashes.add(read.file_hash)
+    assert len(hashes) == 2
 
 
 def test_definitions_fit_into_the_log():

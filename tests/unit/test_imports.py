@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = (
     {"crowd", "crowd.errors", "crowd.clock", "crowd.codec", "crowd.message", "crowd.command",
      "crowd.metrics", "crowd.quantity"},
-    {"crowd.table", "crowd.kinds", "crowd.policy", "crowd.policy_kinds", "crowd.policy_tables",
+    {"crowd.table", "crowd.kinds", "crowd.schema", "crowd.policy", "crowd.policy_kinds", "crowd.policy_tables",
      "crowd.config"},
     {"crowd.ledger"},
     {"crowd.delivery.backlog", "crowd.delivery.backoff", "crowd.delivery.breaker",
@@ -59,6 +59,7 @@ SEAMS = {
     "httptools": {
         "crowd.web.intake", "crowd.delivery.connection", "crowd.tools.sink", "crowd.tools.lane"
     },
+    "jsonschema_rs": {"crowd.schema"},
     "klein": {"crowd.web"},
     "werkzeug": {"crowd.web"},
     "prometheus_client": {"crowd.web"},

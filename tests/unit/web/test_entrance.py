@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from hashlib import sha256
 
@@ -11,7 +12,7 @@ import pytest
 from crowd.door.asked import Reason
 from crowd.errors import BacklogFullError
 from crowd.message import Position
-from crowd.policy import CorsPolicy, KeyPolicy, Policy
+from crowd.policy import ContentPolicy, CorsPolicy, KeyPolicy, Policy
 
 KEY = b"crowd_one"
 KEYS = Policy(
@@ -227,3 +228,58 @@ def test_without_a_policy_browsers_hear_nothing(door, post):
     refused, accepted = producer.answers
     assert (refused.status, refused.fields[b"allow"]) == (405, b"POST, PUT")
     assert ALLOWED not in accepted.fields
+
+
+# --- What may be posted -------------------------------------------------------------------------
+
+CONTENT = ContentPolicy(
+    types=("application/json",), json=True, depth=64, unique=True, schema=None, schema_text=None,
+    body_bytes_max=40_000, decoded_bytes_max=1000, head_bytes_max=32_768, fields_max=128,
+)  # fmt: skip
+JSON = b"Content-Type: application/json"
+
+
+@pytest.fixture
+def checked(make_door):
+    return make_door(policies=[Policy("/leads", ("POST",), content=CONTENT)])
+
+
+def test_what_is_checked_is_stored_as_it_came(checked, post):
+    body = gzip.compress(b'{"a": 1}')
+    producer = checked.connect()
+    producer.send(post(b"/leads", body, JSON, b"Content-Encoding: gzip"))
+    (message,) = checked.acceptor.messages
+    assert message.body == body
+    assert (b"Content-Encoding", b"gzip") in message.headers
+
+
+def test_a_mistake_is_told_with_its_place_and_the_connection_stays(checked, post):
+    producer = checked.connect()
+    producer.send(
+        post(b"/leads", b'{"a": 1,}', JSON) + post(b"/leads", b"{}", b"Content-Type: a/b")
+    )
+    producer.send(post(b"/leads", b"{}", JSON))
+    checked.turn()
+    malformed, other = producer.answers
+    assert (malformed.status, problem(malformed)["type"]) == (400, "/problems/malformed-body")
+    found = problem(malformed)
+    assert (found["line"], found["column"], found["offset"]) == (1, 9, 8)
+    assert (other.status, other.fields[b"accept-post"]) == (415, b"application/json")
+    assert len(checked.acceptor.offered) == 1
+    assert not producer.is_ending
+
+
+def test_a_routes_own_bound_of_bodies_is_kept_before_they_are_read(checked, post):
+    producer = checked.connect()
+    producer.send(post(b"/leads", b" " * 40_001, JSON)[:500])
+    assert producer.statuses == [413]
+    other = checked.connect()
+    other.send(post(b"/leads", b" " * 30_000, b"Content-Type: text/csv")[:500])
+    assert other.statuses == [415]
+    chunked = checked.connect()
+    chunked.send(
+        b"POST /leads HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + JSON
+        + b"\r\n\r\n9c41\r\n" + b" " * 40_001 + b"\r\n0\r\n\r\n"
+    )  # fmt: skip
+    assert chunked.statuses == [413]
+    assert checked.acceptor.offered == []

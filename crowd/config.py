@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from crowd import kinds
+from crowd import kinds, policy_kinds
 from crowd.codec import pack
 from crowd.command import (
     Answers,
@@ -47,13 +47,18 @@ EVERYTHING: Final = "/<path:rest>"
 
 
 class Node(msgspec.Struct, frozen=True):
-    """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings."""
+    """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings.
+
+    Proxies in ``trusted_proxies`` are believed who came to them; they say so in ``proxy_field``.
+    """
 
     name: str
     directory: str
     http: tuple[str, ...]
     peer: str | None
     admin: str
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_field: str = "X-Forwarded-For"
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -244,6 +249,8 @@ def _node(table: Table, directory: Path, *, in_cluster: bool) -> Node:
         http=table.read("http", kinds.ENDPOINTS, ["tcp:2104"]),
         peer=table.read_optional("peer", kinds.ENDPOINT),
         admin=table.read("admin", kinds.ENDPOINT, "tcp:2106:interface=127.0.0.1"),
+        trusted_proxies=table.read("trusted_proxies", kinds.NETWORKS, []),
+        proxy_field=table.read("proxy_field", policy_kinds.PROXY_FIELD, "X-Forwarded-For"),
     )
     if node.peer is not None and not in_cluster:
         table.problem("peer", "none, as there is no [cluster]")

@@ -45,6 +45,14 @@ class ContentPolicy(msgspec.Struct, frozen=True):
     fields_max: int
 
 
+class RatePolicy(msgspec.Struct, frozen=True):
+    """How often a producer may post: `per_s` on average, `burst` at once."""
+
+    per_s: float
+    burst: int
+    by: Literal["credential", "address"]
+
+
 class Policy(msgspec.Struct, frozen=True):
     """What the route at `path` asks of a request. What is empty or None asks nothing.
 
@@ -59,6 +67,12 @@ class Policy(msgspec.Struct, frozen=True):
     key_from: tuple[str, ...] = ()
     cors: CorsPolicy | None = None
     content: ContentPolicy | None = None
+    rate: RatePolicy | None = None
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether a request has to show who posts."""
+        return bool(self.keys)
 
     @property
     def asks_nothing(self) -> bool:

@@ -95,6 +95,20 @@ def _require(value: Any) -> Literal["all", "any"]:
     raise ValueError
 
 
+def _by(value: Any) -> Literal["credential", "address"]:
+    if value == "credential":
+        return "credential"
+    if value == "address":
+        return "address"
+    raise ValueError
+
+
+def _proxy_field(value: Any) -> str:
+    if value not in {"X-Forwarded-For", "Forwarded"}:
+        raise ValueError
+    return str(value)
+
+
 def _origin(value: Any) -> str:
     return value if value in {"*", "null"} else matching(_ORIGIN)(value)
 
@@ -153,3 +167,8 @@ DEPTH: Final = Kind("a whole number from 1 to 512", 1, bounded(_number, 1, DEPTH
 SIZE: Final = Kind('a size from "1 B" to "16 MiB"', 1, bounded(size_bytes, 1, 16 * 2**20))
 HEAD: Final = Kind('a size from "256 B" to "32 KiB"', 1, bounded(size_bytes, 256, 32 * 2**10))
 FIELDS_COUNT: Final = Kind("a whole number from 4 to 128", 1, bounded(_number, 4, 128))
+BURST: Final = Kind("a whole number from 1 to 100000", 1, bounded(_number, 1, 100_000))
+BY: Final[Kind[Literal["credential", "address"]]] = Kind(
+    '"credential" or "address"', "address", _by
+)
+PROXY_FIELD: Final = Kind('"X-Forwarded-For" or "Forwarded"', "X-Forwarded-For", _proxy_field)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from crowd import kinds, policy_kinds
-from crowd.policy import ContentPolicy, CorsPolicy, KeyPolicy, Policy
+from crowd.policy import ContentPolicy, CorsPolicy, KeyPolicy, Policy, RatePolicy
+from crowd.quantity import rate_per_s
 from crowd.schema import compile_schema
 from crowd.table import show
 
@@ -32,7 +35,7 @@ def read_policy(
 
     Relative paths are taken from `directory`. `body_bytes` is the bound of all bodies.
     """
-    return Policy(
+    policy = Policy(
         path,
         methods,
         require=route.read("require", policy_kinds.REQUIRE, "all"),
@@ -41,6 +44,7 @@ def read_policy(
         cors=_cors(route),
         content=_content(route, directory, body_bytes),
     )
+    return msgspec.structs.replace(policy, rate=_rate(route, asks_who=policy.asks_who))
 
 
 def _keys(route: Table) -> tuple[KeyPolicy, ...]:
@@ -128,3 +132,21 @@ def _schema_text(table: Table, path: str) -> str | None:
         table.findings.problem(key, f"{path}: {error}", "a JSON Schema")
         return None
     return text
+
+
+def _rate(route: Table, *, asks_who: bool) -> RatePolicy | None:
+    table = route.table("rate")
+    if not route.has("rate"):
+        route.note("rate", "not set")
+        return None
+    limit = table.read("limit", kinds.RATE)
+    per_s = rate_per_s(limit) if limit else 1.0
+    rate = RatePolicy(
+        per_s=per_s,
+        burst=table.read("burst", policy_kinds.BURST, min(100_000, max(1, int(per_s)))),
+        by=table.read("by", policy_kinds.BY, "credential" if asks_who else "address"),
+    )
+    if rate.by == "credential" and not asks_who:
+        table.problem("by", '"address", as this route does not ask who posts')
+    table.close()
+    return rate

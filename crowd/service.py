@@ -32,6 +32,7 @@ from crowd.consumers import EngineConsumers
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.door.door import Door
+from crowd.door.proxies import Proxies
 from crowd.errors import ConfigurationError, FatalError
 from crowd.kinds import split_address
 from crowd.letters import EngineLetters
@@ -377,7 +378,9 @@ class Node(Service):
         routes, _ = definitions(configuration)
         doors = {policy.path: Door(policy) for policy in configuration.policies}
         entrance = Entrance(doors, wall_us, self._reactor.seconds, self._tally)
-        ingest = Ingest(EngineAcceptor(self.engine), routes, wall_us, entrance)
+        node = configuration.node
+        proxies = Proxies(node.trusted_proxies, node.proxy_field) if node.trusted_proxies else None
+        ingest = Ingest(EngineAcceptor(self.engine), routes, wall_us, entrance, proxies)
         return Router(ingest.app, entrance)
 
     def _endpoint(self, text: str) -> Any:

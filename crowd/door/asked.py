@@ -40,6 +40,7 @@ class Reason(enum.Enum):
     CODING = "unsupported-coding"
     MALFORMED = "malformed-body"
     SCHEMA = "schema-mismatch"
+    RATE = "too-many-requests"
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):

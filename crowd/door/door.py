@@ -12,6 +12,7 @@ from crowd.door.asked import Admitted, Asked, Known, Reason, Refused
 from crowd.door.content import Content
 from crowd.door.keys import Keys
 from crowd.door.origins import Origins
+from crowd.door.rate import Rate, neighbourhood
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,7 @@ class Door:
         self._keys = Keys(policy.keys, policy.key_from) if policy.keys else None
         self._origins = Origins(policy.cors, policy.methods) if policy.cors else None
         self._content = Content(policy.content) if policy.content else None
+        self._rate = Rate(policy.rate) if policy.rate else None
         self._proofs: list[Proofs] = [each for each in (self._keys,) if each is not None]
 
     def admit(self, asked: Asked) -> Verdict:
@@ -52,14 +54,29 @@ class Door:
         answer = self._page(asked)
         if isinstance(answer, Refused):
             return answer
+        # By address before anything is checked, so that guesses count; by name once there is one.
+        if self._rate is not None and self._rate.by_address:
+            early = self._rate.take(neighbourhood(asked.client), asked.now_s)
+            if early is not None:
+                return early
         known = self._known(asked)
         if isinstance(known, Refused):
             return known
-        if self._content is not None:
-            found = self._content.head(asked.headers, len(asked.body)) or self._content.body(asked)
-            if found is not None:
-                return found
+        refused = self._posted(asked, known.name)
+        if refused is not None:
+            return refused
         return Admitted(known.name, known.headers, answer)
+
+    def _posted(self, asked: Asked, name: str) -> Refused | None:
+        """Return why what a known producer posts is refused, or None."""
+        if self._rate is not None and not self._rate.by_address:
+            early = self._rate.take(name, asked.now_s)
+            if early is not None:
+                return early
+        content = self._content
+        if content is None:
+            return None
+        return content.head(asked.headers, len(asked.body)) or content.body(asked)
 
     @property
     def answers_browsers(self) -> bool:

@@ -34,6 +34,7 @@ _PROBLEMS: Final = {
     Reason.CODING: problems.UNSUPPORTED_CODING,
     Reason.MALFORMED: problems.MALFORMED_BODY,
     Reason.SCHEMA: problems.SCHEMA_MISMATCH,
+    Reason.RATE: problems.TOO_MANY,
 }
 _TOP: Final = " itself"
 _NOTHING: Final[tuple[Field, ...]] = ()

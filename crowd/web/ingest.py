@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from crowd.command import RouteDefinition
     from crowd.door.door import Door
+    from crowd.door.proxies import Proxies
     from crowd.web.entrance import Entrance
     from crowd.web.fields import Field
 
@@ -72,7 +73,8 @@ class Acceptor(Protocol):
 class Ingest:
     """Builds the Klein `app` of the routes; each handler offers messages to `acceptor`.
 
-    Requests of the routes that have a door in `entrance` must pass it first.
+    Requests of the routes that have a door in `entrance` must pass it first. What `proxies`, if
+    there are any, say of a producer's address is believed.
     """
 
     log = Logger()
@@ -83,8 +85,10 @@ class Ingest:
         routes: Sequence[RouteDefinition],
         wall_us: Callable[[], int],
         entrance: Entrance | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self.app = Klein()
+        self._proxies = proxies
         self._acceptor = acceptor
         self._entrance = entrance
         self._wall_us = wall_us
@@ -138,6 +142,8 @@ class Ingest:
             request.answers_itself = True
         else:
             client, scheme, body = _origin_of(request)
+        if self._proxies is not None:
+            client = self._proxies.client(client, fields.kept)
         kept, extra = fields.kept, _NOTHING
         if door is not None:
             entrance = self._entrance

@@ -66,6 +66,7 @@ UNSUPPORTED_CODING: Final = Problem(415, "unsupported-coding", "The body cannot 
 SCHEMA_MISMATCH: Final = Problem(422, "schema-mismatch", "The body does not fit the route's schema")
 NOT_JSON: Final = Problem(415, "not-json", "The body must be application/json")
 EXPECTATION: Final = Problem(417, "expectation-failed", "Only 100-continue can be expected")
+TOO_MANY: Final = Problem(429, "too-many-requests", "This producer posts too often")
 HEAD_TOO_LARGE: Final = Problem(431, "head-too-large", "The header fields are over the limit")
 INTERNAL: Final = Problem(500, "internal-error", "crowd failed; its log says how")
 CODING: Final = Problem(501, "unknown-transfer-coding", "Only chunked can be decoded")
@@ -83,7 +84,7 @@ PROBLEMS: Final = (
     DRAINING, OUTCOME_UNKNOWN, BAD_CHANGE, NO_TOKEN, FOREIGN_ORIGIN, UNKNOWN_MEMBER, CHANGE_REFUSED,
     NOT_JSON, BAD_QUERY, UNKNOWN_CONSUMER, UNKNOWN_LETTER, UNKNOWN_ORDER, BACKLOG_LEFT, NOT_HERE,
     NO_CREDENTIAL, UNKNOWN_CREDENTIAL, FOREIGN_PAGE, MALFORMED_BODY,
-    UNSUPPORTED_TYPE, UNSUPPORTED_CODING, SCHEMA_MISMATCH,
+    UNSUPPORTED_TYPE, UNSUPPORTED_CODING, SCHEMA_MISMATCH, TOO_MANY,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.

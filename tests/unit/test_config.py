@@ -65,6 +65,9 @@ origins = ["https://shop.example"]
 [route.content]
 types = ["application/json"]
 
+[route.rate]
+limit = "50/s"
+
 [[route]]
 path = "/shops/<shop>/<path:rest>"
 
@@ -212,6 +215,17 @@ def test_six_mistakes_are_reported_at_once():
         (
             ROUTE + "content = { schema = '/none.json', json = false }",
             "route[/a].content.json: found false; expected true, as a schema is for JSON",
+        ),
+        (ROUTE + "[route.rate]", "route[/a].rate.limit: found nothing; expected a rate such as"),
+        (ROUTE + "rate = { limit = '1/s', burst = 0 }", "route[/a].rate.burst: found 0; expected"),
+        (
+            ROUTE + "rate = { limit = '1/s', by = 'credential' }",
+            'route[/a].rate.by: found "credential"; expected "address", as this route does not ask',
+        ),
+        ("[node]\ntrusted_proxies = ['10.0.0.1/8']", "node.trusted_proxies: found"),
+        (
+            "[node]\nproxy_field = 'Via'",
+            'node.proxy_field: found "Via"; expected "X-Forwarded-For"',
         ),
         (ROUTE + "require = 'some'", 'route[/a].require: found "some"; expected "all" or "any"'),
         (ROUTE + "key_from = []", 'route[/a].key_from: found []; expected an array of "bearer"'),

@@ -25,6 +25,7 @@ from crowd.web.router import Router
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from crowd.door.proxies import Proxies
     from crowd.policy import Policy
     from crowd.web.channel import Channel
 
@@ -165,6 +166,7 @@ class Door:
         limits: WebLimits,
         policies: Sequence[Policy] = (),
         routes: Sequence[tuple[str, tuple[str, ...]]] = (),
+        proxies: Proxies | None = None,
     ) -> None:
         self.clock = Clock()
         self.acceptor = FakeAcceptor()
@@ -172,7 +174,7 @@ class Door:
         doors = {policy.path: route_door.Door(policy) for policy in policies}
         self.entrance = Entrance(doors, self.wall_us, self.clock.seconds, self.tally)
         taken = [RouteDefinition(*route, "refuse", None) for route in routes] or ROUTES
-        self.ingest = Ingest(self.acceptor, taken, self.wall_us, self.entrance)
+        self.ingest = Ingest(self.acceptor, taken, self.wall_us, self.entrance, proxies)
         self.router = Router(self.ingest.app, self.entrance)
         self.producers = Producers(
             self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds(), self.tally
@@ -200,7 +202,9 @@ class Door:
 @pytest.fixture(scope="session")
 def make_door():
     """Return what makes a fresh door with some of the limits changed."""
-    return lambda policies=(), routes=(), **limits: Door(WebLimits(**limits), policies, routes)
+    return lambda policies=(), routes=(), proxies=None, **limits: Door(
+        WebLimits(**limits), policies, routes, proxies
+    )
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from crowd.door.asked import Reason
+from crowd.door.proxies import Proxies
 from crowd.errors import BacklogFullError
 from crowd.message import Position
-from crowd.policy import ContentPolicy, CorsPolicy, KeyPolicy, Policy
+from crowd.policy import ContentPolicy, CorsPolicy, KeyPolicy, Policy, RatePolicy
 
 KEY = b"crowd_one"
 KEYS = Policy(
@@ -283,3 +284,40 @@ def test_a_routes_own_bound_of_bodies_is_kept_before_they_are_read(checked, post
     )  # fmt: skip
     assert chunked.statuses == [413]
     assert checked.acceptor.offered == []
+
+
+# --- How often, and from where --------------------------------------------------------------------
+
+
+def test_who_posts_too_often_hears_when_it_may_again(make_door, post):
+    policy = msgspec.structs.replace(KEYS, rate=RatePolicy(0.5, 1, "credential"))
+    limited = make_door(policies=[policy])
+    producer = limited.connect()
+    producer.send(post(b"/leads", b"x", SHOWN) + post(b"/leads", b"x", SHOWN))
+    limited.acceptor.answer_all()
+    limited.turn()
+    accepted, early = producer.answers
+    assert (accepted.status, early.status) == (200, 429)
+    assert problem(early)["type"] == "/problems/too-many-requests"
+    assert early.fields[b"retry-after"] == b"2"
+    limited.wait(2)
+    producer.send(post(b"/leads", b"x", SHOWN))
+    assert len(limited.acceptor.offered) == 2
+
+
+def test_a_producer_behind_a_trusted_proxy_is_stored_as_itself(make_door, post):
+    behind = make_door(
+        policies=[Policy("/leads", rate=RatePolicy(1.0, 1, "address"))],
+        proxies=Proxies(("192.0.2.0/24",), "X-Forwarded-For"),
+    )
+    producer = behind.connect()
+    for client in (b"203.0.113.5", b"203.0.113.6", b"203.0.113.5"):
+        producer.send(post(b"/leads", b"x", b"X-Forwarded-For: 198.51.100.1, " + client))
+    assert [message.client for message in behind.acceptor.messages] == [
+        b"203.0.113.5",
+        b"203.0.113.6",
+    ]
+    behind.turn()
+    behind.acceptor.answer_all()
+    behind.turn()
+    assert producer.statuses == [200, 200, 429]

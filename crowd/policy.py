@@ -20,6 +20,41 @@ class KeyPolicy(msgspec.Struct, frozen=True):
     sha256: tuple[str, ...]
 
 
+class Form(msgspec.Struct, frozen=True):
+    """How a provider signs.
+
+    ``content`` is what is signed, with ``{body}``, ``{timestamp}`` and ``{id}`` in it.
+    ``prefix`` stands before each signature. ``list`` says how several stand in one field, and
+    where a timestamp stands that is not in a field of its own.
+    """
+
+    header: str
+    content: str = "{body}"
+    prefix: str = ""
+    encoding: Literal["hex", "base64"] = "hex"
+    hash: Literal["sha256", "sha512", "sha1"] = "sha256"
+    timestamp: str = ""
+    id: str = ""
+    list: Literal["one", "pairs", "spaces"] = "one"
+
+
+class SignaturePolicy(msgspec.Struct, frozen=True):
+    """How requests are signed, and references to the secrets; ``custom`` spells ``hmac`` out."""
+
+    name: str
+    form: str
+    secrets: tuple[str, ...]
+    tolerance_s: float
+    custom: Form | None
+
+
+class CertificatePolicy(msgspec.Struct, frozen=True):
+    """A producer's name, and the names in its certificates, such as ``dns:shop.example``."""
+
+    name: str
+    names: tuple[str, ...]
+
+
 class CorsPolicy(msgspec.Struct, frozen=True):
     """Which pages may post from a browser (``*`` is any), and what a browser is told of it."""
 
@@ -65,6 +100,8 @@ class Policy(msgspec.Struct, frozen=True):
     require: Literal["all", "any"] = "all"
     keys: tuple[KeyPolicy, ...] = ()
     key_from: tuple[str, ...] = ()
+    signature: SignaturePolicy | None = None
+    certificates: tuple[CertificatePolicy, ...] = ()
     cors: CorsPolicy | None = None
     content: ContentPolicy | None = None
     rate: RatePolicy | None = None
@@ -72,7 +109,7 @@ class Policy(msgspec.Struct, frozen=True):
     @property
     def asks_who(self) -> bool:
         """Whether a request has to show who posts."""
-        return bool(self.keys)
+        return bool(self.keys or self.signature or self.certificates)
 
     @property
     def asks_nothing(self) -> bool:

@@ -21,6 +21,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # RFC 9110, 5.6.2
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?\Z")
 _MEDIA = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/(\*|[a-z0-9!#$&^_.+-]{1,127})\Z")  # RFC 6838, 4.2
+_PRINTABLE = re.compile(r"[ -~]{1,200}\Z")
+_PREFIX = re.compile(r"[!-~]{0,40}\Z")
+_CERTIFICATE_NAME = re.compile(r"(?:dns|uri|email|ip|cn):[^\x00-\x1f\x7f]{1,300}\Z")
+FORM_NAMES: Final = ("github", "stripe", "shopify", "slack", "standard", "hmac")
 _TAKEN: Final = frozenset({
     "authorization", "connection", "content-length", "content-type", "host", "transfer-encoding",
 })  # fmt: skip
@@ -109,6 +113,44 @@ def _proxy_field(value: Any) -> str:
     return str(value)
 
 
+def _form(value: Any) -> str:
+    if value not in FORM_NAMES:
+        raise ValueError
+    return str(value)
+
+
+def _encoding(value: Any) -> Literal["hex", "base64"]:
+    if value == "hex":
+        return "hex"
+    if value == "base64":
+        return "base64"
+    raise ValueError
+
+
+def _hash(value: Any) -> Literal["sha256", "sha512", "sha1"]:
+    if value == "sha256":
+        return "sha256"
+    if value == "sha512":
+        return "sha512"
+    if value == "sha1":
+        return "sha1"
+    raise ValueError
+
+
+def _template(value: Any) -> str:
+    text = matching(_PRINTABLE)(value)
+    parts = re.findall(r"\{[^{}]*\}?|\}", text)
+    if text.count("{body}") != 1 or set(parts) - {"{body}", "{timestamp}"}:
+        raise ValueError
+    return text
+
+
+def _certificate_name(value: Any) -> str:
+    text = matching(_CERTIFICATE_NAME)(value)
+    kind, _, name = text.partition(":")
+    return f"{kind}:{name.lower()}" if kind == "dns" else text
+
+
 def _origin(value: Any) -> str:
     return value if value in {"*", "null"} else matching(_ORIGIN)(value)
 
@@ -172,3 +214,26 @@ BY: Final[Kind[Literal["credential", "address"]]] = Kind(
     '"credential" or "address"', "address", _by
 )
 PROXY_FIELD: Final = Kind('"X-Forwarded-For" or "Forwarded"', "X-Forwarded-For", _proxy_field)
+SIGNED: Final = Kind(
+    '"github", "stripe", "shopify", "slack", "standard" or "hmac"', "github", _form
+)
+# Less would refuse clocks that are a little apart; more would let a request be repeated for long.
+TOLERANCE: Final = Kind(
+    'a duration from "1 s" to "24 h", with its unit',
+    1_000_000,
+    bounded(duration_us, 1_000_000, 86_400_000_000),
+)
+FIELD: Final = Kind("the name of a header field", "", field_name)
+PREFIX: Final = Kind("at most 40 printable ASCII characters, no spaces", "", matching(_PREFIX))
+ENCODING: Final[Kind[Literal["hex", "base64"]]] = Kind('"hex" or "base64"', "hex", _encoding)
+HASH: Final[Kind[Literal["sha256", "sha512", "sha1"]]] = Kind(
+    '"sha256", "sha512" or "sha1"', "sha256", _hash
+)
+TEMPLATE: Final = Kind(
+    "printable ASCII with {body} in it once, and {timestamp} or not", "", _template
+)
+CERTIFICATE_NAMES: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of 1 to 16 names such as ["dns:shop.example", "uri:spiffe://example/shop", "cn:shop"]',
+    (),
+    array_of(_certificate_name, 1, 16),
+)

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from crowd import kinds, policy_kinds
-from crowd.policy import ContentPolicy, CorsPolicy, KeyPolicy, Policy, RatePolicy
+from crowd.policy import (
+    CertificatePolicy,
+    ContentPolicy,
+    CorsPolicy,
+    Form,
+    KeyPolicy,
+    Policy,
+    RatePolicy,
+    SignaturePolicy,
+)
 from crowd.quantity import rate_per_s
 from crowd.schema import compile_schema
 from crowd.table import show
@@ -41,6 +50,8 @@ def read_policy(
         require=route.read("require", policy_kinds.REQUIRE, "all"),
         keys=_keys(route),
         key_from=route.read("key_from", policy_kinds.KEY_FROM, ["bearer"]),
+        signature=_signature(route),
+        certificates=_certificates(route),
         cors=_cors(route),
         content=_content(route, directory, body_bytes),
     )
@@ -67,6 +78,56 @@ def _keys(route: Table) -> tuple[KeyPolicy, ...]:
     if len(set(hashes)) != len(hashes):
         route.problem("key", "each key once", found="one key under two names")
     return tuple(keys)
+
+
+def _signature(route: Table) -> SignaturePolicy | None:
+    table = route.table("signature")
+    if not route.has("signature"):
+        route.note("signature", "not set")
+        return None
+    form = table.read("form", policy_kinds.SIGNED)
+    signature = SignaturePolicy(
+        form=form,
+        name=table.read("name", kinds.NAME, form),
+        secrets=table.read("secrets", kinds.SECRETS),
+        tolerance_s=table.read("tolerance", policy_kinds.TOLERANCE, "5 min") / 1e6,
+        custom=_custom(table) if form == "hmac" else None,
+    )
+    if table.has("secrets") and not signature.secrets:
+        table.problem("secrets", "one reference at least")
+    table.close()
+    return signature
+
+
+def _custom(table: Table) -> Form:
+    form = Form(
+        header=table.read("header", policy_kinds.FIELD),
+        prefix=table.read("prefix", policy_kinds.PREFIX, ""),
+        encoding=table.read("encoding", policy_kinds.ENCODING, "hex"),
+        hash=table.read("hash", policy_kinds.HASH, "sha256"),
+        content=table.read("content", policy_kinds.TEMPLATE, "{body}"),
+        timestamp=table.read_optional("timestamp", policy_kinds.FIELD) or "",
+    )
+    if form.content and ("{timestamp}" in form.content) != bool(form.timestamp):
+        table.problem("timestamp", "a field where {timestamp} is in content, and none where not")
+    return form
+
+
+def _certificates(route: Table) -> tuple[CertificatePolicy, ...]:
+    certificates = []
+    for table in route.tables("certificate"):
+        certificate = CertificatePolicy(
+            name=table.read("name", kinds.NAME),
+            names=table.read("names", policy_kinds.CERTIFICATE_NAMES),
+        )
+        table.close()
+        certificates.append(certificate)
+    if not route.has("certificate"):
+        route.note("certificate", "not set")
+    names = [name for each in certificates for name in each.names]
+    if len(set(names)) != len(names):
+        route.problem("certificate", "each name in one table", found="one name in two of them")
+    return tuple(certificates)
 
 
 def _cors(route: Table) -> CorsPolicy | None:

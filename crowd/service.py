@@ -31,9 +31,11 @@ from crowd.config import definitions, load_file, single_node
 from crowd.consumers import EngineConsumers
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
+from crowd.delivery.secrets import Keyring
 from crowd.door.door import Door
 from crowd.door.proxies import Proxies
-from crowd.errors import ConfigurationError, FatalError
+from crowd.door.signatures import parser
+from crowd.errors import ConfigurationError, FatalError, SecretUnreadableError
 from crowd.kinds import split_address
 from crowd.letters import EngineLetters
 from crowd.orders import Orders
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
     from crowd.archive import Archive
     from crowd.config import Configuration
+    from crowd.door.signatures import Verifier
     from crowd.raft.wire import Hello
 
 DRAIN_S: Final = 10.0
@@ -107,6 +110,7 @@ def makeService(options: Options) -> Service:  # noqa: N802  Twisted's name
         else:
             configuration = single_node(options["upstream"], directory=options["directory"])
         security = _security(configuration, reactor)
+        _check_secrets(configuration, time.monotonic)
     except ConfigurationError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         sys.exit(1)
@@ -129,6 +133,34 @@ def _security(configuration: Configuration, clock: Any) -> MutualTLS | None:
     if problems:
         raise ConfigurationError(tuple(problems))
     return MutualTLS(clock, cluster=cluster.name, name=configuration.node.name, **read)
+
+
+def _keyrings(
+    configuration: Configuration,
+    seconds: Callable[[], float],
+    tell: Callable[[SecretUnreadableError], None] = lambda _: None,
+) -> dict[str, Keyring[Verifier]]:
+    """Return the keyrings of the routes whose requests are signed, by their paths."""
+    return {
+        policy.path: Keyring(
+            policy.signature.secrets, seconds, parse=parser(policy.signature.form), tell=tell
+        )
+        for policy in configuration.policies
+        if policy.signature is not None
+    }
+
+
+def _check_secrets(configuration: Configuration, seconds: Callable[[], float]) -> None:
+    """Read the secrets of doors; raises ConfigurationError for each that cannot be used."""
+    problems = []
+    for path, ring in _keyrings(configuration, seconds).items():
+        try:
+            ring.current()
+        except SecretUnreadableError as error:
+            place = f"route[{path}].signature.secrets: {error.reference}"
+            problems.append(f"{place}: found no secret that can be used: {error.why}")
+    if problems:
+        raise ConfigurationError(tuple(problems))
 
 
 def wall_us() -> int:
@@ -254,6 +286,7 @@ class Node(Service):
         A route that is new is answered 503 until then. Raises ConfigurationError for a route
         that cannot be one, and has changed nothing then.
         """
+        _check_secrets(configuration, self._reactor.seconds)
         try:
             router = self._make_router(configuration)
         except (LookupError, ValueError) as error:
@@ -261,6 +294,9 @@ class Node(Service):
         self.producers.use(router)
         self._configuration = configuration
         self._want_definitions(self.engine)
+
+    def _cannot_check(self, error: SecretUnreadableError) -> None:
+        self._log.error("signatures cannot be verified: {error}", error=str(error))
 
     def _cannot_listen(self, failure: Any, endpoint: str) -> None:
         self._end(FatalError(f"cannot listen on {endpoint}: {failure.getErrorMessage()}"))
@@ -376,7 +412,10 @@ class Node(Service):
 
     def _make_router(self, configuration: Configuration) -> Router:
         routes, _ = definitions(configuration)
-        doors = {policy.path: Door(policy) for policy in configuration.policies}
+        rings = _keyrings(configuration, self._reactor.seconds, self._cannot_check)
+        doors = {
+            policy.path: Door(policy, rings.get(policy.path)) for policy in configuration.policies
+        }
         entrance = Entrance(doors, wall_us, self._reactor.seconds, self._tally)
         node = configuration.node
         proxies = Proxies(node.trusted_proxies, node.proxy_field) if node.trusted_proxies else None

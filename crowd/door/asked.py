@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 import msgspec
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 Field = tuple[bytes, bytes]
+
+
+def _no_certificate() -> None:
+    return None
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
     """A request at the door. ``headers`` are those that would travel on, in their order.
 
-    ``client`` is the producer's address. ``wall_s`` is the wall clock since 1970, which
+    ``client`` is the producer's address. ``certificate`` returns the names in the certificate
+    that its connection showed (`crowd.web.proof`), or None without one. ``wall_s`` is the wall clock since 1970, which
     producers' timestamps are compared with; ``now_s`` is monotonic.
     """
 
@@ -22,6 +31,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     client: bytes
     wall_s: float
     now_s: float
+    certificate: Callable[[], Sequence[str] | None] = _no_certificate
 
     def values(self, lowered: bytes) -> list[bytes]:
         """Return the values of the fields with a name, given in lower case."""
@@ -41,6 +51,9 @@ class Reason(enum.Enum):
     MALFORMED = "malformed-body"
     SCHEMA = "schema-mismatch"
     RATE = "too-many-requests"
+    SIGNATURE = "wrong-signature"
+    CERTIFICATE = "wrong-certificate"
+    UNCHECKED = "unchecked"
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):

@@ -9,15 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from crowd.door.asked import Admitted, Asked, Known, Reason, Refused
+from crowd.door.certificates import Certificates
 from crowd.door.content import Content
 from crowd.door.keys import Keys
 from crowd.door.origins import Origins
 from crowd.door.rate import Rate, neighbourhood
+from crowd.door.signatures import Signatures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crowd.door.asked import Field, Verdict
+    from crowd.door.signatures import Secrets
     from crowd.policy import Policy
 
 EARLY_BYTES: Final = 16 * 1024
@@ -41,13 +44,20 @@ class Door:
     Raises ValueError for a policy that cannot be.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, secrets: Secrets | None = None) -> None:
+        """Make the door of a policy; `secrets` are those of its signatures, if it asks for any."""
         self._any = policy.require == "any"
         self._keys = Keys(policy.keys, policy.key_from) if policy.keys else None
         self._origins = Origins(policy.cors, policy.methods) if policy.cors else None
         self._content = Content(policy.content) if policy.content else None
         self._rate = Rate(policy.rate) if policy.rate else None
-        self._proofs: list[Proofs] = [each for each in (self._keys,) if each is not None]
+        signatures = None
+        if policy.signature is not None:
+            assert secrets is not None, "signatures are verified with secrets"
+            signatures = Signatures(policy.signature, secrets)
+        certificates = Certificates(policy.certificates) if policy.certificates else None
+        proofs = (self._keys, certificates, signatures)
+        self._proofs: list[Proofs] = [each for each in proofs if each is not None]
 
     def admit(self, asked: Asked) -> Verdict:
         """Return the verdict on a whole request."""
@@ -118,16 +128,13 @@ class Door:
         return () if self._origins is None else self._origins.look(asked.headers)
 
     def _known(self, asked: Asked) -> Known | Refused:
-        """Return who posts: by the first proof that has a name for it."""
+        """Return who posts, by the first proof that has a name for it."""
         found: Known | Refused | None = None
         for each in self._proofs:
             known = each.known(asked)
-            if self._any:
-                if isinstance(known, Known):
-                    return known
-                found = found or known
-            elif isinstance(known, Refused):
+            # With "any" the first that is known decides, with "all" the first that is refused.
+            if isinstance(known, Known if self._any else Refused):
                 return known
-            else:
-                found = found or known
+            # Keys come first, and what they leave of the headers is what travels on.
+            found = found or known
         return found or Known("", asked.headers)

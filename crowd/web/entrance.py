@@ -6,6 +6,7 @@ A route without a policy has no door, and none of this is called for it.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -13,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from crowd.door.asked import Asked, Reason, Refused
 from crowd.web import problems
+from crowd.web.proof import certificate_names
 from crowd.web.reply import NO_CONTENT, make_reply
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ _PROBLEMS: Final = {
     Reason.MALFORMED: problems.MALFORMED_BODY,
     Reason.SCHEMA: problems.SCHEMA_MISMATCH,
     Reason.RATE: problems.TOO_MANY,
+    Reason.SIGNATURE: problems.WRONG_SIGNATURE,
+    Reason.CERTIFICATE: problems.WRONG_CERTIFICATE,
+    Reason.UNCHECKED: problems.UNCHECKED,
 }
 _TOP: Final = " itself"
 _NOTHING: Final[tuple[Field, ...]] = ()
@@ -75,9 +80,14 @@ class Entrance:
         """Return the door of the route at `path`, or None if it stands open."""
         return self._doors.get(path)
 
-    def asked(self, method: bytes, fields: Fields, body: bytes, client: bytes) -> Asked:
-        """Return what a request shows."""
-        return Asked(method, fields.kept, body, client, self._wall_us() / 1e6, self._seconds())
+    def asked(
+        self, method: bytes, fields: Fields, body: bytes, client: bytes, transport: Any
+    ) -> Asked:
+        """Return what a request shows that came over `transport`."""
+        return Asked(
+            method, fields.kept, body, client, self._wall_us() / 1e6, self._seconds(),
+            partial(certificate_names, transport),
+        )  # fmt: skip
 
     def at_head(
         self, endpoint: str, connection: Any, method: bytes, fields: Fields, *, waits: bool
@@ -87,7 +97,7 @@ class Entrance:
         if door is None:
             return None
         length = fields.length or 0 if fields.transfer is None else None
-        asked = self.asked(method, fields, b"", connection.client)
+        asked = self.asked(method, fields, b"", connection.client, connection.transport)
         refused = door.at_head(asked, length, waits=waits)
         return None if refused is None else self.refusal(refused)
 

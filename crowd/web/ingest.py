@@ -148,7 +148,9 @@ class Ingest:
         if door is not None:
             entrance = self._entrance
             assert entrance is not None, "a door stands in an entrance"
-            verdict = door.admit(entrance.asked(request.method, fields, body, client))
+            transport = request.connection.transport if ours else request.channel.transport
+            asked = entrance.asked(request.method, fields, body, client, transport)
+            verdict = door.admit(asked)
             if isinstance(verdict, Refused):
                 return answer(request, entrance.refusal(verdict), door.shown(fields.kept))
             kept, extra = verdict.headers, verdict.answer

@@ -46,6 +46,8 @@ BAD_QUERY: Final = Problem(400, "bad-query", "This query cannot be answered")
 NO_TOKEN: Final = Problem(401, "no-token", "Changes need the node's token")
 NO_CREDENTIAL: Final = Problem(401, "no-credential", "This route asks who posts")
 UNKNOWN_CREDENTIAL: Final = Problem(401, "unknown-credential", "This route does not know who posts")
+WRONG_SIGNATURE: Final = Problem(403, "wrong-signature", "This route asks for a signature")
+WRONG_CERTIFICATE: Final = Problem(403, "wrong-certificate", "This route asks for a certificate")
 FOREIGN_PAGE: Final = Problem(403, "foreign-page", "Pages from there may not post here")
 FOREIGN_ORIGIN: Final = Problem(403, "foreign-origin", "A page from elsewhere changes nothing here")
 FOREIGN_HOST: Final = Problem(421, "foreign-host", "Ask for the admin pages by address")
@@ -75,6 +77,7 @@ NOT_STORED: Final = Problem(503, "not-stored", "The message was not stored")
 NO_QUORUM: Final = Problem(503, "no-quorum", "Not stored: no majority of the nodes is reachable")
 BACKLOG_FULL: Final = Problem(503, "backlog-full", "Not stored: the backlog is full")
 DRAINING: Final = Problem(503, "draining", "Not stored: this node is stopping")
+UNCHECKED: Final = Problem(503, "unchecked", "Not stored: who posts cannot be checked here now")
 NOT_HERE: Final = Problem(503, "not-here", "This node does not have the message")
 OUTCOME_UNKNOWN: Final = Problem(503, "outcome-unknown", "The message may be stored, now or soon")
 
@@ -84,7 +87,8 @@ PROBLEMS: Final = (
     DRAINING, OUTCOME_UNKNOWN, BAD_CHANGE, NO_TOKEN, FOREIGN_ORIGIN, UNKNOWN_MEMBER, CHANGE_REFUSED,
     NOT_JSON, BAD_QUERY, UNKNOWN_CONSUMER, UNKNOWN_LETTER, UNKNOWN_ORDER, BACKLOG_LEFT, NOT_HERE,
     NO_CREDENTIAL, UNKNOWN_CREDENTIAL, FOREIGN_PAGE, MALFORMED_BODY,
-    UNSUPPORTED_TYPE, UNSUPPORTED_CODING, SCHEMA_MISMATCH, TOO_MANY,
+    UNSUPPORTED_TYPE, UNSUPPORTED_CODING, SCHEMA_MISMATCH, TOO_MANY, WRONG_SIGNATURE, WRONG_CERTIFICATE,
+    UNCHECKED,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.

@@ -35,6 +35,7 @@ class Connection(Protocol):
 
     client: bytes
     scheme: bytes
+    transport: Any
 
     @property
     def date(self) -> bytes:

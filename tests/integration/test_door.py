@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import httpx
 import pytest
 import requests
 
+from crowd.tools.local_cluster import NotReadyError
 from tests.integration.cluster import Nodes, eventually, free_ports
 from tests.integration.pages import CHROMIUM, Pages
 
@@ -121,6 +126,86 @@ def test_keys_from_real_clients(open_node):
         names = {name.lower() for name, _ in request["headers"]}
         assert not names & {"authorization", "x-api-key"}
     assert KEY not in nodes.log("a")
+
+
+def test_a_key_that_is_taken_away_opens_nothing_a_signal_later(open_node):
+    """SIGHUP is enough; and `crowd check` says what a file asks for."""
+    nodes = open_node(route(key=keys(shop=KEY, other=OTHER)))
+    node = nodes.nodes["a"]
+    url, file = node.http + "/leads", Path(node.config)
+    assert curl(url, "-H", f"Authorization: Bearer {OTHER}") == 200
+    text = file.read_text("utf-8")
+    file.write_text(text.replace(keys(other=OTHER)[0]["sha256"][0], "0" * 64))
+    os.kill(node.pid, signal.SIGHUP)
+    eventually("it is refused", lambda: curl(url, "-H", f"Authorization: Bearer {OTHER}") == 401)
+    assert curl(url, "-H", f"Authorization: Bearer {KEY}") == 200
+    assert "route /leads has another policy" in nodes.log("a")
+    command = [sys.executable, "-m", "crowd.cli", "check", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    assert 'route[/leads].key[shop].name = "shop"' in done.stdout
+
+
+def test_requests_signed_by_a_provider(open_node, tmp_path):
+    """With a secret from a file, which is replaced while the node runs."""
+    secret = tmp_path / "github"
+    secret.write_text("It's a Secret to Everybody\n")
+    nodes = open_node(route(signature={"form": "github", "secrets": [f"file:{secret}"]}))
+    node = nodes.nodes["a"]
+    own = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+
+    def post(signature):
+        headers = {"X-Hub-Signature-256": f"sha256={signature}"}
+        return requests.post(node.http + "/leads", "Hello, World!", headers=headers, timeout=20)
+
+    assert post(own).status_code == 200
+    assert post("0" * 64).json()["type"] == "/problems/wrong-signature"
+    secret.write_text("another one")
+    os.kill(node.pid, signal.SIGHUP)
+    eventually("the old one holds no more", lambda: post(own).status_code == 403)
+    assert post(hmac.digest(b"another one", b"Hello, World!", "sha256").hex()).status_code == 200
+    secret.write_text("")
+    os.kill(node.pid, signal.SIGHUP)
+    eventually("it is told", lambda: "found no secret that can be used" in nodes.log("a"))
+    assert post(own).status_code == 403  # a reload that cannot be used changes nothing
+    log = nodes.log("a")
+    assert "Everybody" not in log
+    assert "another one" not in log
+    nodes.term("a")
+    with pytest.raises(NotReadyError, match="github: found no secret that can be used"):
+        nodes.up()
+    eventually("the signed are delivered", lambda: len(sent(nodes)) == 2)
+    names = [{name for name, _ in request["headers"]} for request in sent(nodes)]
+    assert all("X-Hub-Signature-256" in each for each in names)
+
+
+def test_what_is_no_lead_is_refused_before_it_is_stored(open_node, tmp_path):
+    """JSON with a schema, too large a body, too many of them: by real clients."""
+    schema = tmp_path / "lead.json"
+    schema.write_text('{"required": ["message"], "properties": {"message": {"type": "string"}}}')
+    content = {"types": ["application/json"], "schema": str(schema), "body": "64 KiB"}
+    nodes = open_node(
+        route(content=content), route("/slow", rate={"limit": "1/min", "by": "address"})
+    )
+    url = nodes.nodes["a"].http
+
+    def post(body, kind="application/json", path="/leads"):
+        return requests.post(url + path, body, headers={"Content-Type": kind}, timeout=20)
+
+    assert post(BODY).status_code == 200
+    assert post("{", "text/plain").status_code == 415
+    malformed = post('{"message": "x",}')
+    assert (malformed.status_code, malformed.json()["offset"]) == (400, 16)
+    other = post('{"message": 5}')
+    assert (other.status_code, other.json()["pointer"]) == (422, "/message")
+    assert post("x" * 70_000).status_code == 413
+    assert curl(url + "/leads", "-H", "Content-Type: application/json") == 200
+    early = [post(BODY, path="/slow") for _ in range(2)]
+    assert [answer.status_code for answer in early] == [200, 429]
+    assert 0 < int(early[1].headers["Retry-After"]) <= 60
+    metrics = requests.get(nodes.nodes["a"].admin + "/metrics", timeout=20).text
+    for reason in ("unsupported-type", "malformed-body", "schema-mismatch", "body-too-large"):
+        assert f'crowd_door_refused_total{{reason="{reason}"}} 1.0' in metrics
+    eventually("only the good ones are delivered", lambda: len(sent(nodes)) == 3)
 
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")

@@ -25,6 +25,7 @@ CONSUMER = "[[consumer]]\nname = 'a'\nurl = 'http://a'\n"
 
 ROUTE = "[[route]]\npath = '/a'\n"
 
+SIGNED = ROUTE + "[route.signature]\nform = 'hmac'\nsecrets = ['env:A']\n%s\n"
 KEY = "[[route.key]]\nname = '{}'\nsha256 = ['{}']\n"
 
 WHOLE = """
@@ -58,6 +59,15 @@ upstream = "http://api.internal:8080"
 [[route.key]]
 name = "shop-a"
 sha256 = ["be3d3c1d5c8c4a5c0a4d9b2f5c6c4c1e2b8f1f7a0d9e8c7b6a5f4e3d2c1b0a99"]
+
+[[route.certificate]]
+name = "shop-b"
+names = ["dns:Shop.example"]
+
+[route.signature]
+form = "hmac"
+secrets = ["env:SECRET"]
+header = "X-Sign"
 
 [route.cors]
 origins = ["https://shop.example"]
@@ -226,6 +236,31 @@ def test_six_mistakes_are_reported_at_once():
         (
             "[node]\nproxy_field = 'Via'",
             'node.proxy_field: found "Via"; expected "X-Forwarded-For"',
+        ),
+        (ROUTE + "[route.signature]", "route[/a].signature.form: found nothing; expected"),
+        (ROUTE + "signature = { form = 'github' }", "route[/a].signature.secrets: found nothing"),
+        (
+            ROUTE + "signature = { form = 'github', secrets = [] }",
+            "route[/a].signature.secrets: found []; expected one reference at least",
+        ),
+        (
+            ROUTE + "signature = { form = 'github', secrets = ['hush'] }",
+            "route[/a].signature.secrets: found something else (not shown); expected",
+        ),
+        (SIGNED % "", "route[/a].signature.header: found nothing; expected the name of a header"),
+        (SIGNED % "content = '{bodies}'", "route[/a].signature.content: found"),
+        (SIGNED % "content = '{body}{body}'", "route[/a].signature.content: found"),
+        (SIGNED % "content = '{timestamp}.{body}'", "route[/a].signature.timestamp: found nothing"),
+        (SIGNED % "timestamp = 'X-T'", 'route[/a].signature.timestamp: found "X-T"; expected a fi'),
+        (SIGNED % "hash = 'md5'", 'route[/a].signature.hash: found "md5"; expected "sha256"'),
+        (SIGNED.replace("hmac", "github") % "header = 'X'", "header: found an unknown key"),
+        (
+            ROUTE + "[[route.certificate]]\nname = 'x'\nnames = ['shop.example']",
+            'route[/a].certificate[x].names: found ["shop.example"]; expected an array of 1 to 16',
+        ),
+        (
+            ROUTE + 2 * "[[route.certificate]]\nname = 'x'\nnames = ['cn:a']\n",
+            "route[/a].certificate: found one name in two of them; expected each name in one table",
         ),
         (ROUTE + "require = 'some'", 'route[/a].require: found "some"; expected "all" or "any"'),
         (ROUTE + "key_from = []", 'route[/a].key_from: found []; expected an array of "bearer"'),

@@ -50,7 +50,7 @@ SEAMS = {
     "service_identity": {"crowd.raft.tls", "crowd.delivery.tls"},
     "cryptography": {
         "crowd.raft.tls", "crowd.raft.certificates", "crowd.delivery.tls",
-        "crowd.delivery.forms.signing",
+        "crowd.delivery.forms.signing", "crowd.door.signatures", "crowd.web.proof",
     },
     "google_crc32c": {"crowd.raft.journal", "crowd.raft.checkpoints"},
     "fcntl": {"crowd.raft.journal.filesystem", "crowd.tools.local_cluster"},

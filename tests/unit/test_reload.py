@@ -98,6 +98,19 @@ def test_a_policy_that_is_changed_is_used_and_told(node, file):
         assert len(node.used) == count
 
 
+def test_secrets_are_read_again_though_the_file_is_the_same(file):
+    """They stand in files of their own: SIGHUP has them hold at once."""
+    file.write_text(
+        FILE.replace(
+            "[[consumer]]", 'signature = {form = "github", secrets = ["env:A"]}\n[[consumer]]'
+        )
+    )
+    node = Node(file)
+    for _ in range(2):
+        assert node.look() == [("info", "configuration read again: no change")]
+    assert len(node.used) == 2
+
+
 def test_a_consumer_that_is_left_out_stays_and_that_is_told(node, file):
     file.write_text(FILE.replace("first", "third").replace("/leads", "/other"))
     (line,) = node.look()

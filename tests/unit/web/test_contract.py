@@ -20,8 +20,8 @@ from crowd.errors import (
     OutcomeUnknownError,
 )
 from crowd.message import Position, RouteId, decode_message
-from crowd.policy import CorsPolicy, KeyPolicy, Policy
-from crowd.raft.certificates import make_authority
+from crowd.policy import CertificatePolicy, CorsPolicy, KeyPolicy, Policy
+from crowd.raft.certificates import make_authority, make_node
 from crowd.web.entrance import Entrance
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
@@ -127,6 +127,13 @@ REQUESTS = {
     "options of a door": _request(b"OPTIONS /keyed"),
     "another method of a door": _request(b"DELETE /keyed", b"x", PAGE),
 }
+
+
+def _own(certificate: bytes, key: bytes) -> dict[str, Any]:
+    """Return what a side of TLS shows of itself."""
+    made = ssl.PrivateCertificate.loadPEM(key + certificate)
+    return {"privateKey": made.privateKey.original, "certificate": made.original}
+
 
 COMPARED = (b"content-type", b"vary", b"content-encoding", b"content-length", b"crowd-message-id",
             b"allow", b"retry-after", b"www-authenticate", b"access-control-allow-origin",
@@ -247,6 +254,47 @@ class TestListener(TestCase):
             assert decode_message(acceptor.stored[0]).scheme == b"https"
 
         return defer.Deferred.fromCoroutine(run())
+
+    def test_a_certificate_says_who_posts(self):
+        """Of an authority that is trusted in the handshake; its names are looked at by the door."""
+
+        async def run(shown: str) -> bytes:
+            acceptor = Acceptor()
+            authority, key = make_authority("leads")
+            trusted = ssl.trustRootFromCertificates([ssl.Certificate.loadPEM(authority)])
+            context = ssl.CertificateOptions(
+                **_own(*make_node(authority, key, "leads", "a", ["127.0.0.1"])), trustRoot=trusted
+            )
+            policy = Policy(
+                "/leads",
+                ("POST",),
+                certificates=(CertificatePolicy("shop", ("dns:shop.leads.crowd",)),),
+            )
+            entrance = Entrance({"/leads": Door(policy)}, lambda: 0, time.monotonic)
+            routes = (RouteDefinition("/leads", ("POST",), "refuse", None),)
+            ingest = Ingest(acceptor, routes, lambda: 0, entrance)
+            producers = Producers(reactor, Router(ingest.app, entrance), WebLimits(), time.time)
+            plain = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+            endpoint = endpoints.wrapServerTLS(context, plain)
+            listener = ProducerListener(reactor, [endpoint], producers, drain_s=2.0)
+            listener.startService()
+            self.addCleanup(listener.stopService)
+            (port,) = await listener.listening
+            own = _own(*make_node(authority, key, "leads", shown, ["127.0.0.1"]))
+            target = endpoints.wrapClientTLS(
+                ssl.CertificateOptions(**own),
+                endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port),
+            )
+            client = await endpoints.connectProtocol(target, Client(REQUESTS["a message"]))
+            return await client.done
+
+        async def both() -> None:
+            assert (await run("shop")).startswith(b"HTTP/1.1 200 ")
+            refused = await run("other")
+            assert refused.startswith(b"HTTP/1.1 403 ")
+            assert b"/problems/wrong-certificate" in refused
+
+        return defer.Deferred.fromCoroutine(both())
 
     def test_stopping_closes_idle_connections(self):
         async def run() -> None:

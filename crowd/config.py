@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from crowd import kinds
+from crowd import kinds, policy_kinds
 from crowd.codec import pack
 from crowd.command import (
     Answers,
@@ -33,10 +33,13 @@ from crowd.command import (
     RouteDefinition,
 )
 from crowd.errors import ConfigurationError
+from crowd.policy_tables import read_policy
 from crowd.table import Findings, Setting, Table, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from crowd.policy import Policy
 
 METHODS_DEFAULT: Final = ["POST", "PUT", "PATCH", "DELETE"]
 EVERYTHING: Final = "/<path:rest>"
@@ -47,6 +50,7 @@ class Node(msgspec.Struct, frozen=True):
     """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings.
 
     ``hosts`` are the names that producers may ask for; any, where there are none.
+    Proxies in ``trusted_proxies`` are believed who came to them; they say so in ``proxy_field``.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Node(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...]
     peer: str | None
     admin: str
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_field: str = "X-Forwarded-For"
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -80,9 +86,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All of a file. ``file_hash`` is over routes and consumers, in their order, alone.
+    """All of a file. ``file_hash`` is over routes, policies and consumers, in their order, alone.
 
-    ``notes`` has a line for each key of the file that this version accepts and does not act
+    ``policies`` has those routes' that ask anything of a request. ``notes`` has a line for each key of the file that this version accepts and does not act
     on yet. A promise that would be broken so is no note but a problem.
     """
 
@@ -93,6 +99,7 @@ class Configuration(msgspec.Struct, frozen=True):
     consumers: tuple[ConsumerDefinition, ...]
     file_hash: bytes
     notes: tuple[str, ...]
+    policies: tuple[Policy, ...] = ()
 
     @property
     def cluster_name(self) -> str:
@@ -216,7 +223,7 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
     table = root.table("cluster")
     cluster = _cluster(table, node, directory) if in_cluster else None
     limits = _limits(root.table("limits"))
-    routes = _routes(root)
+    routes, policies = _routes(root, directory, limits.body_bytes)
     paths = frozenset(route.path for route in routes)
     consumers = tuple(_consumer(table, paths) for table in root.tables("consumer"))
     _check_unique(findings, "consumer", "name", [consumer.name for consumer in consumers])
@@ -232,8 +239,9 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
         limits=limits,
         routes=routes,
         consumers=consumers,
-        file_hash=_hash(routes, consumers),
+        file_hash=_hash(routes, consumers, policies),
         notes=tuple(findings.notes),
+        policies=policies,
     )
 
 
@@ -246,6 +254,8 @@ def _node(table: Table, directory: Path, *, in_cluster: bool) -> Node:
         hosts=table.read("hosts", kinds.HOSTS, []),
         peer=table.read_optional("peer", kinds.ENDPOINT),
         admin=table.read("admin", kinds.ENDPOINT, "tcp:2106:interface=127.0.0.1"),
+        trusted_proxies=table.read("trusted_proxies", kinds.NETWORKS, []),
+        proxy_field=table.read("proxy_field", policy_kinds.PROXY_FIELD, "X-Forwarded-For"),
     )
     if node.peer is not None and not in_cluster:
         table.problem("peer", "none, as there is no [cluster]")
@@ -289,18 +299,22 @@ def _limits(table: Table) -> Limits:
     return limits
 
 
-def _routes(root: Table) -> tuple[RouteDefinition, ...]:
+def _routes(
+    root: Table, directory: Path, body_bytes: int
+) -> tuple[tuple[RouteDefinition, ...], tuple[Policy, ...]]:
+    """Return the routes, and the policies of those that ask anything."""
     if not root.has("route"):
         rest = RouteDefinition(EVERYTHING, tuple(METHODS_DEFAULT), "refuse", None)
         root.tables("route")
         root.note("route", f"{EVERYTHING}, as no [[route]] is given")
-        return (rest,)
-    routes = tuple(_route(table) for table in root.tables("route"))
-    _check_unique(root.findings, "route", "path", [route.path for route in routes])
-    return routes
+        return (rest,), ()
+    read = [_route(table, directory, body_bytes) for table in root.tables("route")]
+    _check_unique(root.findings, "route", "path", [route.path for route, _ in read])
+    policies = tuple(policy for _, policy in read if not policy.asks_nothing)
+    return tuple(route for route, _ in read), policies
 
 
-def _route(table: Table) -> RouteDefinition:
+def _route(table: Table, directory: Path, body_bytes: int) -> tuple[RouteDefinition, Policy]:
     route = RouteDefinition(
         path=table.read("path", kinds.RULE),
         methods=table.read("methods", kinds.METHODS, METHODS_DEFAULT),
@@ -317,8 +331,9 @@ def _route(table: Table) -> RouteDefinition:
         table.problem("methods", 'one or more, or reads = "proxy": this route takes nothing')
     if route.proof != Proof() and (route.upstream or "").startswith("http://"):
         table.problem("upstream", "a url that begins with https://, as tls is set")
+    policy = read_policy(table, route.path, route.methods, directory, body_bytes)
     table.close()
-    return route
+    return route, policy
 
 
 def _consumer(table: Table, paths: frozenset[str] | None) -> ConsumerDefinition:
@@ -450,5 +465,12 @@ def _check_unique(findings: Findings, what: str, key: str, values: list[str]) ->
         findings.problem(f"{what}.{key}", f"{show(value)} twice", "each one once")
 
 
-def _hash(routes: tuple[RouteDefinition, ...], consumers: tuple[ConsumerDefinition, ...]) -> bytes:
-    return hashlib.sha256(pack(msgspec.to_builtins([routes, consumers]))).digest()
+def _hash(
+    routes: tuple[RouteDefinition, ...],
+    consumers: tuple[ConsumerDefinition, ...],
+    policies: tuple[Policy, ...],
+) -> bytes:
+    parts: list[Any] = [routes, consumers]
+    if policies:  # a file without any has the hash that it had before there were policies
+        parts.append(policies)
+    return hashlib.sha256(pack(msgspec.to_builtins(parts))).digest()

@@ -31,7 +31,11 @@ from crowd.config import definitions, load_file, single_node
 from crowd.consumers import EngineConsumers
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
-from crowd.errors import ConfigurationError, FatalError
+from crowd.delivery.secrets import Keyring
+from crowd.door.door import Door
+from crowd.door.proxies import Proxies
+from crowd.door.signatures import parser
+from crowd.errors import ConfigurationError, FatalError, SecretUnreadableError
 from crowd.kinds import split_address
 from crowd.letters import EngineLetters
 from crowd.orders import Orders
@@ -47,6 +51,7 @@ from crowd.reads.upstream import Upstreams
 from crowd.reload import Reload
 from crowd.view import EngineAcceptor, EngineChanges, EngineView
 from crowd.web.admin import Operators, admin_site
+from crowd.web.entrance import Entrance, Tally
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
@@ -60,6 +65,7 @@ if TYPE_CHECKING:
 
     from crowd.archive import Archive
     from crowd.config import Configuration
+    from crowd.door.signatures import Verifier
     from crowd.raft.wire import Hello
 
 DRAIN_S: Final = 10.0
@@ -106,6 +112,7 @@ def makeService(options: Options) -> Service:  # noqa: N802  Twisted's name
         else:
             configuration = single_node(options["upstream"], directory=options["directory"])
         security = _security(configuration, reactor)
+        _check_secrets(configuration, time.monotonic)
     except ConfigurationError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         sys.exit(1)
@@ -128,6 +135,34 @@ def _security(configuration: Configuration, clock: Any) -> MutualTLS | None:
     if problems:
         raise ConfigurationError(tuple(problems))
     return MutualTLS(clock, cluster=cluster.name, name=configuration.node.name, **read)
+
+
+def _keyrings(
+    configuration: Configuration,
+    seconds: Callable[[], float],
+    tell: Callable[[SecretUnreadableError], None] = lambda _: None,
+) -> dict[str, Keyring[Verifier]]:
+    """Return the keyrings of the routes whose requests are signed, by their paths."""
+    return {
+        policy.path: Keyring(
+            policy.signature.secrets, seconds, parse=parser(policy.signature.form), tell=tell
+        )
+        for policy in configuration.policies
+        if policy.signature is not None
+    }
+
+
+def _check_secrets(configuration: Configuration, seconds: Callable[[], float]) -> None:
+    """Read the secrets of doors; raises ConfigurationError for each that cannot be used."""
+    problems = []
+    for path, ring in _keyrings(configuration, seconds).items():
+        try:
+            ring.current()
+        except SecretUnreadableError as error:
+            place = f"route[{path}].signature.secrets: {error.reference}"
+            problems.append(f"{place}: found no secret that can be used: {error.why}")
+    if problems:
+        raise ConfigurationError(tuple(problems))
 
 
 def wall_us() -> int:
@@ -166,6 +201,7 @@ class Node(Service):
         self.dispatcher = self._make_dispatcher()
         self._doors: list[Any] = []
         self._wishes = Wishes(self.engine, reactor.seconds, self._chance)
+        self._tally = Tally()
         self._orders = Orders(reactor, self._wishes)
         self._reload = None if path is None else Reload(reactor, path, configuration, self._use)
         self.engine.applied_hooks.append(self._follow_definitions)
@@ -259,6 +295,7 @@ class Node(Service):
         A route that is new is answered 503 until then. Raises ConfigurationError for a route
         that cannot be one, and has changed nothing then.
         """
+        _check_secrets(configuration, self._reactor.seconds)
         try:
             router = self._make_router(configuration)
         except (LookupError, ValueError) as error:
@@ -267,6 +304,9 @@ class Node(Service):
         self._upstreams.keep(configuration.routes)
         self._configuration = configuration
         self._want_definitions(self.engine)
+
+    def _cannot_check(self, error: SecretUnreadableError) -> None:
+        self._log.error("signatures cannot be verified: {error}", error=str(error))
 
     def _cannot_listen(self, failure: Any, endpoint: str) -> None:
         self._end(FatalError(f"cannot listen on {endpoint}: {failure.getErrorMessage()}"))
@@ -378,13 +418,19 @@ class Node(Service):
         return dispatcher
 
     def _make_producers(self, limits: WebLimits) -> Producers:
-        return Producers(self._reactor, self._make_router(self._configuration), limits, time.time)
+        router = self._make_router(self._configuration)
+        return Producers(self._reactor, router, limits, time.time, self._tally)
 
     def _make_router(self, configuration: Configuration) -> Router:
         routes, _ = definitions(configuration)
-        hosts = [host.encode("ascii") for host in configuration.node.hosts]
-        app = Ingest(EngineAcceptor(self.engine), routes, wall_us, self._through).app
-        return Router(app, hosts)
+        node = configuration.node
+        doors = {policy.path: Door(policy) for policy in configuration.policies}
+        entrance = Entrance(doors, wall_us, self._reactor.seconds, self._tally)
+        proxies = Proxies(node.trusted_proxies, node.proxy_field) if node.trusted_proxies else None
+        ingest = Ingest(
+            EngineAcceptor(self.engine), routes, wall_us, self._through, entrance, proxies
+        )
+        return Router(ingest.app, [host.encode("ascii") for host in node.hosts], entrance)
 
     def _endpoint(self, text: str) -> Any:
         make: Any = endpoints.serverFromString  # Twisted's, without types

@@ -195,6 +195,8 @@ class EngineView:
         if store.newest is not None:
             values["crowd_checkpoint_index"] = store.newest.index
             values["crowd_checkpoint_bytes"] = store.newest.size_bytes
+        for reason, count in self._producers.tally.refused.items():
+            values[f'crowd_door_refused_total{{reason="{reason.value}"}}'] = count
         for consumer in ledger.consumers.values():
             label = f'{{consumer="{consumer.definition.name}"}}'
             values["crowd_consumer_backlog_messages" + label] = ledger.backlog(consumer.id)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from crowd.command import ConsumerDefinition
     from crowd.delivery.forms.form import Outgoing
+    from crowd.delivery.forms.signing import Key
     from crowd.delivery.outcome import Answer
     from crowd.delivery.request import Naming
     from crowd.message import Message
@@ -43,7 +44,7 @@ class HTTPCourier:
     _log = Logger()
 
     def __init__(
-        self, agent: ConsumerAgent, url: str, form: Form, keyring: Keyring,
+        self, agent: ConsumerAgent, url: str, form: Form, keyring: Keyring[Key],
         wall_s: Callable[[], float],
     ) -> None:  # fmt: skip
         """Make a courier. `wall_s` is the wall clock, in seconds since 1970; signatures tell it."""
@@ -130,5 +131,5 @@ def make_courier(
         spent,
         secure=destination.scheme == "https",
     )
-    keyring = Keyring(definition.secrets, reactor.seconds)
+    keyring: Keyring[Key] = Keyring(definition.secrets, reactor.seconds)
     return HTTPCourier(agent, definition.url, Form(definition, destination), keyring, wall_s)

@@ -180,9 +180,14 @@ class Channel(TwistedProtocol):
     # --- The intake's calls -------------------------------------------------------------------------
 
     def head(
-        self, body_bytes: int, method: bytes, target: bytes, host: bytes, *, expects: bool
-    ) -> None:
-        """Make room for a body before it is read."""
+        self, body_bytes: int, method: bytes, target: bytes, fields: Fields, *, expects: bool
+    ) -> Reply | None:
+        """Make room for a body before it is read, unless its sender may not pass."""
+        at_head = self._shared.at_head
+        if at_head is not None:
+            reply = at_head(self, method, target, fields, waits=expects)
+            if reply is not None:
+                return reply
         held = body_bytes + self._limits.request_bytes
         if self._budget.take(held):
             self._held = held
@@ -190,7 +195,8 @@ class Channel(TwistedProtocol):
             self._wants = held
             self._budget.wait(self, held)
         if expects:
-            self._expecting = (method, target, host)
+            self._expecting = (method, target, fields.host)
+        return None
 
     def request(
         self, method: bytes, target: bytes, headers: list[Field], fields: Fields,
@@ -222,7 +228,8 @@ class Channel(TwistedProtocol):
         self._rest.clear()
         self._queue.append(request)
         self.deadline_s = self._shared.answer_by_s
-        request.reply(reply)
+        shown = self._shared.shown
+        request.reply(reply, () if shown is None else shown(*self._intake.asked))
 
     # --- Reading ------------------------------------------------------------------------------------
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from klein import Klein
 from twisted.logger import Logger
 
+from crowd.door.asked import Refused
 from crowd.errors import NoQuorumError
 from crowd.message import Message, Position, RouteId, encode_message, message_id
 from crowd.web.fields import Fields, accepts_gzip, sort_fields
 from crowd.web.problems import BAD_TARGET, failure_value, is_expected, problem_reply, reply_to_error
-from crowd.web.reply import Reply, make_reply
+from crowd.web.reply import NO_CONTENT, Reply, make_reply
 from crowd.web.request import Request
-from crowd.web.router import ITSELF
+from crowd.web.rules import rules_of
 from crowd.web.target import is_deliverable
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from crowd.command import RouteDefinition
+    from crowd.door.door import Door
+    from crowd.door.proxies import Proxies
+    from crowd.web.entrance import Entrance
     from crowd.web.fields import Field
     from crowd.web.through import Through
 
@@ -36,6 +40,7 @@ METHODS_NEVER_STORED: Final = frozenset(("GET", "HEAD", "OPTIONS", "CONNECT", "T
 """They ask instead of telling, or are about the connection."""
 
 _ID: Final = b"Crowd-Message-Id"
+_NOTHING: Final[tuple[Field, ...]] = ()
 _BODY: Final = b'{"status": "OK"}'
 _COMMON: Final = (
     (b"Content-Type", b"application/json;charset=UTF-8"),
@@ -67,48 +72,67 @@ class Acceptor(Protocol):
 
 
 class Ingest:
-    """Builds the Klein `app` of the routes; each handler offers messages to `acceptor`."""
+    """Builds the Klein `app` of the routes; each handler offers messages to `acceptor`.
+
+    Requests of the routes that have a door in `entrance` must pass it first. What `proxies`, if
+    there are any, say of a producer's address is believed.
+    """
 
     log = Logger()
 
     def __init__(
-        self, acceptor: Acceptor, routes: Sequence[RouteDefinition], wall_us: Callable[[], int],
+        self,
+        acceptor: Acceptor,
+        routes: Sequence[RouteDefinition],
+        wall_us: Callable[[], int],
         through: Through | None = None,
-    ) -> None:  # fmt: skip
+        entrance: Entrance | None = None,
+        proxies: Proxies | None = None,
+    ) -> None:
         """Take `through` for reads; without it they are refused. ValueError for a bad upstream."""
         self.app = Klein()
+        self._proxies = proxies
         self._acceptor = acceptor
+        self._entrance = entrance
         self._wall_us = wall_us
         # Werkzeug would answer 308 at slashes, or see one path in two (`//`).
         self.app.url_map.strict_slashes = False
         self.app.url_map.redirect_defaults = False
         self.app.url_map.merge_slashes = False
         self.app.handle_errors(Exception)(self._failed)
+        if entrance is not None:
+            entrance.stand_at(self.app.url_map)
         for route in routes:
+            door = None if entrance is None else entrance.door(route.path)
             stored = [m for m in route.methods if m not in METHODS_NEVER_STORED]
             if stored:
-                self._add(route.path, stored, route.path, self._taker(route.path))
+                self._add(route.path, stored, route.path, self._taker(route.path, door))
+            asked = door is not None and door.answers_browsers
+            if asked:
+                self._add(route.path, ["OPTIONS"], f"{route.path} asked", self._preflight)
             if through is not None and route.reads == "proxy":
-                self._add(
-                    route.path, through.methods, f"{route.path} reads", through.handler(route)
-                )
+                reads = [m for m in through.methods if not (asked and m == "OPTIONS")]
+                self._add(route.path, reads, f"{route.path} reads", through.handler(route))
 
-    def _taker(self, path: str) -> Callable[..., Any]:
+    def _taker(self, path: str, door: Door | None) -> Callable[..., Any]:
         def take(request: Any, **_: object) -> Any:
-            return self._take(path, request)
+            return self._take(path, door, request)
 
         return take
 
     def _add(
         self, path: str, methods: Sequence[str], endpoint: str, take: Callable[..., Any]
     ) -> None:
-        self.app.route(path, methods=methods, endpoint=endpoint, strict_slashes=False)(take)
-        front, converter, _ = path.rpartition("<path:")
-        if converter and front.endswith("/") and path.endswith(">"):
-            # "all below" includes the top itself, which Werkzeug's converter leaves out.
-            self.app.route(front, methods=methods, endpoint=endpoint + ITSELF)(take)
+        for rule, name in rules_of(path, endpoint):
+            self.app.route(rule, methods=methods, endpoint=name, strict_slashes=False)(take)
 
-    def _take(self, path: str, request: Any) -> Any:
+    def _preflight(self, request: Any, **_: object) -> Any:
+        """Answer a browser that asks before it posts. The log is not touched."""
+        assert self._entrance is not None, "a door stands in an entrance"
+        fields = request.fields if type(request) is Request else fields_of(request)
+        return answer(request, self._entrance.preflight(request.uri, fields.kept))
+
+    def _take(self, path: str, door: Door | None, request: Any) -> Any:
         """Offer a request's message. Returns what Klein waits for."""
         acceptor = self._acceptor
         route = acceptor.route_id(path)
@@ -117,38 +141,56 @@ class Ingest:
         ours = type(request) is Request
         fields = request.fields if ours else fields_of(request)
         if not is_deliverable(request.uri):
-            return answer(request, problem_reply(BAD_TARGET, "expected a path without '#'"))
+            shown = _NOTHING if door is None else door.shown(fields.kept)
+            return answer(request, problem_reply(BAD_TARGET, "expected a path without '#'"), shown)
         if ours:
             connection = request.connection
             client, scheme, body = connection.client, connection.scheme, request.body
             request.answers_itself = True
         else:
             client, scheme, body = origin_of(request)
+        if self._proxies is not None:
+            client = self._proxies.client(client, fields.kept)
+        kept, extra = fields.kept, _NOTHING
+        if door is not None:
+            entrance = self._entrance
+            assert entrance is not None, "a door stands in an entrance"
+            transport = request.connection.transport if ours else request.channel.transport
+            asked = entrance.asked(request.method, fields, body, client, transport)
+            verdict = door.admit(asked)
+            if isinstance(verdict, Refused):
+                return answer(request, entrance.refusal(verdict), door.shown(fields.kept))
+            kept, extra = verdict.headers, verdict.answer
         message = Message(
-            request.method, request.uri, tuple(fields.kept), body, self._wall_us(), client, scheme
-        )  # fmt: skip
+            request.method, request.uri, tuple(kept), body, self._wall_us(), client, scheme
+        )
         accepted = acceptor.accept(route, encode_message(message))
         return accepted.addCallbacks(
-            self._accepted, self._refused, (request, fields.encodings), {}, (request,)
+            self._accepted, self._refused, (request, fields.encodings, extra), {}, (request, extra)
         )
 
-    def _accepted(self, position: Position, request: Any, encodings: bytes) -> bytes | None:
+    def _accepted(
+        self, position: Position, request: Any, encodings: bytes, extra: tuple[Field, ...]
+    ) -> bytes | None:
         reply = ACCEPTED_GZIP if encodings and accepts_gzip(encodings) else ACCEPTED
         name = message_id(self._acceptor.tag, position).encode("ascii")
-        return answer(request, reply, ((_ID, name),))
+        return answer(request, reply, ((_ID, name), *extra))
 
-    def _refused(self, failure: Failure, request: Any) -> bytes | None:
+    def _refused(self, failure: Failure, request: Any, extra: tuple[Field, ...]) -> bytes | None:
         error = failure_value(failure)
         if not is_expected(error):
             self.log.failure("a message was neither accepted nor refused", failure=failure)
-        return answer(request, reply_to_error(error))
+        return answer(request, reply_to_error(error), extra)
 
     def _failed(self, request: Any, failure: Failure) -> bytes | None:
         """Answer an error under Twisted's own HTTP server; `router` does it for the channel."""
         error = failure_value(failure)
         if not is_expected(error):
             self.log.failure("a handler failed", failure=failure)
-        return answer(request, reply_to_error(error))
+        extra = _NOTHING
+        if self._entrance:
+            extra = self._entrance.shown(request.method, request.uri, fields_of(request).kept)
+        return answer(request, reply_to_error(error), extra)
 
 
 def answer(request: Any, reply: Reply, extra: tuple[Field, ...] = ()) -> bytes | None:
@@ -161,8 +203,9 @@ def answer(request: Any, reply: Reply, extra: tuple[Field, ...] = ()) -> bytes |
         return None
     request.setResponseCode(reply.status)
     for name, value in (*reply.headers, *extra):
-        request.setHeader(name, value)
-    request.setHeader(b"Content-Length", b"%d" % len(reply.body))
+        request.responseHeaders.addRawHeader(name, value)
+    if reply.status != NO_CONTENT:
+        request.setHeader(b"Content-Length", b"%d" % len(reply.body))
     return reply.body
 
 

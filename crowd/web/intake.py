@@ -61,11 +61,12 @@ class Receiver(Protocol):
     """Whom an intake tells. Called from within `Intake.feed` and `Intake.refuse` only."""
 
     def head(
-        self, body_bytes: int, method: bytes, target: bytes, host: bytes, *, expects: bool
-    ) -> None:
+        self, body_bytes: int, method: bytes, target: bytes, fields: Fields, *, expects: bool
+    ) -> Reply | None:
         """Take note of a head; its body has `body_bytes`, or as many at most if chunked.
 
-        `host` is empty where there is none. `expects`: the producer waits for 100 (Continue) before it sends the body.
+        `expects`: the producer waits for 100 (Continue) before it sends the body. Returns the
+        answer to a request whose body need not be read.
         """
 
     def request(
@@ -152,6 +153,16 @@ class Intake:
             self.stage = Stage.REFUSED
             self._receiver.refused(reply)
 
+    @property
+    def asked(self) -> tuple[bytes, bytes, list[Field]]:
+        """What is known of the last request, for its refusal: method, target and header fields.
+
+        Before the end of its head the method is POST: that is what browsers send.
+        """
+        if self._head:
+            return self._method, self._target, self._head
+        return b"POST", self._target, self._headers
+
     def end(self) -> None:
         """Take nothing more."""
         if self.stage is not Stage.REFUSED:
@@ -172,6 +183,7 @@ class Intake:
         self.stage = Stage.HEAD
         self._target = b""
         self._headers: list[Field] = []
+        self._head: list[Field] = []
         self._body = b""
         self._body_bytes = 0
         self._parts: list[bytes] | None = None
@@ -191,6 +203,7 @@ class Intake:
         """Check what llhttp does not, and announce the body."""
         parser = self._parser
         headers = self._head = self._headers
+        self._method = method = parser.get_method()
         self._headers = []
         self.stage = Stage.BODY
         raw, self._raw = self._raw, b""
@@ -208,7 +221,6 @@ class Intake:
             self._fields = sort_fields(headers)
             self._sorted = headers
         fields = self._fields
-        self._method = method = parser.get_method()
         self._alive = alive = parser.should_keep_alive()
         self._upgrading = False
         expects = self.old_version = False
@@ -219,7 +231,10 @@ class Intake:
             length = self._limits.body_bytes_max
         elif length > self._limits.body_bytes_max:
             self._stop(problems.BODY_TOO_LARGE, f"over {self._limits.body_bytes_max} bytes")
-        self._receiver.head(length, method, self._target, fields.host, expects=expects)
+        reply = self._receiver.head(length, method, self._target, fields, expects=expects)
+        if reply is not None:
+            self._refusal = reply
+            raise _StopError
 
     def on_body(self, data: bytes) -> None:
         """Add a part of the body; most bodies come in one."""

@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from crowd.web.budget import Budget
 from crowd.web.channel import Channel
+from crowd.web.entrance import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from crowd.clock import Clock
     from crowd.web.limits import WebLimits
     from crowd.web.reply import Reply
-    from crowd.web.router import Router
+    from crowd.web.router import Router, Shown
 
 ACCEPT_QUEUED_S: Final = 0.05
 """For the reactor to accept the connections that the system has made already: when a listening
@@ -50,11 +51,19 @@ class Producers(Factory):
     log = Logger()
 
     def __init__(
-        self, clock: Clock, router: Router, limits: WebLimits, wall_s: Callable[[], float]
+        self,
+        clock: Clock,
+        router: Router,
+        limits: WebLimits,
+        wall_s: Callable[[], float],
+        tally: Tally | None = None,
     ) -> None:
         self.limits = limits
+        self.tally = tally or Tally()  # the doors count in it
         self.budget = Budget(limits.in_flight_bytes_max)
         self.handle = router.handle
+        self.at_head = router.at_head
+        self.shown: Shown | None = router.shown
         self.draining = False
         self.connections_refused = 0
         self.requests = 0  # `Channel` counts them
@@ -72,6 +81,8 @@ class Producers(Factory):
         """Have requests from here on answered by another router; those under way go on."""
         self._router = router
         self.handle = router.handle
+        self.at_head = router.at_head
+        self.shown = router.shown
 
     def buildProtocol(self, addr: IAddress | None) -> Channel | None:
         """Return a connection's protocol, or None if there are too many of them."""

@@ -36,6 +36,7 @@ class Connection(Protocol):
 
     client: bytes
     scheme: bytes
+    transport: Any
 
     @property
     def date(self) -> bytes:

@@ -13,7 +13,7 @@ A path that a consumer might take for one of another route, or of none, belongs 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from klein import Response
 from twisted.internet.defer import Deferred
@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
 from crowd.web.fields import host_name
-from crowd.web.paths import BadPathError, readings
+from crowd.web.paths import BadPathError
 from crowd.web.problems import (
     BAD_TARGET,
     UNKNOWN_HOST,
@@ -31,31 +31,38 @@ from crowd.web.problems import (
     reply_to_error,
 )
 from crowd.web.reply import Reply, make_reply
+from crowd.web.rules import match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from klein import Klein
 
-    from crowd.web.fields import Field
-    from crowd.web.request import Request
+    from crowd.web.entrance import Entrance
+    from crowd.web.fields import Field, Fields
+    from crowd.web.request import Connection, Request
 
 ROUTES_KEPT: Final = 1024
-
-ITSELF: Final = " itself"
-"""Ends the endpoint of a route's second rule, for the top of what it takes."""
+Shown: TypeAlias = "Callable[[bytes, bytes, Sequence[Field]], tuple[Field, ...]]"
 
 
 class Router:
     """Calls the handlers of `app`. In the reactor's thread.
 
-    `hosts` are the names that it answers to, in lower case; any, where there are none.
+    `hosts` are the names that it answers to, in lower case; any, where there are none. `at_head`
+    and `shown` are None unless a route has a door in `entrance`: see `_at_head` and
+    `Entrance.shown`.
     """
 
     log = Logger()
 
-    def __init__(self, app: Klein, hosts: Iterable[bytes] = ()) -> None:
+    def __init__(
+        self, app: Klein, hosts: Iterable[bytes] = (), entrance: Entrance | None = None
+    ) -> None:
         self._hosts = frozenset(hosts)
+        self.at_head = self._at_head if entrance else None
+        self.shown: Shown | None = entrance.shown if entrance else None
+        self._entrance = entrance
         self._execute: Callable[..., Any] = app.execute_endpoint
         self._url_map = app.url_map
         self._match = lru_cache(maxsize=ROUTES_KEPT)(self._find)
@@ -85,26 +92,21 @@ class Router:
             return reply_to_error(error)
         return None
 
-    def _find(self, method: bytes, path: bytes) -> tuple[str, dict[str, Any]]:
-        # Only the match sees the decoded path. One that is not UTF-8 is delivered as it came,
-        # if a route takes it (I9); Klein's own resource would refuse it.
-        text, *others = readings(path)
-        endpoint, arguments = self._rule(method, text)
-        for other in others:
-            try:
-                route = self._rule(method, other)[0]
-            except HTTPException:
-                route = ""
-            if route.removesuffix(ITSELF) != endpoint.removesuffix(ITSELF):
-                raise BadPathError(
-                    "a path that is another route's, or nobody's, once it is resolved"
-                )
-        return endpoint, arguments
+    def _at_head(
+        self, connection: Connection, method: bytes, target: bytes, fields: Fields,
+        *, waits: bool,
+    ) -> Reply | None:  # fmt: skip
+        """Return the answer that a request's door has for it before its body is read, or None."""
+        entrance = self._entrance
+        assert entrance is not None, "there is a door"
+        try:
+            endpoint, _ = self._match(method, target.partition(b"?")[0])
+        except (BadPathError, HTTPException):
+            return None  # that is answered once the request is here
+        return entrance.at_head(endpoint, connection, method, fields, waits=waits)
 
-    def _rule(self, method: bytes, path: str) -> tuple[str, dict[str, Any]]:
-        adapter = self._url_map.bind("", path_info=path)
-        rule, arguments = adapter.match(method=method.decode("ascii"), return_rule=True)
-        return rule.endpoint, dict(arguments)
+    def _find(self, method: bytes, path: bytes) -> tuple[str, dict[str, Any]]:
+        return match(self._url_map, method, path)
 
     def _render(self, request: Request, result: Any) -> None:
         """Send what a handler returned, of the kinds that Klein takes."""
@@ -139,7 +141,9 @@ class Router:
         if reply.status == 500:
             self.log.failure("a handler failed", failure=Failure(error))  # type: ignore[no-untyped-call]  # Twisted's
         if not request.finished:
-            request.reply(reply)
+            shown = self.shown
+            target, headers = request.uri, request.fields.kept
+            request.reply(reply, () if shown is None else shown(request.method, target, headers))
 
 
 def _from_klein(response: Response) -> Reply:

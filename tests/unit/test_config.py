@@ -23,6 +23,11 @@ ROOT = Path(__file__).parents[2]
 
 CONSUMER = "[[consumer]]\nname = 'a'\nurl = 'http://a'\n"
 
+ROUTE = "[[route]]\npath = '/a'\n"
+
+SIGNED = ROUTE + "[route.signature]\nform = 'hmac'\nsecrets = ['env:A']\n%s\n"
+KEY = "[[route.key]]\nname = '{}'\nsha256 = ['{}']\n"
+
 WHOLE = """
 [node]
 name = "a"
@@ -50,6 +55,28 @@ path = "/leads"
 methods = ["POST"]
 reads = "proxy"
 upstream = "http://api.internal:8080"
+
+[[route.key]]
+name = "shop-a"
+sha256 = ["be3d3c1d5c8c4a5c0a4d9b2f5c6c4c1e2b8f1f7a0d9e8c7b6a5f4e3d2c1b0a99"]
+
+[[route.certificate]]
+name = "shop-b"
+names = ["dns:Shop.example"]
+
+[route.signature]
+form = "hmac"
+secrets = ["env:SECRET"]
+header = "X-Sign"
+
+[route.cors]
+origins = ["https://shop.example"]
+
+[route.content]
+types = ["application/json"]
+
+[route.rate]
+limit = "50/s"
 
 [[route]]
 path = "/shops/<shop>/<path:rest>"
@@ -182,6 +209,85 @@ def test_six_mistakes_are_reported_at_once():
         ("[limits]\nreads = 0", "limits.reads: found 0; expected a whole number from 1 to 1000"),
         ("[[route]]\npath = '/a'\n[[route]]\npath = '/a'", 'route.path: found "/a" twice'),
         ("[route]\npath = '/a'", "route: found { path"),
+        (ROUTE + "[route.cors]", "route[/a].cors.origins: found nothing; expected an array of"),
+        *(
+            (ROUTE + f"cors.origins = {origins}", f"route[/a].cors.origins: found {shown}; expect")
+            for origins, shown in (
+                ("['shop.example']", '["shop.example"]'),
+                ("['https://shop.example/']", '["https://shop.example/"]'),
+                ("['https://Shop.example']", '["https://Shop.example"]'),
+                ("['https://*']", '["https://*"]'),
+                ("['*', 'null']", '["*", "null"]'),
+                ("[]", "[]"),
+            )
+        ),
+        (
+            ROUTE + "cors = { origins = ['*'], credentials = true }",
+            "route[/a].cors.credentials: found true; expected false, as browsers take no",
+        ),
+        (ROUTE + "content.types = ['json']", 'route[/a].content.types: found ["json"]; expected'),
+        (ROUTE + "content.depth = 0", "route[/a].content.depth: found 0; expected a whole number"),
+        (
+            ROUTE + "content.schema = '/none.json'",
+            "route[/a].content.schema: found /none.json: No such file or directory; expected a file",
+        ),
+        (
+            ROUTE + "content = { schema = '/none.json', json = false }",
+            "route[/a].content.json: found false; expected true, as a schema is for JSON",
+        ),
+        (ROUTE + "[route.rate]", "route[/a].rate.limit: found nothing; expected a rate such as"),
+        (ROUTE + "rate = { limit = '1/s', burst = 0 }", "route[/a].rate.burst: found 0; expected"),
+        (
+            ROUTE + "rate = { limit = '1/s', by = 'credential' }",
+            'route[/a].rate.by: found "credential"; expected "address", as this route does not ask',
+        ),
+        ("[node]\ntrusted_proxies = ['10.0.0.1/8']", "node.trusted_proxies: found"),
+        (
+            "[node]\nproxy_field = 'Via'",
+            'node.proxy_field: found "Via"; expected "X-Forwarded-For"',
+        ),
+        (ROUTE + "[route.signature]", "route[/a].signature.form: found nothing; expected"),
+        (ROUTE + "signature = { form = 'github' }", "route[/a].signature.secrets: found nothing"),
+        (
+            ROUTE + "signature = { form = 'github', secrets = [] }",
+            "route[/a].signature.secrets: found []; expected one reference at least",
+        ),
+        (
+            ROUTE + "signature = { form = 'github', secrets = ['hush'] }",
+            "route[/a].signature.secrets: found something else (not shown); expected",
+        ),
+        (SIGNED % "", "route[/a].signature.header: found nothing; expected the name of a header"),
+        (SIGNED % "content = '{bodies}'", "route[/a].signature.content: found"),
+        (SIGNED % "content = '{body}{body}'", "route[/a].signature.content: found"),
+        (SIGNED % "content = '{timestamp}.{body}'", "route[/a].signature.timestamp: found nothing"),
+        (SIGNED % "timestamp = 'X-T'", 'route[/a].signature.timestamp: found "X-T"; expected a fi'),
+        (SIGNED % "hash = 'md5'", 'route[/a].signature.hash: found "md5"; expected "sha256"'),
+        (SIGNED.replace("hmac", "github") % "header = 'X'", "header: found an unknown key"),
+        (
+            ROUTE + "[[route.certificate]]\nname = 'x'\nnames = ['shop.example']",
+            'route[/a].certificate[x].names: found ["shop.example"]; expected an array of 1 to 16',
+        ),
+        (
+            ROUTE + 2 * "[[route.certificate]]\nname = 'x'\nnames = ['cn:a']\n",
+            "route[/a].certificate: found one name in two of them; expected each name in one table",
+        ),
+        (ROUTE + "require = 'some'", 'route[/a].require: found "some"; expected "all" or "any"'),
+        (ROUTE + "key_from = []", 'route[/a].key_from: found []; expected an array of "bearer"'),
+        (ROUTE + "key_from = ['header:Host']", "route[/a].key_from: found"),
+        (ROUTE + "key_from = ['header:Crowd-Key']", "route[/a].key_from: found"),
+        (ROUTE + "[[route.key]]\nname = 'x'", "route[/a].key[x].sha256: found nothing; expected"),
+        (
+            ROUTE + "[[route.key]]\nname = 'x'\nsha256 = ['crowd_secret']",
+            "route[/a].key[x].sha256: found something else (not shown); expected an array",
+        ),
+        (
+            ROUTE + 2 * (KEY.format("x", "a" * 64)),
+            'route[/a].key: found "x" twice; expected each name once',
+        ),
+        (
+            ROUTE + KEY.format("x", "a" * 64) + KEY.format("y", "a" * 64),
+            "found one key under two names",
+        ),
         ("[[consumer]]\nname = 'a'\nurl = 'http://a'\nroutes = ['/x']", "consumer[a].routes"),
         ("[[consumer]]\nname = 'a'\nurl = 'http://u:p@a'", "consumer[a].url: found"),
         ("[[consumer]]\nname = 'a'\nurl = 'http://a?x'", "consumer[a].url: found"),
@@ -298,6 +404,51 @@ def test_the_hash_is_over_routes_and_consumers_alone():
     assert len(base) == 32
 
 
+def test_the_hash_is_over_policies_too():
+    """Nodes that ask for different things differ; a route that asks nothing has no policy."""
+    base = from_text(ROUTE, "a.toml")
+    assert base.policies == ()
+    assert from_text(ROUTE + "require = 'any'", "a").file_hash == base.file_hash
+    one = from_text(ROUTE + KEY.format("x", "a" * 64), "a")
+    other = from_text(ROUTE + KEY.format("x", "b" * 64), "a")
+    assert one.routes == other.routes == base.routes
+    assert len({base.file_hash, one.file_hash, other.file_hash}) == 3
+
+
+@pytest.mark.parametrize(
+    ("schema", "found"),
+    [
+        (b"{", "what is no JSON (Expecting property name"),
+        (b"[]", "JSON that is no schema"),
+        (b"\xff", "'utf-8' codec can't decode"),
+        (b'{"type": "text"}', "no schema that can be used ("),
+        (b'{"$ref": "http://127.0.0.1:9/x.json"}', "no schema that can be used ("),
+        (b'{"pattern": "(?=a)"}', "no schema that can be used ("),
+        (b" " * 2**20 + b"{}", "more than that; expected at most 1048576 bytes"),
+    ],
+)
+def test_a_schema_that_is_none_is_told_with_its_file(tmp_path, schema, found):
+    """At the start, and by `crowd check`; nothing is fetched to find out."""
+    (tmp_path / "lead.json").write_bytes(schema)
+    with pytest.raises(ConfigurationError) as caught:
+        from_text(ROUTE + "content.schema = 'lead.json'", "node.toml", tmp_path)
+    (problem,) = caught.value.problems
+    place = tmp_path / "lead.json"
+    assert problem.startswith(f"node.toml: route[/a].content.schema: found {place}: {found}")
+
+
+def test_a_schemas_text_is_part_of_what_nodes_compare(tmp_path):
+    """Its file may differ between nodes, and change without the node's own."""
+    text, file = ROUTE + "content.schema = 'lead.json'", tmp_path / "lead.json"
+    hashes = set()
+    for schema in ('{"type": "object"}', '{"type": "array"}'):
+        file.write_text(schema)
+        read = from_text(text, "node.toml", tmp_path)
+        assert read.policies[0].content.json
+        hashes.add(read.file_hash)
+    assert len(hashes) == 2
+
+
 def test_definitions_fit_into_the_log():
     configuration = from_text(WHOLE, "node.toml")
     routes, consumers = definitions(configuration)
@@ -319,7 +470,7 @@ def test_every_key_has_its_heading_in_the_reference(tmp_path):
     file = tmp_path / "a.toml"
     file.write_text(WHOLE)
     _, settings = explain_file(file)
-    keys = {re.sub(r"\[.*\]", "", setting.key) for setting in settings}
+    keys = {re.sub(r"\[[^]]*\]", "", setting.key) for setting in settings}
     text = (ROOT / "docs/reference/configuration.md").read_text("utf-8")
     assert keys == set(re.findall(r"^### `([\w.]+)`", text, re.MULTILINE))
 

@@ -12,13 +12,15 @@ ROOT = Path(__file__).parents[2]
 ROOMS = (
     {"crowd", "crowd.errors", "crowd.clock", "crowd.codec", "crowd.message", "crowd.command",
      "crowd.metrics", "crowd.quantity"},
-    {"crowd.table", "crowd.kinds", "crowd.config"},
+    {"crowd.table", "crowd.kinds", "crowd.schema", "crowd.policy", "crowd.policy_kinds", "crowd.policy_tables",
+     "crowd.config"},
     {"crowd.ledger"},
     {"crowd.delivery.backlog", "crowd.delivery.backoff", "crowd.delivery.breaker",
      "crowd.delivery.concurrency", "crowd.delivery.forms", "crowd.delivery.order",
      "crowd.delivery.outcome", "crowd.delivery.pace", "crowd.delivery.plan",
      "crowd.delivery.reach", "crowd.delivery.request", "crowd.delivery.rules",
      "crowd.delivery.trial"},
+    {"crowd.door"},
     {"crowd.raft"},
     {"crowd.delivery"},
     {"crowd.reads"},
@@ -30,7 +32,7 @@ ROOMS = (
 """From the top: a room imports itself and those above it."""
 
 PURE = (
-    *ROOMS[0], *ROOMS[1], *ROOMS[2], *ROOMS[3], "crowd.raft.frames", "crowd.raft.wire",
+    *ROOMS[0], *ROOMS[1], *ROOMS[2], *ROOMS[3], *ROOMS[4], "crowd.raft.frames", "crowd.raft.wire",
     "crowd.raft.membership", "crowd.raft.following", "crowd.raft.replication",
     "crowd.raft.checkpoints.policy", "crowd.raft.checkpoints.shape", "crowd.reads.failure",
     "crowd.reads.head",
@@ -50,7 +52,7 @@ SEAMS = {
     "service_identity": {"crowd.raft.tls", "crowd.delivery.tls"},
     "cryptography": {
         "crowd.raft.tls", "crowd.raft.certificates", "crowd.delivery.tls",
-        "crowd.delivery.forms.signing",
+        "crowd.delivery.forms.signing", "crowd.door.signatures", "crowd.web.proof",
     },
     "google_crc32c": {"crowd.raft.journal", "crowd.raft.checkpoints"},
     "fcntl": {"crowd.raft.journal.filesystem", "crowd.tools.local_cluster"},
@@ -59,6 +61,7 @@ SEAMS = {
     "httptools": {
         "crowd.web.intake", "crowd.delivery.connection", "crowd.reads.connection", "crowd.tools.sink", "crowd.tools.lane"
     },
+    "jsonschema_rs": {"crowd.schema"},
     "klein": {"crowd.web"},
     "werkzeug": {"crowd.web"},
     "prometheus_client": {"crowd.web"},

@@ -14,8 +14,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from crowd.command import RouteDefinition
+from crowd.door import door as route_door
 from crowd.message import Message, Position, RouteId, decode_message
 from crowd.reads.upstream import Upstreams
+from crowd.web.entrance import Entrance, Tally
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import Producers
@@ -24,6 +26,10 @@ from crowd.web.through import Through
 from tests.unit.reads.rig import Endpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crowd.door.proxies import Proxies
+    from crowd.policy import Policy
     from crowd.web.channel import Channel
 
 READS_MAX = 4
@@ -160,18 +166,31 @@ class Producer:
 class Door:
     """The producers' side of a node."""
 
-    def __init__(self, limits: WebLimits) -> None:
+    def __init__(
+        self,
+        limits: WebLimits,
+        policies: Sequence[Policy] = (),
+        routes: Sequence[tuple[str, tuple[str, ...]]] = (),
+        proxies: Proxies | None = None,
+    ) -> None:
         self.clock = Clock()
         self.acceptor = FakeAcceptor()
         self.endpoint = Endpoint()
         self.upstreams = Upstreams(self.clock, READS_MAX, lambda *_: self.endpoint)
         through = Through(self.upstreams, b"thisnode")
-        self.ingest = Ingest(self.acceptor, ROUTES, lambda: 1_753_228_800_000_000, through)
-        self.router = Router(self.ingest.app)
+        self.tally = Tally()
+        doors = {policy.path: route_door.Door(policy) for policy in policies}
+        self.entrance = Entrance(doors, self.wall_us, self.clock.seconds, self.tally)
+        taken = [RouteDefinition(*route, "refuse", None) for route in routes] or ROUTES
+        self.ingest = Ingest(self.acceptor, taken, self.wall_us, through, self.entrance, proxies)
+        self.router = Router(self.ingest.app, (), self.entrance)
         self.producers = Producers(
-            self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds()
+            self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds(), self.tally
         )
         self.producers.start()
+
+    def wall_us(self) -> int:
+        return int((WALL_S + self.clock.seconds()) * 1_000_000)
 
     def connect(self) -> Producer:
         channel = self.producers.buildProtocol(None)
@@ -191,7 +210,9 @@ class Door:
 @pytest.fixture(scope="session")
 def make_door():
     """Return what makes a fresh door with some of the limits changed."""
-    return lambda **limits: Door(WebLimits(**limits))
+    return lambda policies=(), routes=(), proxies=None, **limits: Door(
+        WebLimits(**limits), policies, routes, proxies
+    )
 
 
 @pytest.fixture

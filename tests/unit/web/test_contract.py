@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.server import Site
 
 from crowd.command import Proof, RouteDefinition
+from crowd.door.door import Door
 from crowd.errors import (
     BacklogFullError,
     DrainingError,
@@ -20,8 +22,10 @@ from crowd.errors import (
     OutcomeUnknownError,
 )
 from crowd.message import Position, RouteId, decode_message
+from crowd.policy import CertificatePolicy, CorsPolicy, KeyPolicy, Policy
 from crowd.raft.certificates import make_authority, make_node
 from crowd.reads.upstream import Upstreams
+from crowd.web.entrance import Entrance
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
@@ -79,6 +83,17 @@ def _request(line: bytes, body: bytes = b"", *headers: bytes) -> bytes:
     return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])
 
 
+KEY = b"Authorization: Bearer crowd_key"
+PAGE = b"Origin: https://shop.example"
+ASKS = b"Access-Control-Request-Method: POST"
+POLICY = Policy(
+    "/keyed",
+    ("POST", "PUT"),
+    keys=(KeyPolicy("shop-a", (sha256(b"crowd_key").hexdigest(),)),),
+    key_from=("bearer",),
+    cors=CorsPolicy(("https://shop.example",), (), ("Crowd-Message-Id",), False, 600),
+)
+
 REQUESTS = {
     "a message": _request(b"POST /leads", b'{"shop": "a23m07b23"}', b"Content-Type: a/b"),
     "no body": _request(b"POST /leads"),
@@ -114,11 +129,28 @@ REQUESTS = {
     "a read: of options": _request(b"OPTIONS /api/none"),
     "a read: in a loop": _request(b"GET /api/sized", b"", b"Crowd-Through: thisnode"),
     "a read: with a body": _request(b"GET /api/echo", b"abc", b"X-A: b"),
+    "a key": _request(b"POST /keyed", b"x", KEY, b"X-A: b"),
+    "a page and a key": _request(b"POST /keyed", b"x", KEY, PAGE),
+    "a page without a key": _request(b"POST /keyed", b"x", PAGE),
+    "another key": _request(b"POST /keyed", b"x", b"Authorization: Bearer no"),
+    "another page": _request(b"POST /keyed", b"x", KEY, b"Origin: http://other"),
+    "a preflight": _request(b"OPTIONS /keyed", b"", PAGE, ASKS),
+    "another page's preflight": _request(b"OPTIONS /keyed", b"", b"Origin: http://other", ASKS),
+    "options of a door": _request(b"OPTIONS /keyed"),
+    "another method of a door": _request(b"DELETE /keyed", b"x", PAGE),
 }
 
+
+def _own(certificate: bytes, key: bytes) -> dict[str, Any]:
+    """Return what a side of TLS shows of itself."""
+    made = ssl.PrivateCertificate.loadPEM(key + certificate)
+    return {"privateKey": made.privateKey.original, "certificate": made.original}
+
+
 COMPARED = (b"content-type", b"vary", b"content-encoding", b"content-length", b"crowd-message-id",
-            b"allow", b"retry-after", b"etag", b"location", b"via",
-            b"transfer-encoding")  # fmt: skip
+            b"allow", b"retry-after", b"etag", b"location", b"via", b"transfer-encoding",
+            b"www-authenticate", b"access-control-allow-origin",
+            b"access-control-allow-methods", b"access-control-expose-headers")  # fmt: skip
 
 UPSTREAM = {
     b"sized": [b"HTTP/1.1 200 OK\r\nETag: x\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc"],
@@ -188,7 +220,7 @@ class TestContract(TestCase):
         acceptor = Acceptor()
         routes = tuple(
             RouteDefinition(path, ("POST", "PUT"), "refuse", None)
-            for path in ("/leads", "/new", "/any/<path:rest>")
+            for path in ("/leads", "/new", "/any/<path:rest>", "/keyed")
         )
         behind = await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(
             protocol.Factory.forProtocol(Upstream)
@@ -199,13 +231,17 @@ class TestContract(TestCase):
         upstreams = Upstreams(reactor, 16)
         self.addCleanup(upstreams.abort)
         through = Through(upstreams, b"thisnode")
-        ingest = Ingest(acceptor, (*routes, reads), lambda: time.time_ns() // 1000, through)
+        entrance = Entrance({POLICY.path: Door(POLICY)}, lambda: 0, time.monotonic)
+        ingest = Ingest(
+            acceptor, (*routes, reads), lambda: time.time_ns() // 1000, through, entrance
+        )
         endpoint = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
         if stock:
             port = await endpoint.listen(Site(ingest.app.resource()))
             self.addCleanup(port.stopListening)
         else:
-            producers = Producers(reactor, Router(ingest.app), WebLimits(), time.time)
+            router = Router(ingest.app, (), entrance)
+            producers = Producers(reactor, router, WebLimits(), time.time)
             listener = ProducerListener(reactor, [endpoint], producers, drain_s=2.0)
             listener.startService()
             self.addCleanup(listener.stopService)
@@ -350,6 +386,47 @@ class TestListener(TestCase):
             assert decode_message(acceptor.stored[0]).scheme == b"https"
 
         return defer.Deferred.fromCoroutine(run())
+
+    def test_a_certificate_says_who_posts(self):
+        """Of an authority that is trusted in the handshake; its names are looked at by the door."""
+
+        async def run(shown: str) -> bytes:
+            acceptor = Acceptor()
+            authority, key = make_authority("leads")
+            trusted = ssl.trustRootFromCertificates([ssl.Certificate.loadPEM(authority)])
+            context = ssl.CertificateOptions(
+                **_own(*make_node(authority, key, "leads", "a", ["127.0.0.1"])), trustRoot=trusted
+            )
+            policy = Policy(
+                "/leads",
+                ("POST",),
+                certificates=(CertificatePolicy("shop", ("dns:shop.leads.crowd",)),),
+            )
+            entrance = Entrance({"/leads": Door(policy)}, lambda: 0, time.monotonic)
+            routes = (RouteDefinition("/leads", ("POST",), "refuse", None),)
+            ingest = Ingest(acceptor, routes, lambda: 0, entrance)
+            producers = Producers(reactor, Router(ingest.app, (), entrance), WebLimits(), time.time)
+            plain = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+            endpoint = endpoints.wrapServerTLS(context, plain)
+            listener = ProducerListener(reactor, [endpoint], producers, drain_s=2.0)
+            listener.startService()
+            self.addCleanup(listener.stopService)
+            (port,) = await listener.listening
+            own = _own(*make_node(authority, key, "leads", shown, ["127.0.0.1"]))
+            target = endpoints.wrapClientTLS(
+                ssl.CertificateOptions(**own),
+                endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port),
+            )
+            client = await endpoints.connectProtocol(target, Client(REQUESTS["a message"]))
+            return await client.done
+
+        async def both() -> None:
+            assert (await run("shop")).startswith(b"HTTP/1.1 200 ")
+            refused = await run("other")
+            assert refused.startswith(b"HTTP/1.1 403 ")
+            assert b"/problems/wrong-certificate" in refused
+
+        return defer.Deferred.fromCoroutine(both())
 
     def test_stopping_closes_idle_connections(self):
         async def run() -> None:

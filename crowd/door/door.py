@@ -1,0 +1,140 @@
+"""One route's door: what a request must show, in which order it is looked at. Pure.
+
+Decides who is let in and what travels on. Leaves each kind of proof to a module of its own,
+and the answers to ``crowd/web``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from crowd.door.asked import Admitted, Asked, Known, Reason, Refused
+from crowd.door.certificates import Certificates
+from crowd.door.content import Content
+from crowd.door.keys import Keys
+from crowd.door.origins import Origins
+from crowd.door.rate import Rate, neighbourhood
+from crowd.door.signatures import Signatures
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crowd.door.asked import Field, Verdict
+    from crowd.door.signatures import Secrets
+    from crowd.policy import Policy
+
+EARLY_BYTES: Final = 16 * 1024
+"""A body above this is not read before its sender is known; smaller ones come with their head,
+and the connection stays open when they are refused."""
+
+
+_NO_PAGES: Final = Refused(Reason.FOREIGN_PAGE, "pages may not post to this route")
+
+
+class Proofs(Protocol):
+    """One kind of proof of who posts."""
+
+    def known(self, asked: Asked) -> Known | Refused:
+        """Return who a request is from, or why that is not known."""
+
+
+class Door:
+    """Lets requests of one route pass, or says why not.
+
+    Raises ValueError for a policy that cannot be.
+    """
+
+    def __init__(self, policy: Policy, secrets: Secrets | None = None) -> None:
+        """Make the door of a policy; `secrets` are those of its signatures, if it asks for any."""
+        self._any = policy.require == "any"
+        self._keys = Keys(policy.keys, policy.key_from) if policy.keys else None
+        self._origins = Origins(policy.cors, policy.methods) if policy.cors else None
+        self._content = Content(policy.content) if policy.content else None
+        self._rate = Rate(policy.rate) if policy.rate else None
+        signatures = None
+        if policy.signature is not None:
+            assert secrets is not None, "signatures are verified with secrets"
+            signatures = Signatures(policy.signature, secrets)
+        certificates = Certificates(policy.certificates) if policy.certificates else None
+        proofs = (self._keys, certificates, signatures)
+        self._proofs: list[Proofs] = [each for each in proofs if each is not None]
+
+    def admit(self, asked: Asked) -> Verdict:
+        """Return the verdict on a whole request."""
+        answer = self._page(asked)
+        if isinstance(answer, Refused):
+            return answer
+        # By address before anything is checked, so that guesses count; by name once there is one.
+        if self._rate is not None and self._rate.by_address:
+            early = self._rate.take(neighbourhood(asked.client), asked.now_s)
+            if early is not None:
+                return early
+        known = self._known(asked)
+        if isinstance(known, Refused):
+            return known
+        refused = self._posted(asked, known.name)
+        if refused is not None:
+            return refused
+        return Admitted(known.name, known.headers, answer)
+
+    def _posted(self, asked: Asked, name: str) -> Refused | None:
+        """Return why what a known producer posts is refused, or None."""
+        if self._rate is not None and not self._rate.by_address:
+            early = self._rate.take(name, asked.now_s)
+            if early is not None:
+                return early
+        content = self._content
+        if content is None:
+            return None
+        return content.head(asked.headers, len(asked.body)) or content.body(asked)
+
+    @property
+    def answers_browsers(self) -> bool:
+        """Whether a browser that asks first is answered."""
+        return self._origins is not None
+
+    def preflight(self, headers: Sequence[Field]) -> tuple[Field, ...] | Refused:
+        """Return the fields of the answer to a browser that asks first, or why it is no."""
+        return _NO_PAGES if self._origins is None else self._origins.preflight(headers)
+
+    def shown(self, headers: Sequence[Field]) -> tuple[Field, ...]:
+        """Return the fields with which a browser shows an error's answer to its page."""
+        return () if self._origins is None else self._origins.shown(headers)
+
+    def at_head(self, asked: Asked, body_bytes: int | None, *, waits: bool) -> Refused | None:
+        """Return why a request cannot pass whatever its body is, or None.
+
+        `body_bytes` is how long the body is, if that is told; `waits` says that it is only sent
+        if it is asked for. ``asked.body`` is not looked at.
+        """
+        content = self._content
+        if waits or body_bytes is None or body_bytes > EARLY_BYTES:
+            refused = self._early(asked)
+            if refused is not None:
+                return refused
+        return None if content is None else content.head(asked.headers, body_bytes or 0)
+
+    def _early(self, asked: Asked) -> Refused | None:
+        page = self._page(asked)
+        if isinstance(page, Refused):
+            return page
+        if self._keys is not None and (not self._any or len(self._proofs) == 1):
+            known = self._keys.known(asked)
+            if isinstance(known, Refused):
+                return known
+        return None if self._content is None else self._content.type(asked)
+
+    def _page(self, asked: Asked) -> tuple[Field, ...] | Refused:
+        return () if self._origins is None else self._origins.look(asked.headers)
+
+    def _known(self, asked: Asked) -> Known | Refused:
+        """Return who posts, by the first proof that has a name for it."""
+        found: Known | Refused | None = None
+        for each in self._proofs:
+            known = each.known(asked)
+            # With "any" the first that is known decides, with "all" the first that is refused.
+            if isinstance(known, Known if self._any else Refused):
+                return known
+            # Keys come first, and what they leave of the headers is what travels on.
+            found = found or known
+        return found or Known("", asked.headers)

@@ -404,7 +404,7 @@ class TestListener(TestCase):
             )
             entrance = Entrance({"/leads": Door(policy)}, lambda: 0, time.monotonic)
             routes = (RouteDefinition("/leads", ("POST",), "refuse", None),)
-            ingest = Ingest(acceptor, routes, lambda: 0, entrance)
+            ingest = Ingest(acceptor, routes, lambda: 0, None, entrance)
             producers = Producers(reactor, Router(ingest.app, (), entrance), WebLimits(), time.time)
             plain = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
             endpoint = endpoints.wrapServerTLS(context, plain)

@@ -27,6 +27,7 @@ from crowd.command import (
     Breaker,
     ConsumerDefinition,
     Dead,
+    KeyBounds,
     Proof,
     Reach,
     Retry,
@@ -68,16 +69,16 @@ class Limits(msgspec.Struct, frozen=True):
 
     body_bytes: int
     in_flight_bytes: int
-    idempotency_keys: int
     backlog_bytes: int
     retention_us: int
     acknowledge_within_s: float
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All of a file. ``file_hash`` is over routes and consumers, in their order, alone.
+    """All of a file. ``file_hash`` is over routes and consumers, in their order, and ``keys``.
 
-    ``notes`` has a line for each key of the file that this version accepts and does not act
+    These are the cluster's, and go through the log: ``keys`` are the bounds of idempotency keys,
+    which stand among the file's limits. ``notes`` has a line for each key of the file that this version accepts and does not act
     on yet. A promise that would be broken so is no note but a problem.
     """
 
@@ -86,6 +87,7 @@ class Configuration(msgspec.Struct, frozen=True):
     limits: Limits
     routes: tuple[RouteDefinition, ...]
     consumers: tuple[ConsumerDefinition, ...]
+    keys: KeyBounds
     file_hash: bytes
     notes: tuple[str, ...]
 
@@ -209,7 +211,7 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
     node = _node(root.table("node"), directory, in_cluster=in_cluster)
     table = root.table("cluster")
     cluster = _cluster(table, node, directory) if in_cluster else None
-    limits = _limits(root.table("limits"))
+    limits, keys = _limits(root.table("limits"))
     routes = _routes(root)
     paths = frozenset(route.path for route in routes)
     consumers = tuple(_consumer(table, paths) for table in root.tables("consumer"))
@@ -226,7 +228,8 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
         limits=limits,
         routes=routes,
         consumers=consumers,
-        file_hash=_hash(routes, consumers),
+        keys=keys,
+        file_hash=_hash(routes, consumers, keys),
         notes=tuple(findings.notes),
     )
 
@@ -265,20 +268,22 @@ def _path(table: Table, name: str, directory: Path, *default: str) -> str:
     return str(directory.absolute() / value)
 
 
-def _limits(table: Table) -> Limits:
+def _limits(table: Table) -> tuple[Limits, KeyBounds]:
     limits = Limits(
         body_bytes=table.read("body", kinds.BODY, "1 MiB"),
         in_flight_bytes=table.read("in_flight", kinds.SIZE, "64 MiB"),
-        idempotency_keys=table.read("idempotency_keys", kinds.COUNT, 500_000),
         backlog_bytes=table.read("backlog", kinds.SIZE, "20 GiB"),
         retention_us=table.read("retention", kinds.RETENTION, "0 s"),
         acknowledge_within_s=table.read("acknowledge_within", kinds.PATIENCE, "5 s") / 1e6,
     )
-    table.not_in_force("idempotency_keys", "Idempotency-Key is not looked at")
+    keys = KeyBounds(
+        window_us=table.read("idempotency_window", kinds.WINDOW, "24 h"),
+        count_max=table.read("idempotency_keys", kinds.KEYS, 500_000),
+    )
     if 0 < limits.in_flight_bytes < limits.body_bytes:
         table.problem("in_flight", "at least limits.body, or no such body ever gets in")
     table.close()
-    return limits
+    return limits, keys
 
 
 def _routes(root: Table) -> tuple[RouteDefinition, ...]:
@@ -436,5 +441,7 @@ def _check_unique(findings: Findings, what: str, key: str, values: list[str]) ->
         findings.problem(f"{what}.{key}", f"{show(value)} twice", "each one once")
 
 
-def _hash(routes: tuple[RouteDefinition, ...], consumers: tuple[ConsumerDefinition, ...]) -> bytes:
-    return hashlib.sha256(pack(msgspec.to_builtins([routes, consumers]))).digest()
+def _hash(
+    routes: tuple[RouteDefinition, ...], consumers: tuple[ConsumerDefinition, ...], keys: KeyBounds
+) -> bytes:
+    return hashlib.sha256(pack(msgspec.to_builtins([routes, consumers, keys]))).digest()

@@ -302,12 +302,10 @@ class Node(Service):
         return engine
 
     def _want_definitions(self, engine: Engine) -> None:
-        """Have the log hold the file's routes and consumers."""
+        """Have the log hold the file's routes and consumers, and its bounds of keys."""
         configuration, name = self._configuration, self._configuration.node.name
         routes, consumers = definitions(configuration)
-        define = Define(
-            node=name, file_hash=configuration.file_hash, routes=routes, consumers=consumers
-        )
+        define = Define(name, configuration.file_hash, routes, consumers, configuration.keys)
         engine.want(
             "configuration",
             lambda ledger: ledger.file_hashes.get(name) == configuration.file_hash,

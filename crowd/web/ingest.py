@@ -14,9 +14,18 @@ from klein import Klein
 from twisted.logger import Logger
 
 from crowd.errors import NoQuorumError
+from crowd.keys import NO_KEY, Replayed
 from crowd.message import Message, Position, RouteId, encode_message, message_id
 from crowd.web.fields import Fields, accepts_gzip, sort_fields
-from crowd.web.problems import BAD_TARGET, failure_value, is_expected, problem_reply, reply_to_error
+from crowd.web.key import digests_of, read_key
+from crowd.web.problems import (
+    BAD_KEY,
+    BAD_TARGET,
+    failure_value,
+    is_expected,
+    problem_reply,
+    reply_to_error,
+)
 from crowd.web.reply import Reply, make_reply
 from crowd.web.request import Request
 from crowd.web.target import is_deliverable
@@ -34,6 +43,7 @@ METHODS_NEVER_STORED: Final = frozenset(("GET", "HEAD", "OPTIONS", "CONNECT", "T
 """They ask instead of telling, or are about the connection."""
 
 _ID: Final = b"Crowd-Message-Id"
+_REPLAYED: Final = (b"Idempotent-Replayed", b"true")
 _BODY: Final = b'{"status": "OK"}'
 _COMMON: Final = (
     (b"Content-Type", b"application/json;charset=UTF-8"),
@@ -56,10 +66,13 @@ class Acceptor(Protocol):
     def route_id(self, path: str) -> RouteId | None:
         """Return a route's id, or None while the ledger does not have it."""
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
-        """Offer a message's stored form.
+    def accept(
+        self, route: RouteId, stored: bytes, digests: bytes
+    ) -> Deferred[Position | Replayed]:
+        """Offer a message's stored form, and `digests_of` its key or `NO_KEY`.
 
-        Fires with its position once it is durable on a majority (I1); fails with a
+        Fires with its position once it is durable on a majority (I1), or with the first one's
+        if its key is known; fails with KeyReusedError if that is of another request, with a
         RefusedError if it is certainly not stored, and with OutcomeUnknownError if it may be.
         """
 
@@ -93,8 +106,11 @@ class Ingest:
             # "all below" includes the top itself, which Werkzeug's converter leaves out.
             self.app.route(front, methods=methods, endpoint=f"{path} itself")(take)
 
-    def _take(self, path: str, request: Any) -> Any:
-        """Offer a request's message. Returns what Klein waits for."""
+    def _take(self, path: str, request: Any, credential: str = "") -> Any:
+        """Offer a request's message. Returns what Klein waits for.
+
+        `credential` is the name of what the producer proved itself with; empty on an open route.
+        """
         acceptor = self._acceptor
         route = acceptor.route_id(path)
         if route is None:
@@ -112,13 +128,25 @@ class Ingest:
         message = Message(
             request.method, request.uri, tuple(fields.kept), body, self._wall_us(), client, scheme
         )  # fmt: skip
-        accepted = acceptor.accept(route, encode_message(message))
+        digests = NO_KEY
+        if fields.keys:
+            try:
+                key = read_key(fields.keys)
+            except ValueError as error:
+                return answer(request, problem_reply(BAD_KEY, str(error)))
+            digests = digests_of(path, credential, key, request.method, request.uri, body)
+        accepted = acceptor.accept(route, encode_message(message), digests)
         return accepted.addCallbacks(
             self._accepted, self._refused, (request, fields.encodings), {}, (request,)
         )
 
-    def _accepted(self, position: Position, request: Any, encodings: bytes) -> bytes | None:
+    def _accepted(
+        self, position: Position | Replayed, request: Any, encodings: bytes
+    ) -> bytes | None:
         reply = ACCEPTED_GZIP if encodings and accepts_gzip(encodings) else ACCEPTED
+        if isinstance(position, Replayed):
+            name = message_id(self._acceptor.tag, position.position).encode("ascii")
+            return answer(request, reply, ((_ID, name), _REPLAYED))
         name = message_id(self._acceptor.tag, position).encode("ascii")
         return answer(request, reply, ((_ID, name),))
 

@@ -17,6 +17,7 @@ from crowd.errors import (
     BacklogFullError,
     CrowdError,
     DrainingError,
+    KeyReusedError,
     NoQuorumError,
     OutcomeUnknownError,
     RefusedError,
@@ -39,6 +40,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 BAD_REQUEST: Final = Problem(400, "bad-request", "This is not a valid HTTP/1.1 request")
 BAD_TARGET: Final = Problem(400, "bad-target", "This request target cannot be delivered")
+BAD_KEY: Final = Problem(400, "bad-idempotency-key", "This Idempotency-Key cannot be read")
 BAD_CHANGE: Final = Problem(400, "bad-change", "This is no change that can be asked for")
 BAD_QUERY: Final = Problem(400, "bad-query", "This query cannot be answered")
 NO_TOKEN: Final = Problem(401, "no-token", "Changes need the node's token")
@@ -57,6 +59,9 @@ BODY_TOO_LARGE: Final = Problem(413, "body-too-large", "The body is over the lim
 TARGET_TOO_LONG: Final = Problem(414, "target-too-long", "The request target is over the limit")
 NOT_JSON: Final = Problem(415, "not-json", "The body must be application/json")
 EXPECTATION: Final = Problem(417, "expectation-failed", "Only 100-continue can be expected")
+KEY_REUSED: Final = Problem(
+    422, "idempotency-key-reused", "This Idempotency-Key came with another request before"
+)
 HEAD_TOO_LARGE: Final = Problem(431, "head-too-large", "The header fields are over the limit")
 INTERNAL: Final = Problem(500, "internal-error", "crowd failed; its log says how")
 CODING: Final = Problem(501, "unknown-transfer-coding", "Only chunked can be decoded")
@@ -73,6 +78,7 @@ PROBLEMS: Final = (
     EXPECTATION, HEAD_TOO_LARGE, INTERNAL, CODING, VERSION, NOT_STORED, NO_QUORUM, BACKLOG_FULL,
     DRAINING, OUTCOME_UNKNOWN, BAD_CHANGE, NO_TOKEN, FOREIGN_ORIGIN, UNKNOWN_MEMBER, CHANGE_REFUSED,
     NOT_JSON, BAD_QUERY, UNKNOWN_CONSUMER, UNKNOWN_LETTER, UNKNOWN_ORDER, BACKLOG_LEFT, NOT_HERE,
+    BAD_KEY, KEY_REUSED,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.
@@ -133,6 +139,8 @@ def reply_to_error(error: BaseException) -> Reply:
         for kind, problem in _OF_ERRORS:
             if isinstance(error, kind):
                 return problem_reply(problem, error.reason, retry_after_s=error.retry_after_s)
+    if isinstance(error, KeyReusedError):
+        return problem_reply(KEY_REUSED, str(error))
     if isinstance(error, MethodNotAllowed):
         return problem_reply(NOT_ALLOWED, allow=tuple(sorted(error.valid_methods or ())))
     if isinstance(error, NotFound):
@@ -149,4 +157,4 @@ def failure_value(failure: Failure) -> BaseException:
 
 def is_expected(error: BaseException) -> bool:
     """Tell whether an error has an answer of its own, so that it needs no log line."""
-    return isinstance(error, RefusedError | OutcomeUnknownError | HTTPException)
+    return isinstance(error, RefusedError | OutcomeUnknownError | KeyReusedError | HTTPException)

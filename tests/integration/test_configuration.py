@@ -5,8 +5,8 @@ from tests.integration.cluster import Nodes
 
 def test_a_node_warns_of_what_is_not_in_force_yet(tmp_path):
     """An operator who sets what this version does not act on finds it in the node's log."""
-    nodes = Nodes(tmp_path, size=1, extra={"limits": {"idempotency_keys": 9}})
+    nodes = Nodes(tmp_path, size=1, extra={"route": [PROXIED]})
     try:
-        assert "not in force yet: limits.idempotency_keys = 9: Idempotency-Key" in nodes.log("a")
+        assert 'not in force yet: route[/leads].reads = "proxy": GET' in nodes.log("a")
     finally:
         nodes.close()

@@ -232,7 +232,6 @@ def test_a_mistake_is_told_with_its_key(text, problem):
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        ("[limits]\nidempotency_keys = 9", "limits.idempotency_keys = 9: Idempotency-Key is not"),
         (
             "[[route]]\npath = '/a'\nreads = 'proxy'\nupstream = 'http://a'",
             'route[/a].reads = "proxy": GET and HEAD get 405 with Allow',
@@ -264,7 +263,6 @@ def test_what_is_in_force_or_left_out_has_no_note(text):
 def test_every_note_of_a_whole_file_is_there():
     notes = from_text(WHOLE, "node.toml").notes
     assert [note.partition(" = ")[0] for note in notes] == [
-        "limits.idempotency_keys",
         "route[/leads].reads",
     ]
 

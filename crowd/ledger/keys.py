@@ -18,14 +18,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from itertools import chain, pairwise
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from crowd.command import INTEGER_MAX, KeyBounds
-from crowd.keys import DIGEST_BYTES, DIGESTS_BYTES, MISMATCH, keyed_messages, pack_left_out
+from crowd.keys import (
+    DIGEST_BYTES,
+    DIGESTS_BYTES,
+    KEYED_BYTES,
+    MISMATCH,
+    keyed_messages,
+    pack_left_out,
+)
 from crowd.ledger.head import KEY_SEGMENTS_MAX, expect
-from crowd.ledger.key_index import NUMBERS, RECORD_BYTES, KeyIndex
+from crowd.ledger.key_index import NUMBERS, RECORD_BYTES, KeyIndex, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,9 +48,13 @@ milliseconds at most. So half a million keys are 123 segments."""
 SHARES: Final = 16
 """A segment takes the keys of a sixteenth of the window, and of the bound, at most."""
 
-DROPPED_MAX: Final = 2 * SEGMENT_KEYS_MAX
-"""Keys after which no more go with one entry, or with one segment that is sealed: within a
-tick of 5 ms, and still more than come. What is due beyond them goes with the next."""
+DROPPED_MAX: Final = SEGMENT_KEYS_MAX
+"""Keys after which no more segments go with one entry, beside as many as came with it: a few
+milliseconds. What is due beyond them, after a silence or with a lower bound, goes with the next
+entries; until then it is known."""
+
+
+_POSITIONS: Final = Struct(f">{DIGESTS_BYTES}xQ")
 
 
 class KeyTally(msgspec.Struct, frozen=True, gc=False):
@@ -80,10 +93,12 @@ class Keys:
         self.due_us = INTEGER_MAX
         """The log time from which on `tidy` has something to do."""
         self._index = KeyIndex()
+        self._room = _room(self.bounds)
         self._sealed: deque[_Segment] = deque()
         self._sealed_keys = 0
         self._open = bytearray()
         self._open_number = 0
+        self._may_drop = 0  # keys that may still go with this entry; set where one begins
         self._since_us = 0  # of the open segment's first key
         self._last_us = 0  # and of its newest
 
@@ -92,16 +107,12 @@ class Keys:
         """How many keys are known."""
         return self._sealed_keys + len(self._open) // RECORD_BYTES
 
-    @property
-    def _room(self) -> int:
-        """Return how many keys a segment takes, at this bound."""
-        return max(1, min(SEGMENT_KEYS_MAX, self.bounds.count_max // SHARES))
-
     # --- What entries do --------------------------------------------------------------------------
 
     def bound(self, bounds: KeyBounds, log_time_us: int) -> None:
         """Hold to `bounds` from now on. What they leave no room for goes with the next entries."""
-        self.bounds = bounds
+        self.bounds, self._room = bounds, _room(bounds)
+        self._may_drop = DROPPED_MAX
         if len(self._open) >= self._room * RECORD_BYTES:
             self._seal(log_time_us)
         self._look()
@@ -111,6 +122,7 @@ class Keys:
 
         To be called before a batch is accepted, when it is `due_us`.
         """
+        self._may_drop = DROPPED_MAX
         if self._open and self._since_us + self._span_us <= log_time_us:
             self._seal(log_time_us)
         else:
@@ -125,6 +137,7 @@ class Keys:
         """
         if not self.bounds.count_max:
             return b""
+        self._may_drop = DROPPED_MAX + len(packed) // KEYED_BYTES
         left_out: list[tuple[int, int]] = []
         mismatches = 0
         for place, key, request in keyed_messages(packed):
@@ -177,8 +190,7 @@ class Keys:
 
     def _drop(self, log_time_us: int) -> None:
         """Drop the oldest segments: past the window, or for lack of room for an open one."""
-        dropped = 0
-        while self._sealed and dropped < DROPPED_MAX:
+        while self._sealed and self._may_drop > 0:
             oldest = self._sealed[0]
             is_early = oldest.last_us + self.bounds.window_us > log_time_us
             if is_early and not self._is_over():
@@ -186,7 +198,7 @@ class Keys:
             self._sealed.popleft()
             self._sealed_keys -= oldest.count
             self._index.drop(oldest.number)
-            dropped += oldest.count
+            self._may_drop -= oldest.count
             if is_early:
                 evicted = self.tally.evicted + oldest.count
                 self.tally = msgspec.structs.replace(
@@ -230,48 +242,54 @@ class Keys:
         """Become, from empty, the keys whose state `head` holds and which `sections` are of.
 
         Raises MalformedError if they cannot be: this object is of no use then. That hashes are
-        the head's is for the caller to compare. Costs some microseconds a key.
+        the head's is for the caller to compare. Costs some two microseconds a key.
         """
         part = head.keys
-        self.bounds, self.tally = part.bounds, KeyTally(*msgspec.structs.astuple(part.tally))
+        self.bounds, self._room = part.bounds, _room(part.bounds)
+        self.tally = KeyTally(*msgspec.structs.astuple(part.tally))
         expect(self.tally.evicted_us <= head.applied.log_time_us, what="keys")
-        before, before_us = 0, 0
+        before, before_us, known = 0, 0, set[bytes]()
         for (last_us, _), section in zip(part.segments, sections, strict=True):
             expect(section != b"", before_us <= last_us, what="segments of keys")
-            before, before_us = self._index_all(section, before), last_us
+            before, before_us = _checked(section, before, known), last_us
+            self._index.add_all(self._open_number, section)
             self._put(last_us, section)
         opened = part.open
-        expect(
-            before_us <= opened.since_us <= opened.last_us if opened.records else opened.since_us == 0,
-            opened.since_us <= opened.last_us <= head.applied.log_time_us,
-            before_us <= head.applied.log_time_us,
-            len(opened.records) < self._room * RECORD_BYTES,
-            bool(opened.records) or opened.last_us == 0,
-            what="open keys",
-        )  # fmt: skip
-        before = self._index_all(opened.records, before)
-        expect(before <= head.accepted.tip, what="keys")
-        self._since_us, self._last_us = opened.since_us, opened.last_us
-        self._open = bytearray(opened.records)
-        if self._open:
+        before = _checked(opened.records, before, known)
+        if opened.records:
+            expect(before_us <= opened.since_us, what="open keys")
+            self._open = bytearray(opened.records)
+            self._index.add_all(self._open_number, opened.records)
             self._index.segments[self._open_number] = self._open
+        else:
+            expect(opened.since_us == opened.last_us == 0, what="open keys")
+        expect(
+            opened.since_us <= opened.last_us,
+            max(before_us, opened.last_us) <= head.applied.log_time_us,
+            len(self._open) < self._room * RECORD_BYTES,
+            before <= head.accepted.tip,
+            what="keys",
+        )
+        self._since_us, self._last_us = opened.since_us, opened.last_us
         self._look()
 
-    def _index_all(self, records: bytes, before: int) -> int:
-        """Index a segment's records, whose positions are above `before`; return the last one."""
-        expect(
-            len(records) % RECORD_BYTES == 0,
-            len(records) <= SEGMENT_KEYS_MAX * RECORD_BYTES,
-            what="segment of keys",
-        )
-        number, index = self._open_number, self._index
-        index.segments[number] = records
-        for row, start in enumerate(range(0, len(records), RECORD_BYTES)):
-            key = records[start : start + DIGEST_BYTES]
-            position = int.from_bytes(
-                records[start + DIGESTS_BYTES : start + RECORD_BYTES], "big"
-            )  # fmt: skip
-            expect(before < position, index.find(key) is None, what="keys")
-            before = position
-            index.add(key, number, row)
-        return before
+
+def _room(bounds: KeyBounds) -> int:
+    """Return how many keys a segment takes."""
+    return max(1, min(SEGMENT_KEYS_MAX, bounds.count_max // SHARES))
+
+
+def _checked(records: bytes, before: int, known: set[bytes]) -> int:
+    """Return the last position of a segment, or `before`, and add its keys to those `known`.
+
+    Raises MalformedError if a key is known, or a position is not above the one before it.
+    """
+    count, rest = divmod(len(records), RECORD_BYTES)
+    expect(rest == 0, count <= SEGMENT_KEYS_MAX, what="segment of keys")
+    positions: list[int] = [before, *chain.from_iterable(_POSITIONS.iter_unpack(records))]
+    expected = len(known) + count
+    known.update(keys_of(records))
+    expect(
+        all(one < other for one, other in pairwise(positions)), len(known) == expected, what="keys"
+    )
+    return positions[-1]

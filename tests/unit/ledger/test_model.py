@@ -573,10 +573,11 @@ def scripted() -> Ledger:
         steps.append(("accept", [1 + (n + k) % 3 for k in range(1 + n % 4)], n % 2))
         steps.append(("settle", 1 + n % 2, [(n, n % 3), (2, 1)] if n else [(1, 0)]))
     steps += [("settle", 1, [(1, 50)]), ("settle", 2, [(1, 30)]), ("release", 100)]
-    # Two keys in a segment: some sealed, one open, some gone; then known ones of either kind.
-    steps.append(("bound", 10_000, 40))
-    steps += [("keyed", [(1 + n % 3, n, "r")] * (1 + n % 2), 0) for n in range(44)]
-    steps.append(("keyed", [(2, 40, "r"), (1, 42, "s"), (3, 99, "r"), (3, 43, "r")], 0))
+    # Keys in segments, of which the oldest went early; then known ones of either kind.
+    steps.append(("bound", 10_000, 96))
+    steps += [("keyed", [(1 + n % 3, n, "r"), (1, n + 20, "r"), (2, n, "r")], 0) for n in range(20)]
+    steps.append(("bound", 10_000, 32))
+    steps.append(("keyed", [(2, 18, "r"), (1, 39, "s"), (3, 99, "r"), (3, 19, "r")], 0))
     *_, (history, _) = play(steps)
     assert history.ledger.beginning > 0
     history.apply(Enroll("d", "d:2104", history.ledger.members_index))

@@ -26,7 +26,7 @@ from msgspec import Meta
 
 from crowd.codec import pack, unpack
 from crowd.errors import MalformedCommandError, MalformedError, NeedsNewerCrowdError
-from crowd.keys import KEYED_BYTES, KEYS_MAX, is_keyed
+from crowd.idempotency import KEYED_BYTES, KEYS_MAX, is_keyed
 from crowd.message import ConsumerId, Position, RouteId
 from crowd.quantity import time_us
 
@@ -330,7 +330,7 @@ class Accept(_Value, frozen=True, tag=3):
 
     ``number`` counts a session's proposals from 1. ``low`` is the lowest number whose fate
     its proposer still wants to know; ``low <= number < low + PROPOSALS_MAX``. ``keys`` says
-    which messages have an idempotency key, packed as in ``crowd/keys``.
+    which messages have an idempotency key, packed as in ``crowd/idempotency``.
     """
 
     session: _SessionId

@@ -75,10 +75,10 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All of a file. ``file_hash`` is over routes and consumers, in their order, and ``keys``.
+    """All of a file. ``file_hash`` is over routes and consumers, in their order, and ``idempotency``.
 
-    These are the cluster's, and go through the log: ``keys`` are the bounds of idempotency keys,
-    which stand among the file's limits. ``notes`` has a line for each key of the file that this version accepts and does not act
+    These are the cluster's, and go through the log: ``idempotency`` are the bounds of its
+    keys, which stand among the file's limits. ``notes`` has a line for each key of the file that this version accepts and does not act
     on yet. A promise that would be broken so is no note but a problem.
     """
 
@@ -87,7 +87,7 @@ class Configuration(msgspec.Struct, frozen=True):
     limits: Limits
     routes: tuple[RouteDefinition, ...]
     consumers: tuple[ConsumerDefinition, ...]
-    keys: KeyBounds
+    idempotency: KeyBounds
     file_hash: bytes
     notes: tuple[str, ...]
 
@@ -211,7 +211,7 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
     node = _node(root.table("node"), directory, in_cluster=in_cluster)
     table = root.table("cluster")
     cluster = _cluster(table, node, directory) if in_cluster else None
-    limits, keys = _limits(root.table("limits"))
+    limits, idempotency = _limits(root.table("limits"))
     routes = _routes(root)
     paths = frozenset(route.path for route in routes)
     consumers = tuple(_consumer(table, paths) for table in root.tables("consumer"))
@@ -228,8 +228,8 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
         limits=limits,
         routes=routes,
         consumers=consumers,
-        keys=keys,
-        file_hash=_hash(routes, consumers, keys),
+        idempotency=idempotency,
+        file_hash=_hash(routes, consumers, idempotency),
         notes=tuple(findings.notes),
     )
 
@@ -442,6 +442,8 @@ def _check_unique(findings: Findings, what: str, key: str, values: list[str]) ->
 
 
 def _hash(
-    routes: tuple[RouteDefinition, ...], consumers: tuple[ConsumerDefinition, ...], keys: KeyBounds
+    routes: tuple[RouteDefinition, ...],
+    consumers: tuple[ConsumerDefinition, ...],
+    idempotency: KeyBounds,
 ) -> bytes:
-    return hashlib.sha256(pack(msgspec.to_builtins([routes, consumers, keys]))).digest()
+    return hashlib.sha256(pack(msgspec.to_builtins([routes, consumers, idempotency]))).digest()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from crowd.command import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX, read_start
-from crowd.keys import KEYS_MAX
+from crowd.idempotency import KEYS_MAX
 from crowd.quantity import duration_us, rate_per_s, size_bytes
 from crowd.table import Kind
 

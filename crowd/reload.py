@@ -118,7 +118,7 @@ _KEYS: Final = {
 
 def changes(old: Configuration, new: Configuration) -> Iterator[str]:
     """Yield what becomes of routes, consumers and bounds, in words."""
-    if old.keys != new.keys:
+    if old.idempotency != new.idempotency:
         yield "limits.idempotency_window and limits.idempotency_keys are changed"
     for what, key in (("route", "path"), ("consumer", "name")):
         before = {getattr(each, key): each for each in getattr(old, f"{what}s")}

@@ -305,7 +305,7 @@ class Node(Service):
         """Have the log hold the file's routes and consumers, and its bounds of keys."""
         configuration, name = self._configuration, self._configuration.node.name
         routes, consumers = definitions(configuration)
-        define = Define(name, configuration.file_hash, routes, consumers, configuration.keys)
+        define = Define(name, configuration.file_hash, routes, consumers, configuration.idempotency)
         engine.want(
             "configuration",
             lambda ledger: ledger.file_hashes.get(name) == configuration.file_hash,

@@ -110,7 +110,7 @@ class EngineView:
             ("journal", not engine.journal.full, self._journal()),
             ("damage", True, self._damage()),
             ("letters", not engine.letters.stuck, self._letters()),
-            ("keys", True, self._keys()),
+            ("idempotency", True, self._idempotency()),
             ("draining", not self._producers.draining, "yes" if self._producers.draining else "no"),
             ("accepting", True, "yes" if refusal is None else refusal.reason),
             (
@@ -149,7 +149,7 @@ class EngineView:
             return f"{letters.lacking} are lacking, asked of the others"
         return "all are here" if letters.whole else "being compared with the ledger"
 
-    def _keys(self) -> str:
+    def _idempotency(self) -> str:
         """Return how many idempotency keys are remembered, and whether that was too few."""
         ledger = self._engine.ledger
         bounds, tally = ledger.key_bounds, ledger.key_tally

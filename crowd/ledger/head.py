@@ -120,7 +120,7 @@ class ReleasedPart(_Part, frozen=True):
 class SessionPart(_Part, frozen=True):
     """``numbers`` alternate: a proposal's number, its batch's first position.
 
-    ``left_out`` has what `crowd.keys.pack_left_out` made, by number, of batches of which
+    ``left_out`` has what `crowd.idempotency.pack_left_out` made, by number, of batches of which
     something was left out.
     """
 

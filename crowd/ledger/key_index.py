@@ -20,7 +20,7 @@ from itertools import chain
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from crowd.keys import DIGEST_BYTES
+from crowd.idempotency import DIGEST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,7 @@
 Decides whether a message is the first under its key, for how long that is remembered, and how
 it is held: in segments by time, as the bytes that a capture takes. Leaves where a key stands
 to ``key_index``, what a message without a position means to ``ledger``, and digests to the
-node that took the request (``crowd/web/key``).
+node that took the request (``crowd/web/idempotency``).
 
 A key is remembered for the window at least, by the log's own time, and at most for a sixteenth
 of that longer, as a segment goes whole. There are at most so many: where there would be more,
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from crowd.command import INTEGER_MAX, KeyBounds
-from crowd.keys import (
+from crowd.idempotency import (
     DIGEST_BYTES,
     DIGESTS_BYTES,
     KEYED_BYTES,

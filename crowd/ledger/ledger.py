@@ -58,7 +58,7 @@ from crowd.command import (
     Term,
 )
 from crowd.errors import MalformedError, NeedsNewerCrowdError
-from crowd.keys import left_out_places
+from crowd.idempotency import left_out_places
 from crowd.ledger.definitions import Starts
 from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT, GONE_MAX, Head, expect, read_head
 from crowd.ledger.questions import Questions

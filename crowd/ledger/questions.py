@@ -108,7 +108,7 @@ class Questions:
     def left_out(self, session: SessionId, number: int) -> bytes:
         """Return which messages of an accepted batch took no position, as their key was known.
 
-        As `crowd.keys.left_out_places` reads it: nothing, nearly always. Known for as long as
+        As `crowd.idempotency.left_out_places` reads it: nothing, nearly always. Known for as long as
         `acceptance` is.
         """
         known = self._sessions.get(session)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from crowd.command import MESSAGES_MAX, PROPOSALS_MAX
-from crowd.keys import is_left_out
+from crowd.idempotency import is_left_out
 from crowd.ledger.head import expect
 from crowd.message import Position
 
@@ -36,7 +36,7 @@ outlives its proposer by seconds; a node is not started eight times in that."""
 class Session:
     """One node's proposals. ``accepted`` maps a number to its batch's first position.
 
-    ``left_out`` has, by number, what of a batch took no position, as `crowd.keys` packs it;
+    ``left_out`` has, by number, what of a batch took no position, as `crowd.idempotency` packs it;
     nothing for a batch that was stored whole. Where all of it was left out, its first position
     is that of whatever was accepted next.
     """

@@ -36,7 +36,7 @@ from crowd.errors import (
     OutcomeUnknownError,
     RefusedError,
 )
-from crowd.keys import NO_KEY, Replayed, keyed, left_out_places, without_first
+from crowd.idempotency import NO_KEY, Replayed, keyed, left_out_places, without_first
 from crowd.message import Position
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Acceptances(Protocol):
         """Return the first position of an accepted proposal."""
 
     def left_out(self, session: SessionId, number: int) -> bytes:
-        """Return what of it took no position, as `crowd.keys.left_out_places` reads it."""
+        """Return what of it took no position, as `crowd.idempotency.left_out_places` reads it."""
 
 
 class _Batch:

@@ -45,7 +45,7 @@ def describe(engine: Engine) -> dict[str, Any]:
         "mended_entries": engine.repairs.mended_entries,
         "damaged_checkpoints": list(engine.store.damaged),
         "letters": len(ledger.letters),
-        "keys": {
+        "idempotency": {
             "held": ledger.keys_held,
             **msgspec.to_builtins(msgspec.structs.asdict(ledger.key_bounds)),
             **msgspec.to_builtins(ledger.key_tally),

@@ -124,7 +124,7 @@ def _member_lines(node: dict[str, Any]) -> list[str]:
 
 def _key_lines(node: dict[str, Any]) -> list[str]:
     """Return how many idempotency keys are remembered, where there are any."""
-    keys = node.get("keys", {})
+    keys = node.get("idempotency", {})
     if not keys.get("held") and not keys.get("evicted"):
         return []
     told = f"{keys['held']} of {keys['count_max']} held, {keys['replays']} replays"

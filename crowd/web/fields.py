@@ -33,7 +33,7 @@ class Kind(enum.Enum):
     TRANSFER = 6
     EXPECT = 7
     UPGRADE = 8
-    KEY = 9
+    IDEMPOTENCY = 9
 
 
 _KINDS: Final = {
@@ -44,7 +44,7 @@ _KINDS: Final = {
     b"transfer-encoding": Kind.TRANSFER,
     b"expect": Kind.EXPECT,
     b"upgrade": Kind.UPGRADE,
-    b"idempotency-key": Kind.KEY,
+    b"idempotency-key": Kind.IDEMPOTENCY,
     b"proxy-connection": Kind.DROPPED,
     b"keep-alive": Kind.DROPPED,
     b"te": Kind.DROPPED,
@@ -76,7 +76,7 @@ class Fields(msgspec.Struct, gc=False):
 
     ``kept`` are those that travel on, in their order. ``length`` is the Content-Length, and
     ``transfer`` the Transfer-Encoding, if the request has one. ``hosts`` counts Host fields.
-    ``encodings`` is the value of Accept-Encoding. ``keys`` are the values of Idempotency-Key,
+    ``encodings`` is the value of Accept-Encoding. ``idempotency`` are the values of Idempotency-Key,
     which travels on as well. ``unusual``: any of the fields below it.
     """
 
@@ -84,7 +84,7 @@ class Fields(msgspec.Struct, gc=False):
     hosts: int = 0
     length: int | None = None
     encodings: bytes = b""
-    keys: tuple[bytes, ...] = ()
+    idempotency: tuple[bytes, ...] = ()
     unusual: bool = False
     connection: bytes | None = None
     transfer: bytes | None = None
@@ -110,8 +110,8 @@ def sort_fields(headers: Iterable[Field]) -> Fields:
         elif kind is Kind.ENCODINGS:
             fields.encodings = _joined(fields.encodings or None, field[1])
             kept.append(field)
-        elif kind is Kind.KEY:
-            fields.keys = (*fields.keys, field[1])
+        elif kind is Kind.IDEMPOTENCY:
+            fields.idempotency = (*fields.idempotency, field[1])
             kept.append(field)
         elif kind is not Kind.DROPPED:
             _note(fields, kind, field[1])

@@ -14,10 +14,10 @@ from klein import Klein
 from twisted.logger import Logger
 
 from crowd.errors import NoQuorumError
-from crowd.keys import NO_KEY, Replayed
+from crowd.idempotency import NO_KEY, Replayed
 from crowd.message import Message, Position, RouteId, encode_message, message_id
 from crowd.web.fields import Fields, accepts_gzip, sort_fields
-from crowd.web.key import digests_of, read_key
+from crowd.web.idempotency import digests_of, read_key
 from crowd.web.problems import (
     BAD_KEY,
     BAD_TARGET,
@@ -129,9 +129,9 @@ class Ingest:
             request.method, request.uri, tuple(fields.kept), body, self._wall_us(), client, scheme
         )  # fmt: skip
         digests = NO_KEY
-        if fields.keys:
+        if fields.idempotency:
             try:
-                key = read_key(fields.keys)
+                key = read_key(fields.idempotency)
             except ValueError as error:
                 return answer(request, problem_reply(BAD_KEY, str(error)))
             digests = digests_of(path, credential, key, request.method, request.uri, body)

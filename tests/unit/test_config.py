@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.command import Define, decode_command, encode_command
+from crowd.command import Define, KeyBounds, decode_command, encode_command
 from crowd.config import (
     definitions,
     explain_file,
@@ -42,6 +42,7 @@ authority = "cluster-ca.pem"
 body = "2 MiB"
 in_flight = "32 MiB"
 idempotency_keys = 1_000
+idempotency_window = "2 h"
 backlog = "1 GiB"
 acknowledge_within = "2.5 s"
 
@@ -88,6 +89,7 @@ def test_a_whole_file_means_what_it_says():
     assert configuration.cluster.peers["c"] == "[fe80::1]:2105"
     assert configuration.limits.body_bytes == 2 * 2**20
     assert configuration.limits.acknowledge_within_s == 2.5
+    assert configuration.idempotency == KeyBounds(7_200_000_000, 1_000)
     leads, shops = configuration.routes
     assert (leads.methods, leads.reads) == (("POST",), "proxy")
     assert (shops.methods, shops.reads) == (("POST", "PUT", "PATCH", "DELETE"), "refuse")
@@ -108,6 +110,7 @@ def test_an_empty_file_is_a_node_of_its_own_with_every_default():
     assert configuration.node.admin == "tcp:2106:interface=127.0.0.1"
     assert configuration.limits.body_bytes == 2**20
     assert configuration.limits.backlog_bytes == 20 * 2**30
+    assert configuration.idempotency == KeyBounds(86_400_000_000, 500_000)
     assert [route.path for route in configuration.routes] == ["/<path:rest>"]
     assert configuration.consumers == ()
 
@@ -167,6 +170,8 @@ def test_six_mistakes_are_reported_at_once():
         ("[limits]\nin_flight = '1 MiB'\nbody = '2 MiB'", "limits.in_flight: found"),
         ("[limits]\nacknowledge_within = 5", "limits.acknowledge_within: found 5; expected a dur"),
         ("[limits]\nidempotency_keys = true", "limits.idempotency_keys: found true"),
+        ("[limits]\nidempotency_keys = 5_000_001", "limits.idempotency_keys: found 5000001"),
+        ("[limits]\nidempotency_window = '31 d'", 'limits.idempotency_window: found "31 d"'),
         ("[[route]]", "route[1].path: found nothing; expected a path"),
         ("[[route]]\npath = '/<a'", "route[/<a].path: found"),
         ("[[route]]\npath = '/a'\nmethods = ['GET']", "route[/a].methods: found"),
@@ -288,6 +293,8 @@ def test_the_hash_is_over_routes_and_consumers_alone():
     base = from_text(WHOLE, "a.toml").file_hash
     assert from_text(WHOLE.replace('name = "a"', 'name = "b"'), "b.toml").file_hash == base
     assert from_text(WHOLE.replace("concurrency = 8", "concurrency = 9"), "c").file_hash != base
+    assert from_text(WHOLE.replace("keys = 1_000", "keys = 1_001"), "d").file_hash != base
+    assert from_text(WHOLE.replace('"2 h"', '"120 min"'), "e").file_hash == base
     assert len(base) == 32
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 ROOMS = (
     {"crowd", "crowd.errors", "crowd.clock", "crowd.codec", "crowd.message", "crowd.command",
-     "crowd.keys", "crowd.metrics", "crowd.quantity"},
+     "crowd.idempotency", "crowd.metrics", "crowd.quantity"},
     {"crowd.table", "crowd.kinds", "crowd.config"},
     {"crowd.ledger"},
     {"crowd.delivery.backlog", "crowd.delivery.backoff", "crowd.delivery.breaker",

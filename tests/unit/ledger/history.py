@@ -23,7 +23,7 @@ from crowd.command import (
     decode_command,
     encode_command,
 )
-from crowd.keys import keyed
+from crowd.idempotency import keyed
 from crowd.ledger import Ledger
 
 if TYPE_CHECKING:

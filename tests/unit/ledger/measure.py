@@ -28,7 +28,7 @@ from crowd.command import (
     Settle,
     Trial,
 )
-from crowd.keys import keyed
+from crowd.idempotency import keyed
 from crowd.ledger import Ledger
 from crowd.ledger.records import RECORDS_MAX
 from tests.unit.ledger.history import History, burial, consumer, route

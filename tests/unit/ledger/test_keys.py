@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowd.command import Define, KeyBounds
-from crowd.keys import (
+from crowd.idempotency import (
     is_keyed,
     is_left_out,
     keyed,

@@ -23,7 +23,7 @@ from crowd.command import (
     Skip,
     Trial,
 )
-from crowd.keys import left_out_places
+from crowd.idempotency import left_out_places
 from crowd.ledger import Ledger
 from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT
 from tests.unit.ledger.history import History, burial, consumer, route

@@ -5,7 +5,7 @@ from twisted.internet.task import Clock
 
 from crowd.command import Accept, OpenSession, decode_command
 from crowd.errors import DrainingError, KeyReusedError, NoQuorumError, OutcomeUnknownError
-from crowd.keys import Replayed, keyed_messages, pack_left_out
+from crowd.idempotency import Replayed, keyed_messages, pack_left_out
 from crowd.raft.proposer import (
     BATCH_BYTES_MAX,
     GATHER_S,

@@ -2,7 +2,7 @@
 
 Decides how a batch says which of its messages came under a key, and how the ledger says which
 of them took no position. Both are packed bytes, as most messages have no key: such a batch
-carries an empty string and costs nothing more. Leaves what a key is to ``crowd/web/key``, and
+carries an empty string and costs nothing more. Leaves what a key is to ``crowd/web/idempotency``, and
 which ones are known to ``crowd/ledger/keys``.
 
 A key is known by a digest that its node made of it, and so is the request: sixteen bytes of a

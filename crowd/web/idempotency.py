@@ -20,7 +20,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from crowd.codec import pack
-from crowd.keys import DIGEST_BYTES
+from crowd.idempotency import DIGEST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -117,7 +117,7 @@ def _check(options: argparse.Namespace) -> int:
     problems: list[str] = []
     for file in options.files:
         try:
-            configuration, settings = explain_file(file)
+            _, settings = explain_file(file)
         except ConfigurationError as error:
             problems += error.problems
             continue
@@ -125,8 +125,6 @@ def _check(options: argparse.Namespace) -> int:
         for setting in settings:
             default = "  (default)" if setting.is_default else ""
             print(f"  {setting.key} = {setting.value}{default}")
-        for note in configuration.notes:
-            print(f"  not in force yet: {note}")
     for problem in problems:
         complain(problem)
     return 1 if problems else 0

@@ -26,6 +26,7 @@ from msgspec import Meta
 
 from crowd.codec import pack, unpack
 from crowd.errors import MalformedCommandError, MalformedError, NeedsNewerCrowdError
+from crowd.idempotency import KEYED_BYTES, KEYS_MAX, is_keyed
 from crowd.message import ConsumerId, Position, RouteId
 from crowd.quantity import time_us
 
@@ -332,7 +333,8 @@ class Accept(_Value, frozen=True, tag=3):
     """Accept a batch: messages in their stored form, with one route each.
 
     ``number`` counts a session's proposals from 1. ``low`` is the lowest number whose fate
-    its proposer still wants to know; ``low <= number < low + PROPOSALS_MAX``.
+    its proposer still wants to know; ``low <= number < low + PROPOSALS_MAX``. ``keys`` says
+    which messages have an idempotency key, packed as in ``crowd/idempotency``.
     """
 
     session: _SessionId
@@ -340,6 +342,7 @@ class Accept(_Value, frozen=True, tag=3):
     low: _Counted
     routes: Annotated[tuple[_RouteId, ...], Meta(min_length=1, max_length=MESSAGES_MAX)]
     messages: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=MESSAGES_MAX)]
+    keys: Annotated[bytes, Meta(max_length=KEYED_BYTES * MESSAGES_MAX)] = b""
 
 
 class Settle(_Value, frozen=True, tag=4):
@@ -349,14 +352,24 @@ class Settle(_Value, frozen=True, tag=4):
     ranges: Annotated[tuple[_Range, ...], Meta(min_length=1, max_length=RANGES_MAX)]
 
 
+class KeyBounds(_Value, frozen=True):
+    """For how long idempotency keys are remembered at least, and how many at most.
+
+    ``count_max`` of 0 is none: keys are not looked at.
+    """
+
+    window_us: _Counted = 86_400_000_000
+    count_max: Annotated[int, Meta(ge=0, le=KEYS_MAX)] = 500_000
+
+
 NO_FILE: Final = bytes(32)
 """In place of a file's hash: an operator's own definitions, which stand in no file."""
 
 
 class Define(_Value, frozen=True, tag=5):
-    """One node's configuration file: its routes and consumers, and their SHA-256.
+    """One node's configuration file: its routes, consumers and bounds, and their SHA-256.
 
-    With `NO_FILE` as its hash it is an operator's order: what `node`'s file last brought stays
+    ``keys`` of None leave the bounds of idempotency keys as they are. With `NO_FILE` as its hash it is an operator's order: what `node`'s file last brought stays
     remembered, so that a node that starts again with that file undoes nothing.
     """
 
@@ -364,6 +377,7 @@ class Define(_Value, frozen=True, tag=5):
     file_hash: _Bytes32
     routes: Annotated[tuple[RouteDefinition, ...], Meta(max_length=DEFINITIONS_MAX)]
     consumers: Annotated[tuple[ConsumerDefinition, ...], Meta(max_length=DEFINITIONS_MAX)]
+    keys: KeyBounds | None = None
 
 
 class Promote(_Value, frozen=True, tag=6):
@@ -616,6 +630,8 @@ def _check(command: Command) -> None:
             )
         if not command.low <= command.number < command.low + PROPOSALS_MAX:
             raise MalformedCommandError(f"number {command.number} with low {command.low}")
+        if command.keys and not is_keyed(command.keys, len(command.messages)):
+            raise MalformedCommandError("keys of a batch that are not those of its messages")
     elif isinstance(command, Settle):
         before = 0
         for first, last in command.ranges:

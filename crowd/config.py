@@ -27,6 +27,7 @@ from crowd.command import (
     Breaker,
     ConsumerDefinition,
     Dead,
+    KeyBounds,
     Proof,
     Reach,
     Retry,
@@ -78,7 +79,6 @@ class Limits(msgspec.Struct, frozen=True):
 
     body_bytes: int
     in_flight_bytes: int
-    idempotency_keys: int
     backlog_bytes: int
     retention_us: int
     acknowledge_within_s: float
@@ -86,10 +86,11 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All of a file. ``file_hash`` is over routes, policies and consumers, in their order, alone.
+    """All of a file. ``file_hash`` is over routes, consumers, ``idempotency`` and policies alone.
 
-    ``policies`` has those routes' that ask anything of a request. ``notes`` has a line for each key of the file that this version accepts and does not act
-    on yet. A promise that would be broken so is no note but a problem.
+    Routes, consumers and ``idempotency`` are the cluster's, and go through the log: the last are
+    the bounds of its keys, which stand among the file's limits. ``policies`` has those routes'
+    that ask anything of a request.
     """
 
     node: Node
@@ -97,8 +98,8 @@ class Configuration(msgspec.Struct, frozen=True):
     limits: Limits
     routes: tuple[RouteDefinition, ...]
     consumers: tuple[ConsumerDefinition, ...]
+    idempotency: KeyBounds
     file_hash: bytes
-    notes: tuple[str, ...]
     policies: tuple[Policy, ...] = ()
 
     @property
@@ -222,7 +223,7 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
     node = _node(root.table("node"), directory, in_cluster=in_cluster)
     table = root.table("cluster")
     cluster = _cluster(table, node, directory) if in_cluster else None
-    limits = _limits(root.table("limits"))
+    limits, idempotency = _limits(root.table("limits"))
     routes, policies = _routes(root, directory, limits.body_bytes)
     paths = frozenset(route.path for route in routes)
     consumers = tuple(_consumer(table, paths) for table in root.tables("consumer"))
@@ -239,8 +240,8 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
         limits=limits,
         routes=routes,
         consumers=consumers,
-        file_hash=_hash(routes, consumers, policies),
-        notes=tuple(findings.notes),
+        idempotency=idempotency,
+        file_hash=_hash(routes, consumers, idempotency, policies),
         policies=policies,
     )
 
@@ -282,21 +283,23 @@ def _path(table: Table, name: str, directory: Path, *default: str) -> str:
     return str(directory.absolute() / value)
 
 
-def _limits(table: Table) -> Limits:
+def _limits(table: Table) -> tuple[Limits, KeyBounds]:
     limits = Limits(
         body_bytes=table.read("body", kinds.BODY, "1 MiB"),
         in_flight_bytes=table.read("in_flight", kinds.SIZE, "64 MiB"),
-        idempotency_keys=table.read("idempotency_keys", kinds.COUNT, 500_000),
         backlog_bytes=table.read("backlog", kinds.SIZE, "20 GiB"),
         retention_us=table.read("retention", kinds.RETENTION, "0 s"),
         acknowledge_within_s=table.read("acknowledge_within", kinds.PATIENCE, "5 s") / 1e6,
         reads=table.read("reads", kinds.CONCURRENCY, 256),
     )
-    table.not_in_force("idempotency_keys", "Idempotency-Key is not looked at")
+    keys = KeyBounds(
+        window_us=table.read("idempotency_window", kinds.WINDOW, "24 h"),
+        count_max=table.read("idempotency_keys", kinds.KEYS, 500_000),
+    )
     if 0 < limits.in_flight_bytes < limits.body_bytes:
         table.problem("in_flight", "at least limits.body, or no such body ever gets in")
     table.close()
-    return limits
+    return limits, keys
 
 
 def _routes(
@@ -468,9 +471,8 @@ def _check_unique(findings: Findings, what: str, key: str, values: list[str]) ->
 def _hash(
     routes: tuple[RouteDefinition, ...],
     consumers: tuple[ConsumerDefinition, ...],
+    idempotency: KeyBounds,
     policies: tuple[Policy, ...],
 ) -> bytes:
-    parts: list[Any] = [routes, consumers]
-    if policies:  # a file without any has the hash that it had before there were policies
-        parts.append(policies)
+    parts = [routes, consumers, idempotency, policies]
     return hashlib.sha256(pack(msgspec.to_builtins(parts))).digest()

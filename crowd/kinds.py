@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from crowd.command import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX, read_start
+from crowd.idempotency import KEYS_MAX
 from crowd.quantity import duration_us, rate_per_s, size_bytes
 from crowd.table import Kind
 
@@ -276,7 +277,13 @@ BODY: Final = Kind('a size from "1 B" to "16 MiB"', 0, _bounded(size_bytes, 1, 1
 SIZE: Final = Kind(
     'a size from "1 MiB" to "1024 TiB", with its unit', 0, _bounded(size_bytes, _MIB, 2**50)
 )
-COUNT: Final = Kind("a whole number from 1 to 100000000", 0, _bounded(_number, 1, 100_000_000))
+KEYS: Final = Kind(
+    f"a whole number from 0, for none, to {KEYS_MAX}", 0, _bounded(_number, 0, KEYS_MAX)
+)
+# Below a second a producer could not try again; above a month the count is the bound.
+WINDOW: Final = Kind(
+    'a duration from "1 s" to "30 d", with its unit', 1, _bounded(duration_us, _S, 720 * _H)
+)
 # Above 1 000 attempts at once to one consumer the sockets, not the consumer, are the bound.
 CONCURRENCY: Final = Kind("a whole number from 1 to 1000", 1, _bounded(_number, 1, 1_000))
 

@@ -88,8 +88,6 @@ class Reload:
                 "that takes a restart",
                 key=key,
             )
-        for note in read.notes:
-            self._log.warn("not in force yet: {note}", note=note)
         self._log.info(
             "configuration read again: {words}", words="; ".join(changes(old, read)) or "no change"
         )
@@ -119,11 +117,13 @@ _KEYS: Final = {
 
 
 def changes(old: Configuration, new: Configuration) -> Iterator[str]:
-    """Yield what becomes of routes, their policies and consumers, in words."""
+    """Yield what becomes of routes, their policies, consumers and bounds, in words."""
     asked, asks = ({each.path: each for each in one.policies} for one in (old, new))
     for path in (*asks, *(asked.keys() - asks.keys())):
         if asks.get(path) != asked.get(path):
             yield f"route {path} has another policy"
+    if old.idempotency != new.idempotency:
+        yield "limits.idempotency_window and limits.idempotency_keys are changed"
     for what, key in (("route", "path"), ("consumer", "name")):
         before = {getattr(each, key): each for each in getattr(old, f"{what}s")}
         after = {getattr(each, key): each for each in getattr(new, f"{what}s")}

@@ -220,8 +220,6 @@ class Node(Service):
         """Open the journal, join the cluster, and open the doors."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         node = self._configuration.node
-        for note in self._configuration.notes:
-            self._log.warn("not in force yet: {note}", note=note)
         try:
             guard.install(time.monotonic, self._chance)
             self.engine.startService()
@@ -352,12 +350,10 @@ class Node(Service):
         return engine
 
     def _want_definitions(self, engine: Engine) -> None:
-        """Have the log hold the file's routes and consumers."""
+        """Have the log hold the file's routes and consumers, and its bounds of keys."""
         configuration, name = self._configuration, self._configuration.node.name
         routes, consumers = definitions(configuration)
-        define = Define(
-            node=name, file_hash=configuration.file_hash, routes=routes, consumers=consumers
-        )
+        define = Define(name, configuration.file_hash, routes, consumers, configuration.idempotency)
         engine.want(
             "configuration",
             lambda ledger: ledger.file_hashes.get(name) == configuration.file_hash,

@@ -113,6 +113,7 @@ class EngineView:
             ("journal", not engine.journal.full, self._journal()),
             ("damage", True, self._damage()),
             ("letters", not engine.letters.stuck, self._letters()),
+            ("idempotency", True, self._idempotency()),
             ("draining", not self._producers.draining, "yes" if self._producers.draining else "no"),
             ("accepting", True, "yes" if refusal is None else refusal.reason),
             (
@@ -151,11 +152,24 @@ class EngineView:
             return f"{letters.lacking} are lacking, asked of the others"
         return "all are here" if letters.whole else "being compared with the ledger"
 
+    def _idempotency(self) -> str:
+        """Return how many idempotency keys are remembered, and whether that was too few."""
+        ledger = self._engine.ledger
+        bounds, tally = ledger.key_bounds, ledger.key_tally
+        if not bounds.count_max:
+            return "Idempotency-Key is not looked at: limits.idempotency_keys is 0"
+        words = f"{ledger.keys_held} of {bounds.count_max} keys are remembered"
+        if tally.evicted and tally.evicted_us + bounds.window_us > ledger.log_time_us:
+            window_h = bounds.window_us / 3_600_000_000
+            words += f"; some went early, within the last {window_h:g} h: {tally.evicted} ever"
+        return words
+
     def counters(self) -> Mapping[str, float]:
         """Return the metrics' values by name, labels in braces as in the exposition format."""
         engine, ledger, journal = self._engine, self._engine.ledger, self._engine.journal
         store, scrub = engine.store, journal.upkeep_counters
         votes = [member.votes for member in ledger.members.values()]
+        keys = ledger.key_tally
         values: dict[str, float] = {
             "crowd_raft_term": engine.raft.term,
             "crowd_raft_leader": engine.raft.is_leader,
@@ -185,6 +199,11 @@ class EngineView:
             'crowd_members{role="learner"}': votes.count(False),
             "crowd_accepted_messages_total": ledger.tip,
             "crowd_backlog_bytes": ledger.backlog_bytes,
+            "crowd_idempotency_keys": ledger.keys_held,
+            "crowd_idempotency_keys_max": ledger.key_bounds.count_max,
+            "crowd_idempotency_evicted_total": keys.evicted,
+            "crowd_idempotency_mismatches_total": keys.mismatches,
+            "crowd_idempotency_replays_total": keys.replays,
             "crowd_producers_waiting": engine.proposer.waiting_count,
             "crowd_http_requests_total": self._producers.requests,
             "crowd_http_connections": self._producers.connections,

@@ -11,6 +11,10 @@ lost (D12, L6). When `acknowledge_within_s` has passed, a producer whose message
 offered hears that it is not stored; any other one hears that this is unknown, because an
 entry that was offered may still commit.
 
+Each message of an accepted batch has an outcome of its own: a position, or, where its
+idempotency key was known, the position of the first message under it, or a refusal. The ledger
+says which, and says the same of a proposal that was offered again.
+
 Everything here runs in the reactor's thread. `accept` is on the hot path: plain calls, one
 Deferred and one tuple for a message.
 """
@@ -25,7 +29,14 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from crowd.command import Accept, OpenSession, encode_command
-from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError, RefusedError
+from crowd.errors import (
+    DrainingError,
+    KeyReusedError,
+    NoQuorumError,
+    OutcomeUnknownError,
+    RefusedError,
+)
+from crowd.idempotency import NO_KEY, Replayed, keyed, left_out_places, without_first
 from crowd.message import Position
 
 if TYPE_CHECKING:
@@ -65,13 +76,18 @@ class Acceptances(Protocol):
     def acceptance(self, session: SessionId, number: int) -> Position | None:
         """Return the first position of an accepted proposal."""
 
+    def left_out(self, session: SessionId, number: int) -> bytes:
+        """Return what of it took no position, as `crowd.idempotency.left_out_places` reads it."""
+
 
 class _Batch:
     """One proposal. `waiters` are (Deferred, deadline), oldest first; `heard` were answered."""
 
     __slots__ = ("command", "encoded", "heard", "offered", "offered_s", "waiters")
 
-    def __init__(self, command: Accept, waiters: list[tuple[Deferred[Position], float]]) -> None:
+    def __init__(
+        self, command: Accept, waiters: list[tuple[Deferred[Position | Replayed], float]]
+    ) -> None:
         self.command = command
         self.encoded = encode_command(command)
         self.waiters = waiters
@@ -84,11 +100,35 @@ class _Batch:
         assert not self.offered
         heard, command = self.heard, self.command
         self.command = msgspec.structs.replace(
-            command, routes=command.routes[heard:], messages=command.messages[heard:]
+            command,
+            routes=command.routes[heard:],
+            messages=command.messages[heard:],
+            keys=without_first(command.keys, heard),
         )
         self.encoded = encode_command(self.command)
         self.waiters = self.waiters[heard:]
         self.heard = 0
+
+    def answer(self, first: int, left_out: bytes) -> None:
+        """Answer those who have heard nothing yet; the first message stored is at `first`."""
+        waiters = self.waiters
+        if not left_out:
+            for place in range(self.heard, len(waiters)):
+                waiters[place][0].callback(Position(first + place))
+            return
+        without = dict(left_out_places(left_out))
+        for place, (accepted, _) in enumerate(waiters):
+            known = without.get(place)
+            if known is None:
+                outcome: Position | Replayed = Position(first)
+                first += 1
+            elif known:
+                outcome = Replayed(Position(known))
+            elif place >= self.heard:
+                accepted.errback(KeyReusedError("this key came with another request before"))
+                continue
+            if place >= self.heard:
+                accepted.callback(outcome)
 
 
 class Proposer:
@@ -117,7 +157,8 @@ class Proposer:
         self._number = 0
         self._waiting = 0
         self._expected = 0
-        self._open: deque[tuple[RouteId, bytes, Deferred[Position], float]] = deque()
+        self._open: deque[tuple[RouteId, bytes, Deferred[Position | Replayed], float, bytes]]
+        self._open = deque()
         self._in_flight: dict[int, _Batch] = {}
         self._flushing: Timer | None = None
         self._checking: Timer | None = None
@@ -149,19 +190,24 @@ class Proposer:
         self._nonce = self._draw()
         self._check()
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+    def accept(
+        self, route: RouteId, stored: bytes, digests: bytes = NO_KEY
+    ) -> Deferred[Position | Replayed]:
         """Take a message; the Deferred fires with its position once it is safe (I1).
 
+        `digests` are of its idempotency key and of its request, if it has a key. Where that is
+        known, the Deferred fires with `Replayed`, or fails with KeyReusedError.
+
         Fails with a RefusedError if it is certainly not stored, with OutcomeUnknownError if
-        it may be. One of the two comes by `acknowledge_within_s`.
+        it may be. One of all these comes by `acknowledge_within_s`.
         """
         if self.refusal is not None:
             return fail(self.refusal)
         if self.refusals and route in self.refusals:
             return fail(self.refusals[route])
-        accepted: Deferred[Position] = Deferred()
+        accepted: Deferred[Position | Replayed] = Deferred()
         deadline_s = self._clock.seconds() + self._within_s
-        self._open.append((route, stored, accepted, deadline_s))
+        self._open.append((route, stored, accepted, deadline_s, digests))
         self._waiting += 1
         if self._checking is None:
             self._checking = self._clock.callLater(CHECK_S, self._check)
@@ -186,8 +232,7 @@ class Proposer:
                 batch = self._in_flight.pop(number)
                 self._waiting -= len(batch.waiters) - batch.heard
                 self._expected = len(batch.waiters)
-                for place in range(batch.heard, len(batch.waiters)):
-                    batch.waiters[place][0].callback(Position(position + place))
+                batch.answer(position, self._ledger.left_out(self._session, number))
         if self._open and len(self._in_flight) < IN_FLIGHT_MAX:
             self._gather()
         elif self._drained is not None:
@@ -260,13 +305,16 @@ class Proposer:
         """Make one proposal of the oldest messages, within the bounds of an entry."""
         routes: list[RouteId] = []
         messages: list[bytes] = []
-        waiters: list[tuple[Deferred[Position], float]] = []
+        waiters: list[tuple[Deferred[Position | Replayed], float]] = []
+        keys: list[bytes] = []
         size = 0
         while self._open and len(messages) < BATCH_MESSAGES_MAX:
-            size += len(self._open[0][1]) + 16
+            size += len(self._open[0][1]) + len(self._open[0][4]) + 16
             if messages and size > BATCH_BYTES_MAX:
                 break
-            route, stored, accepted, deadline_s = self._open.popleft()
+            route, stored, accepted, deadline_s, digests = self._open.popleft()
+            if digests:
+                keys.append(keyed(len(messages), digests))
             routes.append(route)
             messages.append(stored)
             waiters.append((accepted, deadline_s))
@@ -277,6 +325,7 @@ class Proposer:
             low=min(self._in_flight, default=self._number),
             routes=tuple(routes),
             messages=tuple(messages),
+            keys=b"".join(keys),
         )
         self._in_flight[self._number] = _Batch(accept, waiters)
 

@@ -35,6 +35,7 @@ class Kind(enum.Enum):
     EXPECT = 7
     UPGRADE = 8
     TWIN = 9
+    IDEMPOTENCY = 10
 
 
 _KINDS: Final = {
@@ -45,6 +46,7 @@ _KINDS: Final = {
     b"transfer-encoding": Kind.TRANSFER,
     b"expect": Kind.EXPECT,
     b"upgrade": Kind.UPGRADE,
+    b"idempotency-key": Kind.IDEMPOTENCY,
     b"proxy-connection": Kind.DROPPED,
     b"keep-alive": Kind.DROPPED,
     b"te": Kind.DROPPED,
@@ -85,7 +87,8 @@ class Fields(msgspec.Struct, gc=False):
     ``kept`` are those that travel on, in their order. ``length`` is the Content-Length, and
     ``transfer`` the Transfer-Encoding, if the request has one. ``hosts`` counts Host fields,
     ``host`` is the value of the last one.
-    ``encodings`` is the value of Accept-Encoding. ``unusual``: any of the fields below it.
+    ``encodings`` is the value of Accept-Encoding. ``idempotency`` are the values of Idempotency-Key,
+    which travels on as well. ``unusual``: any of the fields below it.
     ``flaw`` says why a request with these fields is none, and is empty where nothing is wrong.
     """
 
@@ -94,6 +97,7 @@ class Fields(msgspec.Struct, gc=False):
     host: bytes = b""
     length: int | None = None
     encodings: bytes = b""
+    idempotency: tuple[bytes, ...] = ()
     unusual: bool = False
     connection: bytes | None = None
     transfer: bytes | None = None
@@ -122,6 +126,9 @@ def sort_fields(headers: Iterable[Field]) -> Fields:
             kept.append(field)
         elif kind is Kind.ENCODINGS:
             fields.encodings = _joined(fields.encodings or None, field[1])
+            kept.append(field)
+        elif kind is Kind.IDEMPOTENCY:
+            fields.idempotency = (*fields.idempotency, field[1])
             kept.append(field)
         elif kind is not Kind.DROPPED:
             _note(fields, kind, field[1])

@@ -15,9 +15,18 @@ from twisted.logger import Logger
 
 from crowd.door.asked import Refused
 from crowd.errors import NoQuorumError
+from crowd.idempotency import NO_KEY, Replayed
 from crowd.message import Message, Position, RouteId, encode_message, message_id
 from crowd.web.fields import Fields, accepts_gzip, sort_fields
-from crowd.web.problems import BAD_TARGET, failure_value, is_expected, problem_reply, reply_to_error
+from crowd.web.idempotency import digests_of, read_key
+from crowd.web.problems import (
+    BAD_KEY,
+    BAD_TARGET,
+    failure_value,
+    is_expected,
+    problem_reply,
+    reply_to_error,
+)
 from crowd.web.reply import NO_CONTENT, Reply, make_reply
 from crowd.web.request import Request
 from crowd.web.rules import rules_of
@@ -41,6 +50,7 @@ METHODS_NEVER_STORED: Final = frozenset(("GET", "HEAD", "OPTIONS", "CONNECT", "T
 
 _ID: Final = b"Crowd-Message-Id"
 _NOTHING: Final[tuple[Field, ...]] = ()
+_REPLAYED: Final = (b"Idempotent-Replayed", b"true")
 _BODY: Final = b'{"status": "OK"}'
 _COMMON: Final = (
     (b"Content-Type", b"application/json;charset=UTF-8"),
@@ -63,10 +73,13 @@ class Acceptor(Protocol):
     def route_id(self, path: str) -> RouteId | None:
         """Return a route's id, or None while the ledger does not have it."""
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
-        """Offer a message's stored form.
+    def accept(
+        self, route: RouteId, stored: bytes, digests: bytes
+    ) -> Deferred[Position | Replayed]:
+        """Offer a message's stored form, and `digests_of` its key or `NO_KEY`.
 
-        Fires with its position once it is durable on a majority (I1); fails with a
+        Fires with its position once it is durable on a majority (I1), or with the first one's
+        if its key is known; fails with KeyReusedError if that is of another request, with a
         RefusedError if it is certainly not stored, and with OutcomeUnknownError if it may be.
         """
 
@@ -151,7 +164,7 @@ class Ingest:
             client, scheme, body = origin_of(request)
         if self._proxies is not None:
             client = self._proxies.client(client, fields.kept)
-        kept, extra = fields.kept, _NOTHING
+        kept, extra, credential = fields.kept, _NOTHING, ""
         if door is not None:
             entrance = self._entrance
             assert entrance is not None, "a door stands in an entrance"
@@ -160,19 +173,33 @@ class Ingest:
             verdict = door.admit(asked)
             if isinstance(verdict, Refused):
                 return answer(request, entrance.refusal(verdict), door.shown(fields.kept))
-            kept, extra = verdict.headers, verdict.answer
+            kept, extra, credential = verdict.headers, verdict.answer, verdict.credential
         message = Message(
             request.method, request.uri, tuple(kept), body, self._wall_us(), client, scheme
         )
-        accepted = acceptor.accept(route, encode_message(message))
+        digests = NO_KEY
+        if fields.idempotency:
+            try:
+                key = read_key(fields.idempotency)
+            except ValueError as error:
+                return answer(request, problem_reply(BAD_KEY, str(error)), extra)
+            digests = digests_of(path, credential, key, request.method, request.uri, body)
+        accepted = acceptor.accept(route, encode_message(message), digests)
         return accepted.addCallbacks(
             self._accepted, self._refused, (request, fields.encodings, extra), {}, (request, extra)
         )
 
     def _accepted(
-        self, position: Position, request: Any, encodings: bytes, extra: tuple[Field, ...]
+        self,
+        position: Position | Replayed,
+        request: Any,
+        encodings: bytes,
+        extra: tuple[Field, ...],
     ) -> bytes | None:
         reply = ACCEPTED_GZIP if encodings and accepts_gzip(encodings) else ACCEPTED
+        if isinstance(position, Replayed):
+            name = message_id(self._acceptor.tag, position.position).encode("ascii")
+            return answer(request, reply, ((_ID, name), _REPLAYED, *extra))
         name = message_id(self._acceptor.tag, position).encode("ascii")
         return answer(request, reply, ((_ID, name), *extra))
 

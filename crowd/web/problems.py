@@ -17,6 +17,7 @@ from crowd.errors import (
     BacklogFullError,
     CrowdError,
     DrainingError,
+    KeyReusedError,
     NoQuorumError,
     OutcomeUnknownError,
     RefusedError,
@@ -41,6 +42,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 BAD_REQUEST: Final = Problem(400, "bad-request", "This is not a valid HTTP/1.1 request")
 BAD_TARGET: Final = Problem(400, "bad-target", "This request target cannot be delivered")
+BAD_KEY: Final = Problem(400, "bad-idempotency-key", "This Idempotency-Key cannot be read")
 BAD_CHANGE: Final = Problem(400, "bad-change", "This is no change that can be asked for")
 BAD_QUERY: Final = Problem(400, "bad-query", "This query cannot be answered")
 NO_TOKEN: Final = Problem(401, "no-token", "Changes need the node's token")
@@ -70,6 +72,9 @@ SCHEMA_MISMATCH: Final = Problem(422, "schema-mismatch", "The body does not fit 
 NOT_JSON: Final = Problem(415, "not-json", "The body must be application/json")
 EXPECTATION: Final = Problem(417, "expectation-failed", "Only 100-continue can be expected")
 TOO_MANY: Final = Problem(429, "too-many-requests", "This producer posts too often")
+KEY_REUSED: Final = Problem(
+    422, "idempotency-key-reused", "This Idempotency-Key came with another request before"
+)
 HEAD_TOO_LARGE: Final = Problem(431, "head-too-large", "The header fields are over the limit")
 INTERNAL: Final = Problem(500, "internal-error", "crowd failed; its log says how")
 CODING: Final = Problem(501, "unknown-transfer-coding", "Only chunked can be decoded")
@@ -101,6 +106,7 @@ PROBLEMS: Final = (
     NO_CREDENTIAL, UNKNOWN_CREDENTIAL, FOREIGN_PAGE, MALFORMED_BODY,
     UNSUPPORTED_TYPE, UNSUPPORTED_CODING, SCHEMA_MISMATCH, TOO_MANY, WRONG_SIGNATURE, WRONG_CERTIFICATE,
     UNCHECKED,
+    BAD_KEY, KEY_REUSED,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.
@@ -163,6 +169,8 @@ def reply_to_error(error: BaseException) -> Reply:
         for kind, problem in _OF_ERRORS:
             if isinstance(error, kind):
                 return problem_reply(problem, error.reason, retry_after_s=error.retry_after_s)
+    if isinstance(error, KeyReusedError):
+        return problem_reply(KEY_REUSED, str(error))
     if isinstance(error, MethodNotAllowed):
         return problem_reply(NOT_ALLOWED, allow=tuple(sorted(error.valid_methods or ())))
     if isinstance(error, NotFound):
@@ -179,4 +187,4 @@ def failure_value(failure: Failure) -> BaseException:
 
 def is_expected(error: BaseException) -> bool:
     """Tell whether an error has an answer of its own, so that it needs no log line."""
-    return isinstance(error, RefusedError | OutcomeUnknownError | HTTPException)
+    return isinstance(error, RefusedError | OutcomeUnknownError | KeyReusedError | HTTPException)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.command import Define, decode_command, encode_command
+from crowd.command import Define, KeyBounds, decode_command, encode_command
 from crowd.config import (
     definitions,
     explain_file,
@@ -47,6 +47,7 @@ authority = "cluster-ca.pem"
 body = "2 MiB"
 in_flight = "32 MiB"
 idempotency_keys = 1_000
+idempotency_window = "2 h"
 backlog = "1 GiB"
 acknowledge_within = "2.5 s"
 
@@ -118,6 +119,7 @@ def test_a_whole_file_means_what_it_says():
     assert configuration.cluster.peers["c"] == "[fe80::1]:2105"
     assert configuration.limits.body_bytes == 2 * 2**20
     assert configuration.limits.acknowledge_within_s == 2.5
+    assert configuration.idempotency == KeyBounds(7_200_000_000, 1_000)
     leads, shops = configuration.routes
     assert (leads.methods, leads.reads, leads.timeout_us) == (("POST",), "proxy", 60_000_000)
     assert (shops.methods, shops.reads) == (("POST", "PUT", "PATCH", "DELETE"), "refuse")
@@ -138,6 +140,7 @@ def test_an_empty_file_is_a_node_of_its_own_with_every_default():
     assert configuration.node.admin == "tcp:2106:interface=127.0.0.1"
     assert configuration.limits.body_bytes == 2**20
     assert configuration.limits.backlog_bytes == 20 * 2**30
+    assert configuration.idempotency == KeyBounds(86_400_000_000, 500_000)
     assert [route.path for route in configuration.routes] == ["/<path:rest>"]
     assert configuration.consumers == ()
 
@@ -148,7 +151,6 @@ def test_upstream_alone_is_a_whole_configuration(tmp_path):
     (route,) = configuration.routes
     assert consumer.url == "http://127.0.0.1:8080"
     assert (route.reads, route.upstream) == ("proxy", "http://127.0.0.1:8080")
-    assert configuration.notes == ()
     assert configuration.node.directory == str(tmp_path / "data")
 
 
@@ -197,6 +199,8 @@ def test_six_mistakes_are_reported_at_once():
         ("[limits]\nin_flight = '1 MiB'\nbody = '2 MiB'", "limits.in_flight: found"),
         ("[limits]\nacknowledge_within = 5", "limits.acknowledge_within: found 5; expected a dur"),
         ("[limits]\nidempotency_keys = true", "limits.idempotency_keys: found true"),
+        ("[limits]\nidempotency_keys = 5_000_001", "limits.idempotency_keys: found 5000001"),
+        ("[limits]\nidempotency_window = '31 d'", 'limits.idempotency_window: found "31 d"'),
         ("[[route]]", "route[1].path: found nothing; expected a path"),
         ("[[route]]\npath = '/<a'", "route[/<a].path: found"),
         ("[[route]]\npath = '/a'\nmethods = ['GET']", "route[/a].methods: found"),
@@ -344,42 +348,6 @@ def test_a_mistake_is_told_with_its_key(text, problem):
     assert any(problem in line for line in problems(text)), problems(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "note"),
-    [
-        ("[limits]\nidempotency_keys = 9", "limits.idempotency_keys = 9: Idempotency-Key is not"),
-    ],
-)
-def test_what_is_not_in_force_yet_is_told(text, note):
-    """Who sets a key that this version does not act on hears so, and what happens instead."""
-    (found,) = from_text(text, "node.toml").notes
-    assert found.startswith(note)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        CONSUMER,
-        CONSUMER + "rate = '1/s'\norder = 'none'",
-        CONSUMER + "backlog = '1 GiB'\nwhen_full = 'skip'",
-        CONSUMER + "from = 'position:7'",
-        CONSUMER + "from = '2026-11-24T12:00:00Z'",
-        "[[route]]\npath = '/'\nreads = 'refuse'",
-        "[[route]]\npath = '/a'\nreads = 'proxy'\nupstream = 'http://a'",
-    ],
-)
-def test_what_is_in_force_or_left_out_has_no_note(text):
-    assert from_text(text, "node.toml").notes == ()
-
-
-def test_every_note_of_a_whole_file_is_there():
-    notes = from_text(WHOLE, "node.toml").notes
-    assert [note.partition(" = ")[0] for note in notes] == [
-        "limits.idempotency_keys",
-    ]
-
-
 def test_a_file_that_is_not_there_is_a_problem_like_any_other(tmp_path):
     with pytest.raises(ConfigurationError, match="found No such file or directory"):
         load_file(tmp_path / "none.toml")
@@ -401,6 +369,8 @@ def test_the_hash_is_over_routes_and_consumers_alone():
     base = from_text(WHOLE, "a.toml").file_hash
     assert from_text(WHOLE.replace('name = "a"', 'name = "b"'), "b.toml").file_hash == base
     assert from_text(WHOLE.replace("concurrency = 8", "concurrency = 9"), "c").file_hash != base
+    assert from_text(WHOLE.replace("keys = 1_000", "keys = 1_001"), "d").file_hash != base
+    assert from_text(WHOLE.replace('"2 h"', '"120 min"'), "e").file_hash == base
     assert len(base) == 32
 
 

@@ -137,6 +137,14 @@ def test_what_a_node_is_built_of_takes_a_restart(node, file):
     assert len([1 for level, _ in node.look() if level == "warn"]) == 4
 
 
+def test_the_bounds_of_idempotency_keys_go_through_the_log_and_take_none(node, file):
+    file.write_text(FILE + "[limits]\nidempotency_keys = 7\n")
+    words = "limits.idempotency_window and limits.idempotency_keys are changed"
+    assert node.look() == [("info", f"configuration read again: {words}")]
+    (used,) = node.used
+    assert used.idempotency.count_max == 7
+
+
 def test_a_node_on_its_own_does_not_become_a_member_by_that(node, file):
     file.write_text(
         FILE.replace('directory = "data"', 'name = "a"\ndirectory = "data"')

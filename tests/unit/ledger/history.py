@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from crowd.command import (
@@ -13,6 +14,7 @@ from crowd.command import (
     ConsumerDefinition,
     Dead,
     Define,
+    KeyBounds,
     Member,
     OpenSession,
     Retry,
@@ -21,6 +23,7 @@ from crowd.command import (
     decode_command,
     encode_command,
 )
+from crowd.idempotency import keyed
 from crowd.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -52,6 +55,11 @@ def consumer(
         name, url, None, routes, 32, None, 15_000_000, "none", from_, RETRY, backlog_bytes,
         when_full, dead=Dead(for_us=dead_for_us),
     )  # fmt: skip
+
+
+def digests(key: object, request: object = 0) -> bytes:
+    """Return what a door would make of a key and a request, by what they are called here."""
+    return b"".join(sha256(str(one).encode()).digest()[:16] for one in (key, request))
 
 
 def burial(
@@ -94,6 +102,25 @@ class History:
         messages = tuple(b"m" * size for _ in routes)
         self.apply(Accept(session, number, number, routes, messages))
         return number
+
+    def accept_keyed(
+        self, session: int, *messages: tuple[int, object, object], size: int = 3
+    ) -> int:
+        """Accept messages, each a route, a key or None, and a request: the session's next number."""
+        number = self.numbers[session] = self.numbers.get(session, 0) + 1
+        keys = b"".join(
+            keyed(place, digests(key, request))
+            for place, (_, key, request) in enumerate(messages)
+            if key is not None
+        )
+        routes = tuple(route for route, _, _ in messages)
+        self.apply(Accept(session, number, number, routes, (b"m" * size,) * len(routes), keys))
+        return number
+
+    def bound(self, window_us: int, count_max: int, node: str = "a") -> None:
+        """Apply a file that bounds idempotency keys so."""
+        file_hash = len(self.commands).to_bytes(32, "big")
+        self.apply(Define(node, file_hash, (), (), KeyBounds(window_us, count_max)))
 
     def settle(self, consumer: int, *ranges: tuple[int, int]) -> None:
         self.apply(Settle(consumer, ranges))

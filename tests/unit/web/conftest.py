@@ -49,13 +49,15 @@ class FakeAcceptor:
     def __init__(self) -> None:
         self.routes = {route.path: RouteId(number) for number, route in enumerate(ROUTES, 1)}
         self.offered: list[tuple[RouteId, bytes, Deferred[Position]]] = []
+        self.digests: list[bytes] = []
         self.answered = 0
 
     def route_id(self, path: str) -> RouteId | None:
         return self.routes.get(path)
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+    def accept(self, route: RouteId, stored: bytes, digests: bytes) -> Deferred[Position]:
         accepted: Deferred[Position] = Deferred()
+        self.digests.append(digests)
         self.offered.append((route, stored, accepted))
         return accepted
 

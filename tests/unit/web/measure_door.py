@@ -50,7 +50,7 @@ class Acceptor:
     def route_id(self, path: str) -> RouteId:
         return RouteId(1)
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+    def accept(self, route: RouteId, stored: bytes, digests: bytes) -> Deferred[Position]:
         accepted: Deferred[Position] = Deferred()
         if not self._waiting:
             reactor.callLater(0, self._answer)

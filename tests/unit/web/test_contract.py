@@ -18,9 +18,11 @@ from crowd.door.door import Door
 from crowd.errors import (
     BacklogFullError,
     DrainingError,
+    KeyReusedError,
     NoQuorumError,
     OutcomeUnknownError,
 )
+from crowd.idempotency import Replayed
 from crowd.message import Position, RouteId, decode_message
 from crowd.policy import CertificatePolicy, CorsPolicy, KeyPolicy, Policy
 from crowd.raft.certificates import make_authority, make_node
@@ -37,22 +39,28 @@ class Acceptor:
     """Answers a message in the reactor's next turn, as its body says."""
 
     tag = "0123abcd"
-    errors = (BacklogFullError, DrainingError, NoQuorumError, OutcomeUnknownError)
+    errors = (
+        BacklogFullError, DrainingError, KeyReusedError, NoQuorumError, OutcomeUnknownError
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.stored: list[bytes] = []
+        self.digests: list[bytes] = []
 
     def route_id(self, path: str) -> RouteId | None:
         return None if path == "/new" else RouteId(1)
 
-    def accept(self, _: RouteId, stored: bytes) -> defer.Deferred[Position]:
+    def accept(self, _: RouteId, stored: bytes, digests: bytes) -> defer.Deferred[Position]:
         self.stored.append(stored)
+        self.digests.append(digests)
         accepted: defer.Deferred[Position] = defer.Deferred()
         body = decode_message(stored).body
         outcome: Any = Position(7)
         for error in self.errors:
             if error.__name__.encode() == body:
                 outcome = error("as told")
+        if body == b"known":
+            outcome = Replayed(Position(3))
         if body == b"a defect":
             outcome = RuntimeError("as told")
         step = accepted.errback if isinstance(outcome, Exception) else accepted.callback
@@ -101,6 +109,11 @@ REQUESTS = {
     "a binary body": _request(b"PUT /leads", bytes(range(256)) * 50),
     "gzip": _request(b"POST /leads", b"x", b"Accept-Encoding: gzip"),
     "not gzip": _request(b"POST /leads", b"x", b"Accept-Encoding: gzip;q=0, *;q=0"),
+    "a key": _request(b"POST /leads", b"x", b'Idempotency-Key: "a key"'),
+    "a bare key": _request(b"POST /any/x?y", b"x", b"idempotency-key: a-key"),
+    "a known key": _request(b"POST /leads", b"known", b"Idempotency-Key: k"),
+    "a key that is none": _request(b"POST /leads", b"x", b"Idempotency-Key: a, b"),
+    "two keys": _request(b"POST /leads", b"x", b"Idempotency-Key: a", b"idempotency-key: a"),
     "chunked": (
         b"POST /leads HTTP/1.1\r\nHost: crowd.test\r\nConnection: close\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
@@ -129,7 +142,7 @@ REQUESTS = {
     "a read: of options": _request(b"OPTIONS /api/none"),
     "a read: in a loop": _request(b"GET /api/sized", b"", b"Crowd-Through: thisnode"),
     "a read: with a body": _request(b"GET /api/echo", b"abc", b"X-A: b"),
-    "a key": _request(b"POST /keyed", b"x", KEY, b"X-A: b"),
+    "an API key": _request(b"POST /keyed", b"x", KEY, b"X-A: b"),
     "a page and a key": _request(b"POST /keyed", b"x", KEY, PAGE),
     "a page without a key": _request(b"POST /keyed", b"x", PAGE),
     "another key": _request(b"POST /keyed", b"x", b"Authorization: Bearer no"),
@@ -148,7 +161,7 @@ def _own(certificate: bytes, key: bytes) -> dict[str, Any]:
 
 
 COMPARED = (b"content-type", b"vary", b"content-encoding", b"content-length", b"crowd-message-id",
-            b"allow", b"retry-after", b"etag", b"location", b"via", b"transfer-encoding",
+            b"allow", b"retry-after", b"idempotent-replayed", b"etag", b"location", b"via", b"transfer-encoding",
             b"www-authenticate", b"access-control-allow-origin",
             b"access-control-allow-methods", b"access-control-expose-headers")  # fmt: skip
 
@@ -262,6 +275,8 @@ class TestContract(TestCase):
             for name, data in our_answers.items():
                 assert _answer(data) == _answer(their_answers[name]), name
             assert [*map(_message, ours.stored)] == [*map(_message, theirs.stored)]
+            assert ours.digests == theirs.digests
+            assert len(set(ours.digests)) == 4
             assert len(self.flushLoggedErrors(RuntimeError)) == 2
 
         return defer.Deferred.fromCoroutine(run())

@@ -21,9 +21,9 @@ from crowd.wishes import PATIENCE_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from crowd.archive import Letter
     from crowd.clock import Clock, Timer
     from crowd.command import Purge, Replay
+    from crowd.ledger.letters import Letter
     from crowd.wishes import Wishes
 
 SLICE_MAX: Final = 500

@@ -110,7 +110,7 @@ class BatchPlan(Plan):
         trial = self.backlog.choose_message(now_s, aged_s, turn=not self._gathered)
         if trial is None:
             return None
-        self._in_flight[trial.position] = Flight(trial, now_s, False)
+        self._in_flight[trial.position] = Flight(trial, now_s, False, (), self._lives)
         return Attempt(trial.position, trial.attempts + 1)
 
     def gather(self, position: Position, size: int, now_s: float) -> None:
@@ -171,7 +171,7 @@ class BatchPlan(Plan):
             if self.rate is not None:
                 self.rate.take(now_s, len(gathered))
             first, *mates = gathered.values()
-            self._in_flight[first.position] = Flight(first, now_s, False, tuple(mates))
+            self._in_flight[first.position] = Flight(first, now_s, False, tuple(mates), self._lives)
         return [Attempt(trial.position, trial.attempts + 1) for trial in gathered.values()]
 
     def next_letter(self, now_s: float) -> Attempt | None:
@@ -183,7 +183,7 @@ class BatchPlan(Plan):
             return None
         if self.rate is not None:
             self.rate.take(now_s)
-        self._in_flight[trial.position] = Flight(trial, now_s, False)
+        self._in_flight[trial.position] = Flight(trial, now_s, False, (), self._lives)
         return Attempt(trial.position, trial.attempts + 1)
 
     def next_due_s(self) -> float | None:
@@ -247,7 +247,7 @@ class BatchPlan(Plan):
                 self._done(trial.position, trial)
             else:
                 self._failed(
-                    trial, answer, outcome, now_s, chance, in_time=in_time, company=company
+                    flight, trial, answer, outcome, now_s, chance, in_time=in_time, company=company
                 )
         if not self.breaker.closed:
             self._give_back()
@@ -263,7 +263,7 @@ class BatchPlan(Plan):
         delivered = Outcome.DELIVERED in outcomes
         heard = list(zip(answers, outcomes, strict=False))
         if delivered or any(shows_life(answer, outcome) for answer, outcome in heard):
-            self.breaker.lived(probe=False)
+            self._lived(flight, now_s)
             over = [a for a, o in heard if o is not Outcome.DELIVERED and is_overload(a)]
             if over:
                 asked = any(map(asks_for_less, over))

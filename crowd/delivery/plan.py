@@ -48,11 +48,13 @@ from crowd.delivery.outcome import (
     in_words,
     is_of_content,
     is_overload,
+    is_there,
     last_words,
     outcome_of,
     shows_life,
 )
 from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, letter_number
+from crowd.message import Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -61,10 +63,13 @@ if TYPE_CHECKING:
     from crowd.delivery.pace import Rate
     from crowd.delivery.rules import Rules
     from crowd.delivery.trial import DeathReason, Trial
-    from crowd.message import Position
 
 SETTLE_MAX: Final = 4_096
 """Positions in one `Settle`; a quarter of what a command may hold."""
+
+BLAMED_AT: Final = 10
+"""Probes in a row after which a message is to blame: some five minutes with the usual waits. A consumer
+that restarts, or whose database does, is back by then."""
 
 LETTER_ENDS_S: Final = 5.0
 """A letter that still waits so long after its end was proposed is attempted again: it was ordered
@@ -107,6 +112,8 @@ class Plan:
         self._ended: dict[int, float] = {}  # letters whose end was proposed, and when
         self._asked_until_s = -math.inf  # a Retry-After's, or a beginning's
         self._asked_why = ""
+        self._lives = 0  # signs of life so far
+        self._suspect = (Position(0), 0)  # who was probed last, and how often alone, in a row
         self._aged = AnsweringClock(remembered.aged_s if remembered else 0.0)
         if remembered is not None:
             until_s, opened = remembered.held_until_s, remembered.opened
@@ -217,7 +224,8 @@ class Plan:
 
     def _count_time(self, now_s: float) -> None:
         """Let messages age from now on if, and as soon as, the consumer as a whole answers."""
-        stands = self.paused or self.full or not self.breaker.closed
+        answers = self.breaker.closed or self.blamed is not None
+        stands = self.paused or self.full or not answers
         self._aged.run_from(math.inf if stands else self._asked_until_s, now_s)
 
     # --- From the ledger --------------------------------------------------------------------------
@@ -246,6 +254,7 @@ class Plan:
         """Let go of what an operator skipped, up to `through`; attempts under way end first."""
         self.revision += 1
         self.backlog.pass_over(through)
+        self._acquit(now_s)
         gone = [dead.position for dead in self._dead if 0 < dead.position <= through]
         if gone:
             self._dead = [dead for dead in self._dead if not 0 < dead.position <= through]
@@ -344,7 +353,7 @@ class Plan:
         if not closed:
             self.breaker.started()
         position = trial.position
-        self._in_flight[position] = Flight(trial, now_s, not closed)
+        self._in_flight[position] = Flight(trial, now_s, not closed, (), self._lives)
         return Attempt(position, trial.attempts + 1)
 
     def _may_start(self, now_s: float, *, closed: bool) -> bool:
@@ -420,24 +429,57 @@ class Plan:
             self._put_back(flight, now_s)
             return Outcome.RETRY
         outcome = outcome_of(answer, self.rules.answers)
-        # Only what failed while the consumer as a whole answered says that the message is bad.
         in_time = self.breaker.closed
+        if flight.probe:
+            self._look_for_blame(position, answer, outcome, now_s)
         if outcome is Outcome.DELIVERED:
-            if self.breaker.lived(probe=flight.probe):
-                self._came_back(now_s)
+            self._lived(flight, now_s)
             self.pace.succeeded(now_s, flight.started_s, len(self._in_flight))
             self._done(position, flight.trial)
         else:
             self._hear(answer, outcome, flight, now_s)
-            self._failed(flight.trial, answer, outcome, now_s, chance, in_time=in_time)
+            self._failed(flight, flight.trial, answer, outcome, now_s, chance, in_time=in_time)
         return outcome
+
+    @property
+    def blamed(self) -> Position | None:
+        """The message that is to blame for an open breaker, as far as can be told, or None.
+
+        It alone was probed `BLAMED_AT` times in a row, with others in line behind it and none
+        beside it, and each time the consumer itself answered that it failed. So no other can show
+        whether the consumer works, and none is delivered before this one is.
+        """
+        position, probes = self._suspect
+        return position if probes >= BLAMED_AT else None
+
+    def _look_for_blame(
+        self, position: Position, answer: Answer, outcome: Outcome, now_s: float
+    ) -> None:
+        """Take a probe's answer as a sign of whether the message is to blame, or the consumer."""
+        last, probes = self._suspect
+        backlog = self.backlog
+        beside = backlog.fresh or backlog.waiting or backlog.letters or self._in_flight
+        alone = outcome is Outcome.RETRY and is_there(answer) and self.in_line and not beside
+        probes = 0 if not alone else probes + 1 if position == last else 1
+        self._suspect = position, probes
+        self._count_time(now_s)
+
+    def _acquit(self, now_s: float) -> None:
+        """Blame nobody (any more)."""
+        self._suspect = Position(0), 0
+        self._count_time(now_s)
+
+    def _lived(self, flight: Flight, now_s: float) -> None:
+        """Take note of a sign of life."""
+        self._lives += 1
+        if self.breaker.lived(probe=flight.probe):
+            self._came_back(now_s)
 
     def _hear(self, answer: Answer, outcome: Outcome, flight: Flight, now_s: float) -> None:
         """Take what a failure says of the consumer as a whole."""
         alive = shows_life(answer, outcome)
         if alive:
-            if self.breaker.lived(probe=flight.probe):
-                self._came_back(now_s)
+            self._lived(flight, now_s)
         elif alive is None:
             if flight.probe:
                 self.breaker.abandoned()
@@ -453,7 +495,7 @@ class Plan:
         self.revision += 1
         self.pace.restart(now_s)
         self.backlog.recall(now_s)
-        self._count_time(now_s)
+        self._acquit(now_s)
 
     def _done(self, position: Position, trial: Trial) -> None:
         """Take note of a delivery."""
@@ -469,17 +511,18 @@ class Plan:
             self.backlog.leave((position,))
 
     def _failed(
-        self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, chance: float,
-        *, in_time: bool, company: int = 0,
+        self, flight: Flight, trial: Trial, answer: Answer, outcome: Outcome, now_s: float,
+        chance: float, *, in_time: bool, company: int = 0,
     ) -> None:  # fmt: skip
-        """Have a message wait once more, or die.
+        """Have a message wait once more, or die. `in_time` says that the breaker was closed.
 
         `company` is above 0 if the answer was to several in one request: none of them dies of it,
         and if it may be for one of them, so many at most go together when they come back.
         """
         self.revision += 1
         shared_end = company > 0 and outcome is Outcome.DEAD
-        spares = not in_time or outcome is Outcome.HOLD or shared_end
+        counts = self._counts(flight, trial, answer, in_time=in_time)
+        spares = not counts or outcome is Outcome.HOLD or shared_end
         attempts, spared = trial.attempts + 1, trial.spared + spares
         asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
         if asked_s is not None and outcome is not Outcome.DEAD:
@@ -488,9 +531,11 @@ class Plan:
             self._count_time(now_s)
         if 0 < trial.position <= self.backlog.passed:
             self.backlog.leave((trial.position,))
+            self._acquit(now_s)
             return
-        reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
+        reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, counts=counts)
         if reason is not None and not company:
+            self._acquit(now_s)
             if trial.position > 0 or letter_number(trial.position) in self.backlog.letters_known:
                 status = answer.status if isinstance(answer, Answered) else 0
                 words, first_s = last_words(answer), trial.first_s
@@ -509,17 +554,29 @@ class Plan:
                 attempts=attempts,
                 spared=spared,
                 company=company or trial.company,
+                lives=self._lives,
             )
         )
 
+    def _counts(self, flight: Flight, trial: Trial, answer: Answer, *, in_time: bool) -> bool:
+        """Return whether a failure says that the message is bad: the consumer as a whole works.
+
+        Where nobody was there, that is if there was a sign of life since its failure before; so
+        nothing ends in an outage, however long it takes for the breaker to see one.
+        """
+        lives = trial.lives if trial.attempts else flight.lives
+        if trial.position == self.blamed:
+            return True
+        return in_time and (is_there(answer) or self._lives > lives)
+
     def _end_of(
         self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, counted: int,
-        *, in_time: bool,
+        *, counts: bool,
     ) -> DeathReason | None:  # fmt: skip
         """Return why a message is dead that failed once more, or None if it is not."""
         if outcome is Outcome.DEAD:
             return "answer" if isinstance(answer, Answered) else "undeliverable"
-        if not in_time:
+        if not counts:
             return None  # the consumer as a whole did not answer
         age_s = self._aged.aged_s(now_s) - trial.aged_s
         return self.rules.backoff.spent(counted, age_s)

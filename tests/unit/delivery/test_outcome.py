@@ -14,6 +14,7 @@ from crowd.delivery.outcome import (
     Outcome,
     asks_for_less,
     is_overload,
+    is_there,
     last_words,
     outcome_of,
     retry_after_s,
@@ -151,3 +152,14 @@ def test_who_asks_for_less_and_who_only_fails():
     late = Failed(FailureKind.TIMEOUT, "late")
     assert not any(map(asks_for_less, (Answered(503), Answered(500, 1.0), late)))
     assert all(map(is_overload, (Answered(429), Answered(503), late)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "there"),
+    [(Answered(status), True) for status in (400, 500, 501, 505, 599, 600)]
+    + [(Answered(status), False) for status in (408, 425, 429, 502, 503, 504)]
+    + [(Failed(kind, ""), False) for kind in FailureKind],
+)
+def test_who_is_there(answer, there):
+    """A proxy's word for a consumer that is gone is not the consumer's."""
+    assert is_there(answer) is there

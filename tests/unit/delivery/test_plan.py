@@ -765,7 +765,8 @@ class PlanMachine(RuleBasedStateMachine):
             in_time = self.in_flight.pop(position) and self.plan.breaker.closed
             dead = len(self.plan.dead)
             outcome = self.plan.answered(position, answer, self.now_s, chance)
-            if in_time and outcome is Outcome.RETRY and answer is not FENCED:
+            # What nobody answered may count or not: it takes a sign of life in between.
+            if in_time and outcome is Outcome.RETRY and answer not in (FENCED, DOWN):
                 self.counted[position] = self.counted.get(position, 0) + 1
             if position <= self.plan.backlog.passed:
                 assert len(self.plan.dead) == dead

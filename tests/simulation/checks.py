@@ -39,7 +39,7 @@ EVENTS = (
     "appended", "cut", "opened", "recovered", "led", "sent", "committed", "acknowledged", "refused",
     "accepted", "attempted", "arrived", "answering", "heard", "looked", "disk_failed", "ended",
     "taken", "restored", "ended_well", "not_healed", "told", "took", "skipped_full", "settled",
-    "buried", "let_go", "released", "promoted", "reached",
+    "buried", "let_go", "released", "promoted", "reached", "covered",
 )  # fmt: skip
 """What checks may have a method for; the story's are among them."""
 

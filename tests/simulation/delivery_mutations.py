@@ -329,6 +329,8 @@ DELIVERY = (
         "crowd/raft/guard.py",
         "return self.acked(name) >= index and progress is not None and progress.whole",
         "return self.acked(name) >= index", profile="letters", seeds=300,
+        alone="what a node lacks that began from a snapshot was with a majority when its entries were "
+        "released, and the failure model has no other disk fail before one that lost letters has them",
         also=(
             (
                 "crowd/raft/guard.py",

@@ -68,6 +68,18 @@ class LettersCount(Check):
             ):
                 self.fail(f"{process.name} says that it is whole, and lacks letter {number}")
 
+    def covered(self, process):
+        """What a new checkpoint covers need not be in the log: its letters are on the disk."""
+        if not process.engine.letters.whole or process.node.has_rotten_letters:
+            return
+        node, covered = process.node, _covered(process.node)
+        for letter in self.truth.story.letters.values():
+            if letter.index <= covered and not has(node, letter):
+                self.fail(
+                    f"{node.name}'s checkpoint {covered} covers letter {letter.number}, "
+                    "which is not on its disk"
+                )
+
     def promoted(self, process, command):
         """A member that votes from here on has them: it counts for whoever is lost next."""
         ledger = process.engine.ledger
@@ -88,7 +100,8 @@ class LettersCount(Check):
         for letter in self.truth.story.letters.values():
             if letter.index > floor:
                 continue
-            having = [node.name for node in voters if has(node, letter)]
+            # Whoever's letters rotted is the one that may have lost them.
+            having = [n.name for n in voters if n.has_rotten_letters or has(n, letter)]
             if len(having) * 2 <= len(voters):
                 self.fail(
                     f"entries up to {floor} are released, and letter {letter.number} is with "

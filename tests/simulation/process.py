@@ -66,6 +66,7 @@ class Process:
         self.journal = None
         self.leads = False
         self.commit = 0
+        self.newest = None
         self.term = 0
 
     def build(self):
@@ -224,6 +225,10 @@ class Process:
         if commit != self.commit:
             before, self.commit = self.commit, commit
             self.node.cluster.checks.committed(self, before, commit)
+        newest = self.engine.store.newest
+        if newest is not self.newest:
+            self.newest = newest
+            self.node.cluster.checks.covered(self)
         term, leads = raft._SyncObj__raftCurrentTerm, raft._SyncObj__raftState == 2
         if leads != self.leads or term != self.term:
             self.leads, self.term = leads, term

@@ -41,7 +41,8 @@ class Proofs(Protocol):
 class Door:
     """Lets requests of one route pass, or says why not.
 
-    Raises ValueError for a policy that cannot be.
+    A request whose body has at most ``unhurried_bytes`` need not be looked at before its body is
+    there. Raises ValueError for a policy that cannot be.
     """
 
     def __init__(self, policy: Policy, secrets: Secrets | None = None) -> None:
@@ -51,6 +52,8 @@ class Door:
         self._origins = Origins(policy.cors, policy.methods) if policy.cors else None
         self._content = Content(policy.content) if policy.content else None
         self._rate = Rate(policy.rate) if policy.rate else None
+        own_bytes_max = policy.content.body_bytes_max if policy.content else EARLY_BYTES
+        self.unhurried_bytes = min(EARLY_BYTES, own_bytes_max)
         signatures = None
         if policy.signature is not None:
             assert secrets is not None, "signatures are verified with secrets"

@@ -65,6 +65,8 @@ class Entrance:
         tally: Tally | None = None,
     ) -> None:
         self._doors = dict(doors)
+        # Small bodies come with their head: no door is asked twice for them, or even looked for.
+        self.unhurried_bytes = min([each.unhurried_bytes for each in doors.values()], default=0)
         self._wall_us = wall_us
         self._seconds = seconds
         self._tally = tally or Tally()

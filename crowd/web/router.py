@@ -99,6 +99,9 @@ class Router:
         """Return the answer that a request's door has for it before its body is read, or None."""
         entrance = self._entrance
         assert entrance is not None, "there is a door"
+        hurried = waits or fields.transfer is not None
+        if not hurried and (fields.length or 0) <= entrance.unhurried_bytes:
+            return None
         try:
             endpoint, _ = self._match(method, target.partition(b"?")[0])
         except (BadPathError, HTTPException):

@@ -133,28 +133,32 @@ class Keys:
         """Look at a batch's keys, and remember those that are new; return what is left out.
 
         The batch's first message that is stored gets the position `first`, and those behind it
-        the next. Costs a few microseconds a key.
+        the next. A key that is of a group is known by its first message's position: the others
+        stand behind that, and a request of other messages has another digest. Costs a few
+        microseconds a key.
         """
         if not self.bounds.count_max:
             return b""
         self._may_drop = DROPPED_MAX + len(packed) // KEYED_BYTES
-        left_out: list[tuple[int, int]] = []
-        mismatches = 0
-        for place, key, request in keyed_messages(packed):
+        left_out: list[tuple[int, int, int]] = []
+        without = mismatches = 0
+        for place, count, key, request in keyed_messages(packed):
             record = self._index.find(key)
             if record is None:
-                self._remember(key, request, first + place - len(left_out), log_time_us)
-            elif record[DIGEST_BYTES:DIGESTS_BYTES] == request:
-                left_out.append((place, int.from_bytes(record[DIGESTS_BYTES:], "big")))
+                self._remember(key, request, first + place - without, log_time_us)
+                continue
+            without += count
+            if record[DIGEST_BYTES:DIGESTS_BYTES] == request:
+                left_out.append((place, count, int.from_bytes(record[DIGESTS_BYTES:], "big")))
             else:
-                left_out.append((place, MISMATCH))
-                mismatches += 1
+                left_out.append((place, count, MISMATCH))
+                mismatches += count
         self._look()
         if not left_out:
             return b""
         self.tally = msgspec.structs.replace(
             self.tally,
-            replays=self.tally.replays + len(left_out) - mismatches,
+            replays=self.tally.replays + without - mismatches,
             mismatches=self.tally.mismatches + mismatches,
         )
         return pack_left_out(left_out)

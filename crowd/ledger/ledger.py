@@ -273,7 +273,7 @@ class Ledger(Questions):
 
         `counts` are the messages of each route, those that are left out among them.
         """
-        before, without = self.tip, [place for place, _ in left_out_places(left_out)]
+        before, without = self.tip, left_out_places(left_out)
         if len(without) == len(routes):
             return
         if self.log_time_us >= self._marks.due_us or before >= self._marks.due_position:

@@ -11,8 +11,8 @@ node that was overtaken can still learn which of its numbers were accepted.
 Invariant: every number known is at or above ``low`` and below ``low + PROPOSALS_MAX``, as a
 command's number is that close to its own low mark, and the session's is no lower.
 
-What was left out of a batch, as its key was known, is kept beside its number: ten bytes for
-each such message, for as long. A proposer has a few batches under way, so that is little.
+What was left out of a batch, as its key was known, is kept beside its number: twelve bytes for
+each such key, for as long. A proposer has a few batches under way, so that is little.
 """
 
 from __future__ import annotations

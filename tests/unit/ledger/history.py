@@ -104,16 +104,21 @@ class History:
         return number
 
     def accept_keyed(
-        self, session: int, *messages: tuple[int, object, object], size: int = 3
-    ) -> int:
-        """Accept messages, each a route, a key or None, and a request: the session's next number."""
+        self, session: int, *messages: tuple[int, object, object] | tuple[int, object, object, int],
+        size: int = 3,
+    ) -> int:  # fmt: skip
+        """Accept messages, each a route, a key or None, and a request: the session's next number.
+
+        A fourth value makes a group of so many.
+        """
         number = self.numbers[session] = self.numbers.get(session, 0) + 1
-        keys = b"".join(
-            keyed(place, digests(key, request))
-            for place, (_, key, request) in enumerate(messages)
-            if key is not None
-        )
-        routes = tuple(route for route, _, _ in messages)
+        routes: tuple[int, ...] = ()
+        keys = b""
+        for route, key, request, *more in messages:
+            count = more[0] if more else 1
+            if key is not None:
+                keys += keyed(len(routes), digests(key, (request, count)), count)
+            routes += (route,) * count
         self.apply(Accept(session, number, number, routes, (b"m" * size,) * len(routes), keys))
         return number
 

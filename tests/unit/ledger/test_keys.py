@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import tracemalloc
 from hashlib import sha256
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -13,17 +12,21 @@ from hypothesis import strategies as st
 
 from crowd.command import Define, KeyBounds
 from crowd.idempotency import (
+    Grouped,
     is_keyed,
     is_left_out,
     keyed,
     keyed_messages,
     left_out_places,
+    left_out_spans,
+    moved,
     pack_left_out,
     without_first,
 )
 from crowd.ledger import Ledger
 from crowd.ledger.key_index import RECORD_BYTES, KeyIndex
 from crowd.ledger.keys import DROPPED_MAX, SEGMENT_KEYS_MAX, SHARES, Keys
+from crowd.message import Position
 from tests.unit.ledger.history import History, digests, route
 
 WINDOW_US = 1_600
@@ -34,7 +37,8 @@ def take(keys: Keys, *named: object, first: int, now_us: int) -> dict[int, int]:
     if now_us >= keys.due_us:
         keys.tidy(now_us)
     packed = b"".join(keyed(place, digests(key)) for place, key in enumerate(named))
-    return dict(left_out_places(keys.take(packed, first, now_us)))
+    spans = left_out_spans(keys.take(packed, first, now_us))
+    return {place: position for place, _, position in spans}
 
 
 @settings(deadline=None)
@@ -197,7 +201,7 @@ def test_results_are_forgotten_with_their_proposals():
     session = history.open()
     for _ in range(5):
         number = history.accept_keyed(session, (1, "k", "r"), (1, "k", "s"))
-        assert dict(left_out_places(history.ledger.left_out(session, number))).get(1) == 0
+        assert (1, 1, 0) in left_out_spans(history.ledger.left_out(session, number))
         assert history.ledger.left_out(session, number - 1) == b""
 
 
@@ -243,32 +247,93 @@ def test_the_oldest_segment_goes_and_the_others_stay():
 
 # --- How batches say it ---------------------------------------------------------------------------
 
-PLACES = st.sets(st.integers(0, 30)).map(sorted)
+SPANS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 5)), max_size=6)
+"""Each span's gap to the one before, and its count."""
 
 
-@given(PLACES, st.integers(1, 32), st.integers(0, 31))
-def test_a_batchs_keys_are_those_of_its_messages(places, messages, count):
-    packed = b"".join(keyed(place, digests(place)) for place in places)
-    assert is_keyed(packed, messages) == (not places or places[-1] < messages)
-    assert [place for place, _, _ in keyed_messages(packed)] == places
-    rest = list(keyed_messages(without_first(packed, count)))
-    assert [place for place, _, _ in rest] == [n - count for n in places if n >= count]
-    assert all(key + request == digests(place + count) for place, key, request in rest)
+def placed(spans):
+    """Return spans as places and counts."""
+    found, end = [], 0
+    for gap, count in spans:
+        found.append((end + gap, count))
+        end += gap + count
+    return found
+
+
+@given(SPANS, st.integers(1, 60), st.integers(0, 60))
+def test_a_batchs_keys_are_those_of_its_messages(spans, messages, by):
+    spans = placed(spans)
+    packed = b"".join(keyed(place, digests(place), count) for place, count in spans)
+    fits = all(count for _, count in spans) and sum(spans[-1] if spans else ()) <= messages
+    assert is_keyed(packed, messages) == fits
+    assert [(place, count) for place, count, *_ in keyed_messages(packed)] == spans
+    further = list(keyed_messages(moved(packed, by)))
+    assert [(place, count) for place, count, *_ in further] == [(n + by, m) for n, m in spans]
+    assert all(key + request == digests(place - by) for place, _, key, request in further)
+    assert without_first(moved(packed, by), by) == packed
+    first = spans[0][0] + 1 if spans else 0
+    assert len(list(keyed_messages(without_first(packed, first)))) == sum(
+        n >= first for n, _ in spans
+    )
 
 
 @pytest.mark.parametrize(
     "packed",
-    [b"x", keyed(0, bytes(32))[:-1], keyed(1, bytes(32)) * 2, keyed(2, bytes(32)) + keyed(1, bytes(32))],
-)  # fmt: skip
+    [
+        b"x",
+        keyed(0, bytes(32))[:-1],
+        keyed(1, bytes(32)) * 2,
+        keyed(2, bytes(32)) + keyed(1, bytes(32)),
+        keyed(0, bytes(32), 0),
+        keyed(0, bytes(32), 3) + keyed(2, bytes(32)),
+        keyed(8, bytes(32), 3),
+    ],
+)
 def test_keys_that_do_not_rise_are_none(packed):
     assert not is_keyed(packed, 10)
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 50)), max_size=5))
-def test_what_was_left_out_rises_and_lies_in_the_ledger(pairs):
-    packed = pack_left_out(pairs)
-    assert list(left_out_places(packed)) == pairs
-    rises = all(one[0] < other[0] for one, other in pairwise(pairs))
-    fits = rises and bool(pairs) and all(place < 20 and at <= 40 for place, at in pairs)
+@given(SPANS, st.lists(st.integers(0, 50), min_size=6, max_size=6))
+def test_what_was_left_out_rises_and_lies_in_the_ledger(spans, positions):
+    spans = [(*span, at) for span, at in zip(placed(spans), positions, strict=False)]
+    packed = pack_left_out(spans)
+    assert list(left_out_spans(packed)) == spans
+    places = [n for place, count, _ in spans for n in range(place, place + count)]
+    assert left_out_places(packed) == places
+    fits = bool(spans) and all(
+        count and place + count <= 20 and (at == 0 or at + count - 1 <= 40)
+        for place, count, at in spans
+    )
     assert is_left_out(packed, 20, 40) == fits
     assert not is_left_out(packed + b"x", 20, 40)
+    assert not is_left_out(pack_left_out([(3, 2, 1), (4, 1, 9)]), 20, 40)
+
+
+@given(SPANS, st.integers(0, 20), st.integers(1, 90))
+def test_a_groups_positions_are_those_of_its_messages(spans, rest, first):
+    """What was stored takes the next position; what was known has that of its key's."""
+    spans = [(place, count, 100 + 10 * place) for place, count in placed(spans) if count]
+    count = sum(spans[-1][:2]) + rest if spans else rest
+    known = {place + n: at + n for place, size, at in spans for n in range(size)}
+    expected, at = [], first
+    for place in range(count):
+        expected.append(known.get(place, at))
+        at += place not in known
+    assert Grouped(Position(first), count, tuple(spans)).positions() == expected
+
+
+def test_a_group_under_a_known_key_takes_no_position():
+    """All of it, or nothing: and those around it are stored without a gap."""
+    history = History()
+    history.define(route("/x"))
+    session = history.open()
+    history.accept_keyed(session, (1, None, ""), (1, "k", "r", 3), (1, None, ""))
+    assert history.ledger.tip == 5
+    number = history.accept_keyed(session, (1, "new", "r", 2), (1, "k", "r", 3), (1, "late", "r"))
+    assert list(left_out_spans(history.ledger.left_out(session, number))) == [(2, 3, 2)]
+    assert history.ledger.tip == 8
+    assert history.ledger.key_tally.replays == 3
+    number = history.accept_keyed(session, (1, "late", "r"), (1, "k", "s", 3))
+    assert list(left_out_spans(history.ledger.left_out(session, number))) == [(0, 1, 8), (1, 3, 0)]
+    assert history.ledger.tip == 8
+    assert history.ledger.key_tally.mismatches == 3

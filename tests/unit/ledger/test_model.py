@@ -24,7 +24,7 @@ from crowd.command import (
     Skip,
     Trial,
 )
-from crowd.idempotency import left_out_places
+from crowd.idempotency import left_out_spans
 from crowd.ledger import Ledger
 from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT
 from tests.unit.ledger.history import History, burial, consumer, route
@@ -45,7 +45,12 @@ STEP = st.one_of(
     st.tuples(
         st.just("keyed"),
         st.lists(
-            st.tuples(st.integers(1, 3), st.none() | st.integers(1, 40), st.sampled_from("rrrs")),
+            st.tuples(
+                st.integers(1, 3),
+                st.none() | st.integers(1, 40),
+                st.sampled_from("rrrs"),
+                st.sampled_from([1, 1, 1, 2, 5]),  # so many in one request
+            ),
             min_size=1,
             max_size=6,
         ),
@@ -248,19 +253,22 @@ class KeyModel:
             self.seal(now)
         else:
             self.drop(now)
-        left_out = {}
-        for place, (_, key, request) in enumerate(messages):
+        left_out, behind = {}, 0
+        for _, key, request, *more in messages:
+            count = more[0] if more else 1
+            place, behind = behind, behind + count
             if key is None or not self.count_max:
                 continue
             opened = [self.opened] if self.opened else []
             known = [keys[key] for _, _, keys in [*self.segments, *opened] if key in keys]
             if not known:
-                self.remember(key, request, tip + 1 + place - len(left_out), now)
+                self.remember(key, (request, count), tip + 1 + place - len(left_out), now)
                 continue
             ((first, position),) = known
-            left_out[place] = position if first == request else 0
-            self.replays += first == request
-            self.mismatches += first != request
+            same = first == (request, count)
+            left_out |= {place + n: position + n if same else 0 for n in range(count)}
+            self.replays += count * same
+            self.mismatches += count * (not same)
         return left_out
 
     def remember(self, key, request, position, now):
@@ -366,10 +374,25 @@ def play_keyed(history, model, session, index, messages, repeats):
     again = history.commands[-1]
     for _ in range(repeats + 1):
         packed = history.ledger.left_out(session, number)
-        assert dict(left_out_places(packed)) == left_out
+        assert spread(left_out_spans(packed)) == left_out
         assert history.ledger.acceptance(session, number) == len(model.route_of) + 1
         history.apply(again)
-    model.accept(index, [route for route, _, _ in messages], [3] * len(messages), left_out)
+    routes = [route for route, *_, count in spelt_out(messages) for _ in range(count)]
+    model.accept(index, routes, [3] * len(routes), left_out)
+
+
+def spelt_out(messages):
+    """Return each message, or group, with its count."""
+    return [(*each, 1)[:4] for each in messages]
+
+
+def spread(spans):
+    """Return the position under its key of each message that was left out, 0 for a refusal."""
+    return {
+        place + n: position and position + n
+        for place, count, position in spans
+        for n in range(count)
+    }
 
 
 def play_to_one(history, model, index, what, consumer_id, *given_):

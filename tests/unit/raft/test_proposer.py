@@ -45,13 +45,15 @@ class FakeLedger:
         ):
             self.accepted[command.session, command.number] = self.tip + 1
             without = self.without[command.session, command.number] = []
-            for place, key, request in keyed_messages(command.keys):
+            gone = 0
+            for place, count, key, request in keyed_messages(command.keys):
                 if key not in self.known:
-                    self.known[key] = request, self.tip + 1 + place - len(without)
+                    self.known[key] = request, self.tip + 1 + place - gone
                     continue
                 first, position = self.known[key]
-                without.append((place, position if first == request else 0))
-            self.tip += len(command.messages) - len(without)
+                without.append((place, count, position if first == request else 0))
+                gone += count
+            self.tip += len(command.messages) - gone
 
 
 class Node:
@@ -331,7 +333,7 @@ def test_the_same_key_twice_in_one_batch_is_stored_once():
     heard = [node.accept(b"x", b"k") for _ in range(3)]
     node.pump()
     (accept,) = node.offered
-    assert [place for place, _, _ in keyed_messages(accept.keys)] == [0, 1, 2]
+    assert [place for place, *_ in keyed_messages(accept.keys)] == [0, 1, 2]
     node.commit()
     assert kinds_of(heard) == [1, Replayed(1), Replayed(1)]
 
@@ -372,7 +374,7 @@ def test_keys_stay_with_their_messages_when_older_ones_were_given_up():
     node.reachable = True
     node.pump(1.0)
     (accept,) = node.offered
-    assert [place for place, _, _ in keyed_messages(accept.keys)] == [0, 2]
+    assert [place for place, *_ in keyed_messages(accept.keys)] == [0, 2]
     node.commit()
     assert kinds_of(late) == [1, 2, Replayed(1)]
 

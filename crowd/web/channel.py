@@ -18,7 +18,13 @@ import enum
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    INegotiated,
+    ISSLTransport,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -29,6 +35,7 @@ from crowd.web.fields import Fields
 from crowd.web.intake import Intake, Stage
 from crowd.web.limits import SLICE_BYTES
 from crowd.web.request import Request
+from crowd.web.tls import peer_certificate
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -37,8 +44,10 @@ if TYPE_CHECKING:
     from crowd.web.fields import Field
     from crowd.web.reply import Reply
     from crowd.web.shared import Shared
+    from crowd.web.tls import PeerCertificate
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_UNKNOWN: Final = object()
 DRAIN_IDLE_S: Final = 3.0
 """How long a kept connection may still bring a request while the node drains. Whoever posts more
 often than that hears "Connection: close" with an answer, and loses no request that was on its way
@@ -57,7 +66,7 @@ class Pause(enum.Flag):
     """The producer does not read its answers."""
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class Channel(TwistedProtocol):
     """A connection. `deadline_s` is when `expired` is due."""
 
@@ -81,6 +90,8 @@ class Channel(TwistedProtocol):
         self._wants = 0  # bytes that it waits for
         self._watched: Stage | None = None  # the stage whose deadline is set
         self._expecting: tuple[bytes, bytes, bytes] | None = None  # who waits for 100 (Continue)
+        self._certificate: Any = _UNKNOWN
+        self._shakes_hands = False
         self.client = b""
         self.scheme = b"http"
         self.deadline_s = 0.0
@@ -100,20 +111,38 @@ class Channel(TwistedProtocol):
         address: IAddress = self.transport.getHost()
         return address
 
+    @property
+    def certificate(self) -> PeerCertificate | None:
+        """Who the producer proved to be, by a certificate; None if it was not asked or has none."""
+        if self._certificate is _UNKNOWN:
+            self._certificate = peer_certificate(self.transport)
+        known: PeerCertificate | None = self._certificate
+        return known
+
     # --- The transport's calls -------------------------------------------------------------------
 
     def connectionMade(self) -> None:
         """Start to watch the connection."""
         transport = self.transport
         self.client = str(getattr(self.peer(), "host", "")).encode("ascii", "backslashreplace")
-        if ISSLTransport.providedBy(transport):
+        if ISSLTransport.providedBy(transport) or INegotiated.providedBy(transport):
             self.scheme = b"https"
+            self._shakes_hands = True
         elif ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
             self._write = getattr(transport, "writeSomeData", None)
+        if getattr(transport, "over_tls", False):  # as far as the balancer
+            self.scheme = b"https"
         transport.registerProducer(self, True)
         self.deadline_s = self._shared.idle_by_s
+        if self._shakes_hands:  # as absolute as a head's
+            self.deadline_s = self._shared.now_s + self._limits.head_s
         self._shared.opened(self)
+
+    def handshakeCompleted(self) -> None:
+        """Wait for a request: TLS is there."""
+        if self._intake.stage is Stage.BETWEEN:
+            self.deadline_s = self._shared.idle_by_s
 
     def dataReceived(self, data: bytes) -> None:
         """Take what the producer sent."""

@@ -44,10 +44,10 @@ SEAMS = {
     "cbor2": {"crowd.codec"},
     "treq": {"crowd.delivery.courier"},
     "hyperlink": {"crowd.delivery.courier"},
-    "OpenSSL": {"crowd.raft.tls", "crowd.delivery.tls"},
+    "OpenSSL": {"crowd.raft.tls", "crowd.delivery.tls", "crowd.web.tls"},
     "service_identity": {"crowd.raft.tls", "crowd.delivery.tls"},
     "cryptography": {
-        "crowd.raft.tls", "crowd.raft.certificates", "crowd.delivery.tls",
+        "crowd.raft.tls", "crowd.raft.certificates", "crowd.delivery.tls", "crowd.web.tls",
         "crowd.delivery.forms.signing",
     },
     "google_crc32c": {"crowd.raft.journal", "crowd.raft.checkpoints"},

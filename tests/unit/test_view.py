@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,8 @@ from crowd.raft.membership import Standing
 from crowd.view import EngineChanges, EngineView
 from tests.unit.archives import NoLetters
 
+NOW = datetime(2026, 7, 1, tzinfo=UTC)
+ENDS = NOW + timedelta(days=100)
 ID = {name: name.encode() * 16 for name in "abcde"}
 
 
@@ -73,7 +76,10 @@ class Producers:
 
 
 def view(engine):
-    return EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters())
+    return EngineView(
+        engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(),
+        SimpleNamespace(expires=ENDS), lambda: NOW,
+    )  # fmt: skip
 
 
 def lines(engine):
@@ -242,3 +248,19 @@ def test_consumers_letters_are_counted_by_state():
     assert values['crowd_consumer_skipped_total{consumer="audit"}'] == 5
     for key in values:
         parse_sample(key)
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (timedelta(days=100), "ends in 100 days, on 2026-10-09"),
+        (timedelta(days=13, hours=1), "WARNING: it ends in 13 days, on 2026-07-14"),
+        (timedelta(0), "ENDED on 2026-07-01: producers refuse it"),
+    ],
+)
+def test_readiness_says_when_the_certificate_ends(left, words):
+    shown = EngineView(
+        Engine("a"), SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(),
+        SimpleNamespace(expires=NOW + left), lambda: NOW,
+    )  # fmt: skip
+    assert ("certificate", True, words) in shown.readiness()

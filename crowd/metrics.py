@@ -56,6 +56,7 @@ METRICS: Final = (
     Metric("crowd_consumer_skipped_total", _COUNTER, "Messages skipped.", ("consumer",)),
     Metric("crowd_consumer_watermark", _GAUGE, "All up to it are settled.", ("consumer",)),
     Metric("crowd_door_refused_total", _COUNTER, "Requests refused at the door.", ("reason",)),
+    Metric("crowd_http_certificate_end_seconds", _GAUGE, "When the producers' certificate ends."),
     Metric("crowd_http_connections", _GAUGE, "Open connections of producers."),
     Metric("crowd_http_connections_refused_total", _COUNTER, "Connections over the bound."),
     Metric("crowd_http_in_flight_bytes", _GAUGE, "Held for requests not yet answered."),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IProtocolNegotiationFactory
@@ -99,6 +100,10 @@ class Producers(Factory):
         """
         return [b"http/1.1"]
 
+    def refuse(self) -> None:
+        """Count a connection that was refused before it came here."""
+        self.connections_refused += 1
+
     def start(self) -> None:
         """Start the timer."""
         self._tell_time()
@@ -174,6 +179,21 @@ class Producers(Factory):
         if self._empty is not None and not self._open:
             empty, self._empty = self._empty, None
             empty.callback(None)
+
+
+class WrappedEndpoint(msgspec.Struct, frozen=True):
+    """One of Twisted's endpoints on which connections begin with something before HTTP.
+
+    ``wrapped`` returns the factory that does that beginning around the one it is given.
+    """
+
+    endpoint: Any
+    wrapped: Callable[[Any], Any]
+
+    def listen(self, factory: Any) -> Deferred[Any]:
+        """Listen, as an endpoint does."""
+        listening: Deferred[Any] = self.endpoint.listen(self.wrapped(factory))
+        return listening
 
 
 class ProducerListener(Service):

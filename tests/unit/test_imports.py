@@ -48,10 +48,10 @@ SEAMS = {
     "cbor2": {"crowd.codec"},
     "treq": {"crowd.delivery.client"},
     "hyperlink": {"crowd.delivery.client"},
-    "OpenSSL": {"crowd.raft.tls", "crowd.delivery.tls"},
+    "OpenSSL": {"crowd.raft.tls", "crowd.delivery.tls", "crowd.web.tls"},
     "service_identity": {"crowd.raft.tls", "crowd.delivery.tls"},
     "cryptography": {
-        "crowd.raft.tls", "crowd.raft.certificates", "crowd.delivery.tls",
+        "crowd.raft.tls", "crowd.raft.certificates", "crowd.delivery.tls", "crowd.web.tls",
         "crowd.delivery.forms.signing", "crowd.door.signatures", "crowd.web.proof",
     },
     "google_crc32c": {"crowd.raft.journal", "crowd.raft.checkpoints"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +32,8 @@ from crowd.reads.upstream import Tally
 from crowd.view import EngineChanges, EngineView
 from tests.unit.archives import NoLetters
 
+NOW = datetime(2026, 7, 1, tzinfo=UTC)
+ENDS = NOW + timedelta(days=100)
 ID = {name: name.encode() * 16 for name in "abcde"}
 
 
@@ -88,8 +91,9 @@ class Producers:
 
 def view(engine):
     return EngineView(
-        engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), Tally()
-    )
+        engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), Tally(),
+        SimpleNamespace(expires=ENDS), lambda: NOW,
+    )  # fmt: skip
 
 
 def lines(engine):
@@ -288,3 +292,19 @@ def test_with_a_bound_of_none_keys_are_said_not_to_be_looked_at():
     engine = Engine("a")
     engine.apply(Define("a", b"h" * 32, (), (), KeyBounds(3_600_000_000, 0)))
     assert "not looked at" in lines(engine)["idempotency"][1]
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (timedelta(days=100), "ends in 100 days, on 2026-10-09"),
+        (timedelta(days=13, hours=1), "WARNING: it ends in 13 days, on 2026-07-14"),
+        (timedelta(0), "ENDED on 2026-07-01: producers refuse it"),
+    ],
+)
+def test_readiness_says_when_the_certificate_ends(left, words):
+    shown = EngineView(
+        Engine("a"), SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(),
+        SimpleNamespace(expires=NOW + left), lambda: NOW,
+    )  # fmt: skip
+    assert ("certificate", True, words) in shown.readiness()

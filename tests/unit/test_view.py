@@ -30,6 +30,7 @@ from crowd.raft.journal.upkeep import UpkeepCounters
 from crowd.raft.membership import Standing
 from crowd.reads.upstream import Tally
 from crowd.view import EngineChanges, EngineView
+from crowd.web.entrance import Tally as DoorTally
 from tests.unit.archives import NoLetters
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
@@ -87,6 +88,7 @@ class Producers:
     draining = False
     connections = connections_refused = requests = 1
     budget = SimpleNamespace(used=7)
+    tally = DoorTally()
 
 
 def view(engine):
@@ -304,7 +306,7 @@ def test_with_a_bound_of_none_keys_are_said_not_to_be_looked_at():
 )
 def test_readiness_says_when_the_certificate_ends(left, words):
     shown = EngineView(
-        Engine("a"), SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(),
+        Engine("a"), SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), Tally(),
         SimpleNamespace(expires=NOW + left), lambda: NOW,
     )  # fmt: skip
     assert ("certificate", True, words) in shown.readiness()

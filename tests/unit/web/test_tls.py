@@ -26,6 +26,8 @@ def now() -> datetime:
 class Seen:
     """A router that answers with who the producer proved to be."""
 
+    at_head = shown = None
+
     def __init__(self) -> None:
         self.certificates: list[Any] = []
 

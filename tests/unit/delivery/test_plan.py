@@ -582,8 +582,8 @@ def test_a_straggler_is_parked_where_the_next_message_lies_past_the_window():
     assert plan.cursor == 2
     assert not plan.wants(), "it would be told of the same message again and again"
     plan.park(0.5, 16)
-    assert [dead.position for dead in plan.dead] == [1]
-    plan.bury_proposed(1, 0.5)
+    assert [dead.position for dead in plan.endings.dead] == [1]
+    plan.endings.bury_proposed(1, 0.5)
     plan.applied(Position(2), lambda position: position <= 2)
     assert plan.wants()
 

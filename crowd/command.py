@@ -436,15 +436,24 @@ class Burial(_Value, frozen=True):
 
 
 class Bury(_Value, frozen=True, tag=13):
-    """Messages of one consumer become letters: settled for it, kept with their bytes."""
+    """Messages of one consumer become letters: settled for it, kept with their bytes.
+
+    Those of them that are letters already waited for ``target``, which gives them up; 0 stands
+    for ``consumer`` itself.
+    """
 
     consumer: _ConsumerId
     letters: Annotated[tuple[Burial, ...], Meta(min_length=1, max_length=LETTERS_MAX)]
+    target: _Amount = 0
 
 
 class Conclude(_Value, frozen=True, tag=14):
-    """These letters are delivered: rising numbers, which the ledger gave them."""
+    """These letters were delivered to `consumer`: rising numbers, which the ledger gave them.
 
+    Those that wait for another one by now go on waiting.
+    """
+
+    consumer: _ConsumerId
     letters: Annotated[tuple[_Counted, ...], Meta(min_length=1, max_length=LETTERS_MAX)]
 
 
@@ -512,6 +521,16 @@ class Skip(_Value, frozen=True, tag=19):
     through: _Position
 
 
+class Once(_Value, frozen=True, tag=20):
+    """An operator's order: what it asks for has its effect the first time only.
+
+    ``order`` is its name, 16 random bytes. It may be offered, and be in the log, any number of times.
+    """
+
+    order: _Bytes16
+    command: Define | Control | Replay | Purge | Dismiss | Skip
+
+
 Command: TypeAlias = (
     Birth
     | OpenSession
@@ -532,8 +551,9 @@ Command: TypeAlias = (
     | Remember
     | Dismiss
     | Skip
+    | Once
 )
-_KIND_MAX: Final = 19
+_KIND_MAX: Final = 20
 
 _STAMP_HEAD: Final = b"\x82\x1b"  # an array of two; an unsigned integer in eight bytes
 _STAMP_BYTES: Final = len(_STAMP_HEAD) + 8
@@ -583,6 +603,8 @@ def read_command(data: bytes) -> Command:
 
 def _check(command: Command) -> None:
     """Raise MalformedCommandError for what no single field's bounds can say."""
+    if isinstance(command, Once):
+        command = command.command
     if isinstance(command, Accept):
         if len(command.routes) != len(command.messages):
             raise MalformedCommandError(
@@ -600,6 +622,8 @@ def _check(command: Command) -> None:
         _check_rising(command.letters, "letter")
     elif isinstance(command, Bury):
         _check_rising([letter.position for letter in command.letters], "position")
+        if command.target == command.consumer:
+            raise MalformedCommandError("a consumer is named as its own target; 0 stands for it")
     elif isinstance(command, Remember):
         _check_rising([(trial.position, trial.letter) for trial in command.trials], "trial")
 

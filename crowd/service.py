@@ -163,7 +163,7 @@ class Node(Service):
         self.engine = self._make_engine()
         self.dispatcher = self._make_dispatcher()
         self._doors: list[Any] = []
-        self._wishes = Wishes(self.engine, reactor.seconds)
+        self._wishes = Wishes(self.engine, reactor.seconds, self._chance)
         self._orders = Orders(reactor, self._wishes)
         self._reload = None if path is None else Reload(reactor, path, configuration, self._use)
         self.engine.applied_hooks.append(self._follow_definitions)

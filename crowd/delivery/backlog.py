@@ -24,12 +24,12 @@ from msgspec.structs import replace
 from crowd.command import TRIALS_MAX
 from crowd.delivery.order import ALL, Lines
 from crowd.delivery.trial import Trial, letter_number, letter_place
+from crowd.message import Position
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from crowd.delivery.order import Order
-    from crowd.message import Position
 
 WINDOW: Final = 100_000
 """How far the cursor runs ahead of the watermark (docs/explanation/delivery.md). About 25 MB at
@@ -87,6 +87,8 @@ class Backlog:
         self._known = {trial.position: trial for trial in known}  # not taken yet
         self._fresh_went = False
         self._since_letter = 0
+        self.passed = Position(0)
+        """Up to it an operator skipped: what comes back from there is let go of."""
 
     # --- Taking -----------------------------------------------------------------------------------
 
@@ -141,6 +143,23 @@ class Backlog:
                 head = self.lines.leave(position)
                 if head is not None:
                     self._ready(head)
+
+    def pass_over(self, through: Position) -> None:
+        """Let go of all messages up to `through`, which an operator skipped. Letters stay.
+
+        Costs some milliseconds for the most that may be held.
+        """
+        self.passed = max(self.passed, through)
+        if self.lines is not None:
+            self.lines.pass_over(through)
+        gone = [position for position in self.fresh if position <= through]
+        gone += [trial.position for trial in self.waiting if trial.position <= through]
+        self.fresh = deque(position for position in self.fresh if position > through)
+        self.waiting = [trial for trial in self.waiting if trial.position > through]
+        heapify(self.waiting)
+        known = self._known.items()
+        self._known = {place: trial for place, trial in known if not 0 < place <= through}
+        self.leave(gone)
 
     def take_letters(
         self, numbers: Iterable[int], now_s: float, aged_s: float, in_flight: Container[Position]
@@ -226,16 +245,20 @@ class Backlog:
 
     def put_back(self, trials: Sequence[Trial]) -> None:
         """Have messages that were chosen, in this order, and not sent, be chosen again."""
-        new = [trial.position for trial in trials if not trial.attempts]
+        self.leave(trial.position for trial in trials if trial.position <= self.passed)
+        left = [trial for trial in trials if trial.position > self.passed]
+        new = [trial.position for trial in left if not trial.attempts]
         self.fresh.extendleft(reversed(new))
-        for trial in trials:
+        for trial in left:
             if trial.attempts:
                 heappush(self.waiting, trial)
 
     def wait(self, trial: Trial) -> None:
-        """Have a message wait for its next attempt; a letter that is gone is forgotten."""
-        if trial.position > 0:
+        """Have a message wait for its next attempt; what was skipped, or is gone, is forgotten."""
+        if trial.position > self.passed:
             heappush(self.waiting, trial)
+        elif trial.position > 0:
+            self.leave((trial.position,))
         elif letter_number(trial.position) in self.letters_known:
             heappush(self.letters, trial)
 

@@ -123,6 +123,7 @@ class Lane:
         remembered = remembered_of(ledger.remembered(consumer), now_s, leadership.log_time_us())
         watermark = ledger.watermark(consumer)
         self.plan = self._plan_from(rules, watermark, now_s, remembered)
+        self._passed = ledger.consumers[consumer].passed  # which lies below the watermark
         self._read_from_s = float("-inf")
         if anew or rules.order.any:
             self._more = True
@@ -185,13 +186,17 @@ class Lane:
     def look(self, now_s: float) -> None:
         """Take from the ledger what was applied meanwhile, and new messages if there is room."""
         ledger, plan = self._around.ledger, self.plan
-        paused = ledger.consumers[self.consumer].paused or self._courier is None
+        known = ledger.consumers[self.consumer]
+        paused = known.paused or self._courier is None
         if paused != plan.paused:
             plan.set_paused(now_s, paused=paused)
         plan.applied(
             ledger.watermark(self.consumer),
             lambda position: ledger.is_settled(self.consumer, position),
         )
+        if known.passed != self._passed:
+            self._passed = known.passed
+            plan.pass_over(known.passed, now_s)
         self._look_at_letters(now_s)
         if self._came:
             self._hasten_letters(now_s)
@@ -230,6 +235,7 @@ class Lane:
             dues.append(self._read_from_s)
         if self._letters_skipped:
             dues.append(self._letters_s)
+        dues.append(plan.letters_end_s())
         return min((due_s for due_s in dues if due_s is not None), default=None)
 
     # --- Order --------------------------------------------------------------------------------------

@@ -143,6 +143,13 @@ class Lines:
         """Return whether a position is at the head of a line."""
         return position in self._key_of
 
+    def pass_over(self, through: Position) -> None:
+        """Take away those that wait, up to `through`; heads stay until they leave."""
+        for line in self._lines.values():
+            while line and line[0] <= through:
+                line.popleft()
+                self.waiting -= 1
+
     def leave(self, position: Position) -> Position | None:
         """Take a head away; return the position that is the head now, if there is another."""
         key = self._key_of.pop(position, None)

@@ -88,6 +88,7 @@ _OURS: Final = frozenset({FailureKind.FENCED, FailureKind.STOPPED, FailureKind.U
 _NOT_NOW: Final = frozenset({408, 425, 429})  # Request Timeout, Too Early, Too Many Requests
 _NOT_SO: Final = frozenset({401, 403, 404, 407})  # who asks, or where, is wrong: for any message
 _TOO_MUCH: Final = frozenset({429, 503})
+_NOT_THERE: Final = _NOT_NOW | {502, 503, 504}  # and what a proxy says of who is gone
 _BY_TABLE: Final = Answers()
 
 
@@ -148,6 +149,24 @@ def is_overload(answer: Answer) -> bool:
     if isinstance(answer, Answered):
         return answer.status in _TOO_MUCH
     return answer.kind is FailureKind.TIMEOUT
+
+
+def asks_for_less(answer: Answer) -> bool:
+    """Return whether it says so for its own part: 429, or a 503 with the time to come back.
+
+    A 503 without, or no answer in time, may have other reasons.
+    """
+    return isinstance(answer, Answered) and (
+        answer.status == 429 or (answer.status == 503 and answer.retry_after_s is not None)
+    )
+
+
+def is_there(answer: Answer) -> bool:
+    """Return whether the consumer itself answered, and neither a proxy for it nor "not now".
+
+    Any other failure is the same for every message while the consumer is gone.
+    """
+    return isinstance(answer, Answered) and answer.status not in _NOT_THERE
 
 
 def is_of_content(answer: Answer) -> bool:

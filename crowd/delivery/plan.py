@@ -44,26 +44,36 @@ from crowd.delivery.outcome import (
     Answered,
     FailureKind,
     Outcome,
+    asks_for_less,
     in_words,
     is_of_content,
     is_overload,
+    is_there,
     last_words,
     outcome_of,
     shows_life,
 )
 from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, letter_number
+from crowd.message import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
     from crowd.delivery.rules import Rules
     from crowd.delivery.trial import DeathReason, Trial
-    from crowd.message import Position
 
 SETTLE_MAX: Final = 4_096
 """Positions in one `Settle`; a quarter of what a command may hold."""
+
+BLAMED_AT: Final = 10
+"""Probes in a row after which a message is to blame: some five minutes with the usual waits. A consumer
+that restarts, or whose database does, is back by then."""
+
+LETTER_ENDS_S: Final = 5.0
+"""A letter that still waits so long after its end was proposed is attempted again: it was ordered
+elsewhere and back meanwhile, or found no room. A commit takes milliseconds."""
 
 DEAD_MAX: Final = 1_024
 """Dead messages in no proposal yet. More attempts wait: each keeps up to 4 KiB of last words."""
@@ -100,8 +110,11 @@ class Plan:
         self._buried: dict[Position, Dead] = {}  # those of the proposed that are dead
         self._holding: set[Position] = set()  # dead, and holding their key
         self._concluded: list[int] = []
+        self._ended: dict[int, float] = {}  # letters whose end was proposed, and when
         self._asked_until_s = -math.inf  # a Retry-After's, or a beginning's
         self._asked_why = ""
+        self._lives = 0  # signs of life so far
+        self._suspect = (Position(0), 0)  # who was probed last, and how often alone, in a row
         self._aged = AnsweringClock(remembered.aged_s if remembered else 0.0)
         if remembered is not None:
             until_s, opened = remembered.held_until_s, remembered.opened
@@ -212,7 +225,8 @@ class Plan:
 
     def _count_time(self, now_s: float) -> None:
         """Let messages age from now on if, and as soon as, the consumer as a whole answers."""
-        stands = self.paused or self.full or not self.breaker.closed
+        answers = self.breaker.closed or self.blamed is not None
+        stands = self.paused or self.full or not answers
         self._aged.run_from(math.inf if stands else self._asked_until_s, now_s)
 
     # --- From the ledger --------------------------------------------------------------------------
@@ -236,6 +250,18 @@ class Plan:
         if len(self._proposed) > 1 and is_settled(self._proposed[1][-1]):
             # A later one took effect and this did not: there was no room. It is tried again.
             self.bury_again(is_settled)
+
+    def pass_over(self, through: Position, now_s: float) -> None:
+        """Let go of what an operator skipped, up to `through`; attempts under way end first."""
+        self.revision += 1
+        self.backlog.pass_over(through)
+        self._acquit(now_s)
+        gone = [dead.position for dead in self._dead if 0 < dead.position <= through]
+        if gone:
+            self._dead = [dead for dead in self._dead if not 0 < dead.position <= through]
+            self.backlog.leave(gone)
+            if not self._dead:
+                self.set_full(now_s, full=False)
 
     def _are_letters(self, positions: Sequence[Position]) -> None:
         """Let go of positions that the ledger shows buried, or have them hold their keys."""
@@ -285,8 +311,19 @@ class Plan:
         """Whether any letter was taken that is not known to be gone."""
         return bool(self.backlog.letters_known)
 
-    def take_letters(self, numbers: Iterable[int], now_s: float) -> None:
-        """Take letters as `Backlog.take_letters` does."""
+    def letters_end_s(self) -> float | None:
+        """Return when `take_letters` is to look whether letters ended, or None for never."""
+        return min(self._ended.values()) + LETTER_ENDS_S if self._ended else None
+
+    def take_letters(self, numbers: Collection[int], now_s: float) -> None:
+        """Take letters as `Backlog.take_letters` does; those too whose end had no effect."""
+        if self._ended:
+            there = set(numbers)
+            ended = {number: at_s for number, at_s in self._ended.items() if number in there}
+            for number in [n for n, at_s in ended.items() if at_s + LETTER_ENDS_S <= now_s]:
+                del ended[number]
+                self.backlog.letters_known.discard(number)
+            self._ended = ended
         self.backlog.take_letters(numbers, now_s, self.aged_s(now_s), self._in_flight)
 
     def park(self, now_s: float, most: int) -> None:
@@ -316,7 +353,7 @@ class Plan:
         if not closed:
             self.breaker.started()
         position = trial.position
-        self._in_flight[position] = Flight(trial, now_s, not closed)
+        self._in_flight[position] = Flight(trial, now_s, not closed, (), self._lives)
         return Attempt(position, trial.attempts + 1)
 
     def _may_start(self, now_s: float, *, closed: bool) -> bool:
@@ -388,24 +425,57 @@ class Plan:
             self._put_back(flight, now_s)
             return Outcome.RETRY
         outcome = outcome_of(answer, self.rules.answers)
-        # Only what failed while the consumer as a whole answered says that the message is bad.
         in_time = self.breaker.closed
+        if flight.probe:
+            self._look_for_blame(position, answer, outcome, now_s)
         if outcome is Outcome.DELIVERED:
-            if self.breaker.lived(probe=flight.probe):
-                self._came_back(now_s)
-            self.pace.succeeded(now_s - flight.started_s, len(self._in_flight))
+            self._lived(flight, now_s)
+            self.pace.succeeded(now_s, flight.started_s, len(self._in_flight))
             self._done(position, flight.trial)
         else:
             self._hear(answer, outcome, flight, now_s)
-            self._failed(flight.trial, answer, outcome, now_s, chance, in_time=in_time)
+            self._failed(flight, flight.trial, answer, outcome, now_s, chance, in_time=in_time)
         return outcome
+
+    @property
+    def blamed(self) -> Position | None:
+        """The message that is to blame for an open breaker, as far as can be told, or None.
+
+        It alone was probed `BLAMED_AT` times in a row, with others in line behind it and none
+        beside it, and each time the consumer itself answered that it failed. So no other can show
+        whether the consumer works, and none is delivered before this one is.
+        """
+        position, probes = self._suspect
+        return position if probes >= BLAMED_AT else None
+
+    def _look_for_blame(
+        self, position: Position, answer: Answer, outcome: Outcome, now_s: float
+    ) -> None:
+        """Take a probe's answer as a sign of whether the message is to blame, or the consumer."""
+        last, probes = self._suspect
+        backlog = self.backlog
+        beside = backlog.fresh or backlog.waiting or backlog.letters or self._in_flight
+        alone = outcome is Outcome.RETRY and is_there(answer) and self.in_line and not beside
+        probes = 0 if not alone else probes + 1 if position == last else 1
+        self._suspect = position, probes
+        self._count_time(now_s)
+
+    def _acquit(self, now_s: float) -> None:
+        """Blame nobody (any more)."""
+        self._suspect = Position(0), 0
+        self._count_time(now_s)
+
+    def _lived(self, flight: Flight, now_s: float) -> None:
+        """Take note of a sign of life."""
+        self._lives += 1
+        if self.breaker.lived(probe=flight.probe):
+            self._came_back(now_s)
 
     def _hear(self, answer: Answer, outcome: Outcome, flight: Flight, now_s: float) -> None:
         """Take what a failure says of the consumer as a whole."""
         alive = shows_life(answer, outcome)
         if alive:
-            if self.breaker.lived(probe=flight.probe):
-                self._came_back(now_s)
+            self._lived(flight, now_s)
         elif alive is None:
             if flight.probe:
                 self.breaker.abandoned()
@@ -415,13 +485,13 @@ class Plan:
                 self.backlog.prefer_fresh()
                 self._count_time(now_s)
             if is_overload(answer):
-                self.pace.overloaded(now_s, flight.started_s)
+                self.pace.overloaded(now_s, flight.started_s, asked=asks_for_less(answer))
 
     def _came_back(self, now_s: float) -> None:
         self.revision += 1
         self.pace.restart(now_s)
         self.backlog.recall(now_s)
-        self._count_time(now_s)
+        self._acquit(now_s)
 
     def _done(self, position: Position, trial: Trial) -> None:
         """Take note of a delivery."""
@@ -437,25 +507,31 @@ class Plan:
             self.backlog.leave((position,))
 
     def _failed(
-        self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, chance: float,
-        *, in_time: bool, company: int = 0,
+        self, flight: Flight, trial: Trial, answer: Answer, outcome: Outcome, now_s: float,
+        chance: float, *, in_time: bool, company: int = 0,
     ) -> None:  # fmt: skip
-        """Have a message wait once more, or die.
+        """Have a message wait once more, or die. `in_time` says that the breaker was closed.
 
         `company` is above 0 if the answer was to several in one request: none of them dies of it,
         and if it may be for one of them, so many at most go together when they come back.
         """
         self.revision += 1
         shared_end = company > 0 and outcome is Outcome.DEAD
-        spares = not in_time or outcome is Outcome.HOLD or shared_end
+        counts = self._counts(flight, trial, answer, in_time=in_time)
+        spares = not counts or outcome is Outcome.HOLD or shared_end
         attempts, spared = trial.attempts + 1, trial.spared + spares
         asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
         if asked_s is not None and outcome is not Outcome.DEAD:
             why = f"{in_words(answer)}, and asked for {asked_s:g} s"
             self._ask(now_s + self.rules.backoff.honoured_s(asked_s), why)
             self._count_time(now_s)
-        reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
+        if 0 < trial.position <= self.backlog.passed:
+            self.backlog.leave((trial.position,))
+            self._acquit(now_s)
+            return
+        reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, counts=counts)
         if reason is not None and not company:
+            self._acquit(now_s)
             if trial.position > 0 or letter_number(trial.position) in self.backlog.letters_known:
                 status = answer.status if isinstance(answer, Answered) else 0
                 words, first_s = last_words(answer), trial.first_s
@@ -474,17 +550,29 @@ class Plan:
                 attempts=attempts,
                 spared=spared,
                 company=company or trial.company,
+                lives=self._lives,
             )
         )
 
+    def _counts(self, flight: Flight, trial: Trial, answer: Answer, *, in_time: bool) -> bool:
+        """Return whether a failure says that the message is bad: the consumer as a whole works.
+
+        Where nobody was there, that is if there was a sign of life since its failure before; so
+        nothing ends in an outage, however long it takes for the breaker to see one.
+        """
+        lives = trial.lives if trial.attempts else flight.lives
+        if trial.position == self.blamed:
+            return True
+        return in_time and (is_there(answer) or self._lives > lives)
+
     def _end_of(
         self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, counted: int,
-        *, in_time: bool,
+        *, counts: bool,
     ) -> DeathReason | None:  # fmt: skip
         """Return why a message is dead that failed once more, or None if it is not."""
         if outcome is Outcome.DEAD:
             return "answer" if isinstance(answer, Answered) else "undeliverable"
-        if not in_time:
+        if not counts:
             return None  # the consumer as a whole did not answer
         age_s = self._aged.aged_s(now_s) - trial.aged_s
         return self.rules.backoff.spent(counted, age_s)
@@ -503,7 +591,7 @@ class Plan:
         self._proposed.append(tuple(self._delivered[:SETTLE_MAX]))
         del self._delivered[:SETTLE_MAX]
 
-    def bury_proposed(self, count: int) -> None:
+    def bury_proposed(self, count: int, now_s: float) -> None:
         """Take note that the first `count` of `dead` are in a proposal that was appended.
 
         They are messages of the backlog, or letters, which die under a new number.
@@ -512,17 +600,23 @@ class Plan:
         if buried:
             self._proposed.append(tuple(sorted(buried)))  # the order in which they are buried
             self._buried.update(buried)
+        letters = (letter_number(dead.position) for dead in self._dead[:count])
+        self._ended |= {number: now_s for number in letters if number}
         del self._dead[:count]
 
-    def forget_dead_letters(self, there: Container[int]) -> None:
-        """Forget of `dead` the letters that are not `there` any more: an operator purged them."""
+    def forget_dead_letters(self, waits: Callable[[int], bool]) -> None:
+        """Forget of `dead` the first letters as far as none `waits` for this consumer any more.
+
+        An operator purged them, or ordered them elsewhere.
+        """
         while self._dead and self._dead[0].position < 0:
-            if letter_number(self._dead[0].position) in there:
+            if waits(letter_number(self._dead[0].position)):
                 break
             del self._dead[0]
 
-    def conclude_proposed(self, count: int) -> None:
+    def conclude_proposed(self, count: int, now_s: float) -> None:
         """Take note that the first `count` of `concluded` are in a proposal that was appended."""
+        self._ended |= dict.fromkeys(self._concluded[:count], now_s)
         del self._concluded[:count]
 
     # --- For the next leader ----------------------------------------------------------------------

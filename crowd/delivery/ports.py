@@ -53,6 +53,10 @@ class ConsumerView(Protocol):
     def backlog(self) -> int:
         """How many of its messages are not settled."""
 
+    @property
+    def passed(self) -> Position:
+        """Through which position an operator last skipped: all up to it are settled."""
+
 
 class LetterView(Protocol):
     """A message that the ledger keeps outside its consumer's backlog."""
@@ -68,6 +72,10 @@ class LetterView(Protocol):
     @property
     def state(self) -> str:
         """``dead``, ``parked`` or ``replay``."""
+
+    @property
+    def target(self) -> ConsumerId:
+        """Who is to have it, if it waits."""
 
 
 class LedgerView(Protocol):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from crowd.command import LETTERS_MAX, Burial, Bury, Conclude, Remember, Settle
 from crowd.command import Trial as RememberedTrial
 from crowd.delivery.trial import Remembered, Trial, letter_number, letter_place
+from crowd.message import ConsumerId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from crowd.delivery.plan import Plan
     from crowd.delivery.ports import Leadership, LedgerView
     from crowd.delivery.trial import Dead
-    from crowd.message import ConsumerId, Position
+    from crowd.message import Position
 
 SETTLE_EVERY_S: Final = 0.1
 """Outcomes wait this long for others: at most ten entries a second for each consumer, and a
@@ -113,7 +114,7 @@ class Reports:
         if self._due_s is not None:
             due = at_once or self._due_s <= now_s
             if due or plan.full or plan.delivered + len(plan.dead) >= SETTLE_AT:
-                all_gone = (self._settle(), self._bury(now_s), self._conclude())
+                all_gone = (self._settle(), self._bury(now_s), self._conclude(now_s))
                 self._due_s = None if all(all_gone) else now_s + SETTLE_EVERY_S
         if plan.revision != self._told_revision and (at_once or self._tell_s <= now_s):
             self._remember(now_s)
@@ -131,14 +132,14 @@ class Reports:
             plan.settle_proposed()
         return not plan.delivered
 
-    def _conclude(self) -> bool:
+    def _conclude(self, now_s: float) -> bool:
         """Propose what became of letters; return whether none is left."""
         concluded = self._plan.concluded[:LETTERS_MAX]
         if not concluded:
             return True
-        if not self._propose(Conclude(tuple(sorted(concluded)))):
+        if not self._propose(Conclude(self._consumer, tuple(sorted(concluded)))):
             return False
-        self._plan.conclude_proposed(len(concluded))
+        self._plan.conclude_proposed(len(concluded), now_s)
         return not self._plan.concluded
 
     # --- The dead -----------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ class Reports:
         """
         plan = self._plan
         while plan.dead and plan.proposed < SETTLE_PROPOSED_MAX:
-            plan.forget_dead_letters(self._ledger.letters)
+            plan.forget_dead_letters(self._waits)
             if not plan.dead:
                 break
             burials = self._next_burials(now_s)
@@ -161,7 +162,9 @@ class Reports:
             if not burials:
                 return False
             ordered = tuple(sorted(burials, key=lambda burial: burial.position))
-            if not self._propose(Bury(self._owner(plan.dead[0]), ordered)):
+            owner = self._owner(plan.dead[0])
+            target = ConsumerId(0) if owner == self._consumer else self._consumer
+            if not self._propose(Bury(owner, ordered, target)):
                 return False
             if plan.dead[0].position > 0:
                 words_bytes = sum(_words_bytes(burial) for burial in burials)
@@ -170,8 +173,15 @@ class Reports:
                 self._burials.append(
                     _UnderWay(last, len(burials), words_bytes, message_bytes, now_s)
                 )
-            plan.bury_proposed(len(burials))
+            plan.bury_proposed(len(burials), now_s)
+        if plan.full and not plan.dead:
+            plan.set_full(now_s, full=False)  # what found no room was purged, or is not ours now
         return not plan.dead
+
+    def _waits(self, number: int) -> bool:
+        """Return whether a letter is there, and waits for this consumer."""
+        letter = self._ledger.letters.get(number)
+        return letter is not None and letter.target == self._consumer
 
     def _owner(self, dead: Dead) -> ConsumerId:
         """Return whose message it is: a letter may have been replayed to another consumer."""

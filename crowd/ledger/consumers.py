@@ -83,6 +83,8 @@ class Consumer:
         Exact for whole runs of one route in one entry; those of a run that is settled in part
         count as spread evenly, and it adds up once all of it is settled.
         """
+        self.passed = Position(0)
+        """Through which position an operator last skipped. Not state: for who holds positions."""
         self._epochs = [_Epoch(from_position, routes)]
         # Not state: nothing of it is pending within this span. What is accepted later lies
         # above, and settling or defining makes nothing pending that was not.
@@ -145,6 +147,11 @@ class Consumer:
             self.advance(rows)
         if is_skipped:
             self.skip(Position(before + 1), rows.last, rows)
+
+    def pass_over(self, through: Position, rows: Rows) -> None:
+        """Skip all of its own up to `through` that are there, by an operator's order."""
+        self.passed = min(through, rows.last)
+        self.skip(Position(1), through, rows)
 
     def skip(self, first: Position, last: Position, rows: Rows) -> None:
         """Settle what of its own is not settled within first-last, and count it as skipped."""

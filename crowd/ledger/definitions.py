@@ -95,7 +95,7 @@ class Definitions:
         The same file again changes nothing, so a node that starts with an old file does not
         undo what another one's brought. A file that would pass a bound changes nothing and
         leaves no hash, which shows on its node as a file not applied. An operator's order
-        (`NO_FILE`) leaves none either, and has its effect each time.
+        (`NO_FILE`) leaves none either; that it has its effect once is seen to by `heard`.
         """
         if self.file_hashes.get(file.node) == file.file_hash or not self._has_room(file):
             return

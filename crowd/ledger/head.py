@@ -29,6 +29,7 @@ from crowd.command import (
     Term,
 )
 from crowd.errors import MalformedError, NeedsNewerCrowdError
+from crowd.ledger.heard import HEARD_MAX, ORDER_BYTES
 from crowd.message import ConsumerId, Position, RouteId
 
 ROUTES_MAX: Final = 1_024
@@ -215,6 +216,7 @@ class Head(_Part, frozen=True):
     letters: LettersPart
     memories: Annotated[tuple[tuple[_Id, _Bytes32], ...], Meta(max_length=CONSUMERS_MAX)]
     marks: Annotated[bytes, Meta(max_length=16 * MARKS_MAX)]
+    heard: Annotated[bytes, Meta(max_length=ORDER_BYTES * HEARD_MAX)]
     rows: RowsPart
     digests: Annotated[tuple[tuple[_Index, _Bytes32], ...], Meta(max_length=DIGESTS_KEPT)]
 

@@ -45,6 +45,7 @@ from crowd.command import (
     Enroll,
     Expel,
     Index,
+    Once,
     OpenSession,
     Promote,
     Purge,
@@ -61,7 +62,6 @@ from crowd.errors import MalformedError, NeedsNewerCrowdError
 from crowd.ledger.definitions import Starts
 from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT, GONE_MAX, Head, expect, read_head
 from crowd.ledger.questions import Questions
-from crowd.message import Position
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,8 +92,10 @@ class Ledger(Questions):
             self._accept(command)
         elif isinstance(command, Settle):
             self._apply_to_one(command)
-        else:
+        elif not isinstance(command, Once):
             self._apply_rare(command)
+        elif self.tag is not None and self._heard.hear(command):
+            self._apply_rare(command.command)
         self._remember_digest()
 
     def skip(self, index: Index, term: Term) -> None:
@@ -151,7 +153,7 @@ class Ledger(Questions):
             self.format = max(self.format, command.version)
         elif isinstance(command, Conclude | Purge):
             self._let_letters_go(command)
-        elif not isinstance(command, Accept):
+        elif not isinstance(command, Accept | Once):
             self._apply_to_one(command)
 
     def _apply_to_one(
@@ -172,13 +174,13 @@ class Ledger(Questions):
         elif isinstance(command, Control):
             consumer.paused = command.action == "pause"
         elif isinstance(command, Skip):
-            consumer.skip(Position(1), command.through, self._rows)
+            consumer.pass_over(command.through, self._rows)
         elif isinstance(command, Dismiss):
             self._dismiss(consumer, command)
 
     def _let_letters_go(self, command: Conclude | Purge) -> None:
         if isinstance(command, Conclude):
-            self._letters.conclude(command.letters)
+            self._letters.conclude(command.consumer, command.letters)
         elif command.reason == "age":
             self._letters.expire(command.letters, self._buried_until_us(self.log_time_us))
         else:
@@ -274,6 +276,7 @@ class Ledger(Questions):
             self._letters.state(),
             self._memories.state(),
             self._marks.state(),
+            self._heard.state(),
         ]
 
     def digest(self) -> bytes:
@@ -342,6 +345,7 @@ class Ledger(Questions):
         self._letters.restore(head, sections[letters:memories], consumers, self.gone)
         self._memories.restore(head, sections[memories:], consumers)
         self._marks.restore(head)
+        self._heard.restore(head.heard)
 
 
 def _amounts(

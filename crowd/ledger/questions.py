@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from crowd.command import Index, SessionId, Term
 from crowd.ledger.chunk import CHUNK_ROWS
 from crowd.ledger.definitions import Definitions, Gone, Route
+from crowd.ledger.heard import Heard
 from crowd.ledger.letters import Letter, Letters, State, Tally
 from crowd.ledger.marks import Marks
 from crowd.ledger.members import Members, MemberState
@@ -59,6 +60,7 @@ class Questions:
         self._letters = Letters()
         self._memories = Memories()
         self._marks = Marks()
+        self._heard = Heard()
         self._history = bytes(32)  # a hash chain over every accepted batch
         self._bytes_below = (Position(0), 0)  # not state: a watermark and the bytes up to it
 
@@ -269,6 +271,10 @@ class Questions:
     def gone(self) -> Mapping[ConsumerId, Gone]:
         """The consumers that were dismissed, in the order of that, as far as remembered."""
         return self._definitions.gone
+
+    def has_heard(self, order: bytes) -> bool:
+        """Return whether an operator's order had its effect, if it could have one."""
+        return order in self._heard
 
     def full_routes(self) -> dict[RouteId, list[str]]:
         """Return the routes that a full consumer takes which refuses, each with their names.

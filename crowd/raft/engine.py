@@ -23,19 +23,15 @@ from crowd.command import (
     FORMAT,
     Accept,
     Birth,
-    Control,
     Define,
     Demote,
-    Dismiss,
     Enroll,
     Expel,
     Index,
+    Once,
     OpenSession,
     Promote,
-    Purge,
     Release,
-    Replay,
-    Skip,
     Term,
     decode_command,
     encode_command,
@@ -107,9 +103,7 @@ nobody could tell it so: no two leaders deliver at once. The excess is for clock
 different speeds."""
 HAND_OVER_S: Final = 2.0
 """How long a stopping leader waits for a follower that can take over."""
-OFFERED_BY_PEERS: Final = (
-    Accept, OpenSession, Define, Enroll, Expel, Control, Skip, Dismiss, Replay, Purge,
-)  # fmt: skip
+OFFERED_BY_PEERS: Final = (Accept, OpenSession, Define, Enroll, Expel, Once)
 """What a follower may put into the log; the rest is the leader's own to propose."""
 BIRTH: Final = "birth"
 CHANGES: Final = (Enroll, Promote, Demote, Expel)

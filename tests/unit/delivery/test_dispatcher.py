@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from crowd.command import (
     Accept,
     Answers,
+    Batch,
     Bury,
     Conclude,
     Control,
@@ -25,6 +26,7 @@ from crowd.command import (
 from crowd.delivery.dispatcher import DRAIN_S, EXPIRE_MAX, FENCED_S
 from crowd.delivery.lane import HOLDING_MAX, LEASE_S
 from crowd.delivery.outcome import Answered
+from crowd.delivery.plan import LETTER_ENDS_S
 from crowd.delivery.reports import (
     BURY_BYTES_MAX,
     REMEMBER_EVERY_S,
@@ -496,7 +498,7 @@ def test_a_letter_whose_bytes_are_not_here_yet_waits_for_them():
     _, message, naming = node.attempts[-1]
     assert (message.body, naming.position, naming.replay) == (b"bad", 1, True)
     node.pass_s(1)
-    assert proposed(cluster, Conclude) == [Conclude((1,))]
+    assert proposed(cluster, Conclude) == [Conclude(1, (1,))]
     assert dict(cluster.ledger.letters) == {}
 
 
@@ -552,6 +554,69 @@ def test_a_replayed_letter_that_is_refused_again_is_dead_again():
     assert dict(cluster.ledger.letters) == {}
 
 
+def letter_to_each():
+    """Return a cluster with one letter, replayed to c, whose attempt is under way; a node; ids."""
+    cluster = Cluster(consumer("c", routes=("/a",)), consumer("other", routes=("/b",)))
+    node = Node(cluster, answer=lambda *_: BAD)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    node.answer = None
+    ids = [cluster.ledger.consumer_id(name) for name in ("c", "other")]
+    cluster.append(Replay(ids[0], (1,)))
+    node.pass_s(0.2)
+    assert len(node.open) == 1
+    return cluster, node, *ids
+
+
+@pytest.mark.parametrize("said", [OK, BAD])
+def test_a_letter_that_is_ordered_elsewhere_while_it_is_delivered_gets_there_too(said):
+    """Whatever the consumer that was to have it before answers: the order given last counts."""
+    cluster, node, _, other = letter_to_each()
+    node.end(said)
+    cluster.append(Replay(other, (1,)))
+    node.pass_s(1)
+    assert [name for name, _, _ in node.attempts] == ["c", "c", "other"]
+    assert dict(cluster.ledger.letters).keys() == {1}
+    node.end(OK)
+    node.pass_s(1)
+    assert dict(cluster.ledger.letters) == {}
+
+
+@pytest.mark.parametrize("said", [OK, BAD])
+def test_a_letter_that_is_ordered_elsewhere_and_back_is_not_forgotten(said):
+    """Though what was proposed in between had no effect, and nobody saw it gone."""
+    cluster, node, first, other = letter_to_each()
+    cluster.held = True
+    node.end(said)
+    node.pass_s(0.2)
+    cluster.append(Replay(other, (1,)))
+    cluster.commit()
+    cluster.append(Replay(first, (1,)))
+    node.answer = lambda *_: OK
+    node.pass_s(LETTER_ENDS_S + 1)
+    assert [name for name, _, _ in node.attempts] == ["c", "c", "c"]
+    assert dict(cluster.ledger.letters) == {}
+
+
+def test_a_consumer_goes_on_once_what_found_no_room_is_purged():
+    """Held for want of room for a letter that an operator then gives up."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: BAD)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    cluster.ledger.has_room_for_letters = lambda *_: False
+    cluster.append(Replay(cluster.ledger.consumer_id("c"), (1,)))
+    node.pass_s(1)
+    assert node.dispatcher.progress()[0].held == "the cluster's letters are at their bound"
+    node.answer = lambda *_: OK
+    cluster.append(Purge("operator", (1,)))
+    cluster.accept(b"two")
+    node.pass_s(1)
+    assert node.bodies("c") == [b"one", b"one", b"two"]
+
+
 def test_what_an_operator_skips_is_attempted_no_more():
     """Neither what waits nor what was taken and is new."""
     cluster = Cluster(consumer("c", concurrency=1))
@@ -565,6 +630,49 @@ def test_what_an_operator_skips_is_attempted_no_more():
     node.pass_s(30)
     assert node.bodies("c")[tried:] == [b"7", b"8"]
     assert node.dispatcher.progress()[0].waiting == 0
+
+
+@pytest.mark.parametrize("order", ["none", "all", "path"])
+@pytest.mark.parametrize("batch", [None, Batch("ndjson", 4, linger_us=10_000_000)])
+def test_i7_what_an_operator_skips_takes_no_more_memory(order, batch):
+    """The plan lets go of it as soon as the ledger shows it, though the consumer is held."""
+    cluster = Cluster(consumer("c", concurrency=2, order=order, batch=batch))
+    node = Node(cluster, answer=lambda *_: DOWN)
+    node.dispatcher.lead()
+    cluster.accept(*[stored(b"%d" % n, b"/%d" % (n % 3)) for n in range(1, 201)])
+    node.pass_s(20)
+    plan = node.dispatcher._lanes[cluster.ledger.consumer_id("c")].plan
+    backlog = plan.backlog
+
+    def held():
+        return len(backlog.fresh) + plan.waiting + plan.in_line + getattr(plan, "gathered", 0)
+
+    assert held() > 1
+    cluster.append(Skip(cluster.ledger.consumer_id("c"), Position(500)))
+    node.pass_s(0.01)
+    assert (held(), plan.in_flight) == (0, 0)
+    assert backlog.lines is None or len(backlog.lines) == 0
+    node.answer = lambda *_: OK
+    cluster.accept(b"next")
+    node.pass_s(90)
+    assert node.bodies("c")[-1] == b"next"
+    assert cluster.ledger.watermark(cluster.ledger.consumer_id("c")) == 201
+
+
+def test_a_skip_makes_room_for_what_found_none():
+    """Held because its dead letters are at their bound: what would die is skipped instead."""
+    cluster = Cluster(consumer("c", dead=Dead(bytes_max=1)))
+    node = Node(cluster, answer=lambda *_: BAD)
+    node.dispatcher.lead()
+    cluster.accept(b"one")
+    node.pass_s(1)
+    assert node.dispatcher.progress()[0].alarm
+    cluster.append(Skip(cluster.ledger.consumer_id("c"), Position(1)))
+    node.answer = lambda *_: OK
+    cluster.accept(b"two")
+    node.pass_s(1)
+    assert node.bodies("c") == [b"one", b"two"]
+    assert not node.dispatcher.progress()[0].alarm
 
 
 def test_a_consumer_that_is_dismissed_is_attempted_no_more():

@@ -322,7 +322,7 @@ def test_the_dead_do_not_gather_without_bound():
         for position in started(plan):
             plan.answered(position, BAD, 0.0, 0.5)
     assert DEAD_MAX <= len(plan.dead) <= DEAD_MAX + 1_000
-    plan.bury_proposed(len(plan.dead))
+    plan.bury_proposed(len(plan.dead), 0.0)
     plan.take(positions(plan.cursor + 1, plan.cursor + plan.wants()))
     assert started(plan) != []
 
@@ -393,7 +393,7 @@ def test_a_letter_can_die_again():
     started(plan)
     plan.answered(letter_place(3), BAD, 0.0, 0.5)
     assert [(dead.position, dead.reason) for dead in plan.dead] == [(letter_place(3), "answer")]
-    plan.bury_proposed(1)
+    plan.bury_proposed(1, 0.0)
     plan.take_letters([3], 0.1)
     assert (plan.proposed, started(plan, 9.0)) == (0, [])
     plan.take_letters([], 0.2)
@@ -408,7 +408,7 @@ def test_a_burial_without_effect_is_tried_again():
     started(plan)
     plan.answered(Position(1), BAD, 0.0, 0.5)
     plan.answered(Position(2), OK, 0.0, 0.5)
-    plan.bury_proposed(1)
+    plan.bury_proposed(1, 0.0)
     plan.settle_proposed()
     plan.applied(Position(0), lambda position: position == 2)
     assert [dead.position for dead in plan.dead] == [1]
@@ -451,7 +451,7 @@ def test_a_dead_message_releases_its_key_once_it_is_a_letter():
     plan.take(positions(1, 2), [b"a", b"a"])
     started(plan)
     plan.answered(Position(1), BAD, 0.0, 0.5)
-    plan.bury_proposed(1)
+    plan.bury_proposed(1, 0.0)
     assert started(plan) == []
     plan.applied(Position(1), lambda position: position == 1)
     assert started(plan) == [2]
@@ -463,7 +463,7 @@ def test_a_dead_message_holds_its_key_where_that_is_wanted():
     plan.take(positions(1, 3), [b"a", b"a", b"b"])
     assert started(plan) == [1, 3]
     plan.answered(Position(1), BAD, 0.0, 0.5)
-    plan.bury_proposed(1)
+    plan.bury_proposed(1, 0.0)
     plan.applied(Position(1), lambda position: position == 1)
     assert started(plan) == []
     assert list(plan.holding) == [1]
@@ -547,7 +547,7 @@ def test_one_straggler_pins_nothing():
     plan.park(1.0, 16)
     assert [(dead.position, dead.reason) for dead in plan.dead] == [(1, "window")]
     assert plan.waiting == 2
-    plan.bury_proposed(1)
+    plan.bury_proposed(1, 0.0)
     plan.applied(Position(40_000), lambda position: position == 1)
     plan.park(1.0, 16)
     assert not plan.dead
@@ -734,9 +734,12 @@ class PlanMachine(RuleBasedStateMachine):
             in_time = self.in_flight.pop(position) and self.plan.breaker.closed
             dead = len(self.plan.dead)
             outcome = self.plan.answered(position, answer, self.now_s, chance)
-            if in_time and outcome is Outcome.RETRY and answer is not FENCED:
+            # What nobody answered may count or not: it takes a sign of life in between.
+            if in_time and outcome is Outcome.RETRY and answer not in (FENCED, DOWN):
                 self.counted[position] = self.counted.get(position, 0) + 1
-            if outcome is Outcome.DELIVERED or len(self.plan.dead) > dead:
+            if position <= self.plan.backlog.passed:
+                assert len(self.plan.dead) == dead
+            elif outcome is Outcome.DELIVERED or len(self.plan.dead) > dead:
                 self.ended.add(position)
             elif self.rules.backoff.attempts_max:
                 assert self.counted.get(position, 0) < self.rules.backoff.attempts_max
@@ -748,17 +751,28 @@ class PlanMachine(RuleBasedStateMachine):
             self.plan.settle_proposed()
         if self.plan.dead:
             self.log.append((tuple((d.position, d.position) for d in self.plan.dead), True))
-            self.plan.bury_proposed(len(self.plan.dead))
+            self.plan.bury_proposed(len(self.plan.dead), 0.0)
 
     @rule()
     def apply(self):
         if self.log:
             ranges, dead = self.log.pop(0)
             for first, last in ranges:
-                self.settled.update(range(first, last + 1))
+                settled = set(range(first, last + 1))
                 if dead:
-                    self.letters.update(range(first, last + 1))
+                    self.letters |= settled - self.settled
+                self.settled |= settled
         self.plan.applied(Position(self.watermark()), lambda p: p in self.settled)
+
+    @rule(data=st.data())
+    def skip(self, data):
+        """An operator's order, which the plan hears of as soon as it is applied."""
+        mark = self.watermark()
+        through = data.draw(st.integers(mark, min(self.accepted, mark + 15)))
+        self.settled.update(range(1, through + 1))
+        self.ended.update(range(1, through + 1))
+        self.plan.applied(Position(self.watermark()), lambda p: p in self.settled)
+        self.plan.pass_over(Position(through), self.now_s)
 
     @rule(data=st.data())
     def purge(self, data):
@@ -780,7 +794,7 @@ class PlanMachine(RuleBasedStateMachine):
     def is_bounded_and_complete(self):
         plan = self.plan
         assert plan.in_flight == len(self.in_flight) <= self.rules.concurrency
-        assert plan.proposed == len(self.log)
+        assert plan.proposed <= len(self.log)  # a skip may have settled what is in one
         waiting = {trial.position for trial in plan.backlog.waiting}
         in_line = set()
         if plan.backlog.lines is not None:
@@ -794,7 +808,9 @@ class PlanMachine(RuleBasedStateMachine):
         done |= set(plan._delivered) | {dead.position for dead in plan.dead}
         known = held | done | self.settled
         assert set(range(self.watermark() + 1, plan.cursor + 1)) <= known, "nothing is lost"
-        assert not held & (done | self.settled), "nothing is in two places"
+        # What was skipped is let go of at once, but for attempts under way.
+        skipped = {p for p in self.in_flight if p <= plan.backlog.passed}
+        assert not (held - skipped) & (done | self.settled), "nothing is in two places"
 
     def teardown(self):
         """Whatever came before: of a consumer that answers, everything ends."""

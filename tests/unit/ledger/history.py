@@ -98,7 +98,7 @@ class History:
     def settle(self, consumer: int, *ranges: tuple[int, int]) -> None:
         self.apply(Settle(consumer, ranges))
 
-    def bury(self, consumer: int, *burials: Burial | int) -> None:
-        """Bury messages: as burials, or as dead ones by their positions."""
+    def bury(self, consumer: int, *burials: Burial | int, target: int = 0) -> None:
+        """Bury messages, or letters that wait for `target`: as burials, or by their positions."""
         letters = tuple(burial(b) if isinstance(b, int) else b for b in burials)
-        self.apply(Bury(consumer, letters))
+        self.apply(Bury(consumer, letters, target))

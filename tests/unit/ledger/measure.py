@@ -110,7 +110,7 @@ def with_letters() -> None:
     print(f"  {len(sections)} sections, {sum(map(len, sections)) / 2**20:.1f} MiB")
     numbers = tuple(range(1, 1_001))
     print(f"  replay 1 000: {took(ledger, Replay(1, numbers))}")
-    print(f"  conclude 1 000: {took(ledger, Conclude(numbers))}")
+    print(f"  conclude 1 000: {took(ledger, Conclude(1, numbers))}")
     trials = tuple(Trial(n, 0, 1, 1 << 50, 1 << 50) for n in range(1, TRIALS_MAX + 1))
     print(f"  remember {TRIALS_MAX} trials: {took(ledger, Remember(1, 0, 0, 0, trials))}")
     print(f"  capture with them: {held(ledger)}")

@@ -16,6 +16,7 @@ from crowd.command import (
     Control,
     Dismiss,
     Enroll,
+    Once,
     Purge,
     Release,
     Remember,
@@ -54,9 +55,15 @@ STEP = st.one_of(
     ),
     st.tuples(st.just("release"), st.integers(0, 8)),  # how many entries below the newest
     st.tuples(st.just("skip")),
-    st.tuples(st.just("bury"), st.integers(1, 3), FEW, st.sampled_from(["dead", "parked"])),
+    st.tuples(
+        st.just("bury"),
+        st.integers(1, 3),
+        FEW,
+        st.sampled_from(["dead", "parked"]),
+        st.sampled_from([0, 0, 0, 1, 2, 3]),  # who it waits for
+    ),
     st.tuples(st.just("replay"), st.integers(1, 3), FEW),
-    st.tuples(st.just("conclude"), FEW),
+    st.tuples(st.just("conclude"), st.integers(1, 3), FEW),
     st.tuples(st.just("purge"), st.sampled_from(["operator", "age"]), FEW),
     st.tuples(st.just("remember"), st.integers(1, 3), FEW),
     st.tuples(st.just("pass"), st.integers(1, 3), st.integers(1, 20)),
@@ -146,12 +153,12 @@ class Model:
     def count(self, consumer_id, what):
         self.tallies.setdefault(consumer_id, dict.fromkeys(TALLY, 0))[what] += 1
 
-    def bury(self, consumer_id, positions, state, index, messages):
+    def bury(self, consumer_id, positions, state, target, index, messages):
         name = self.name_of(consumer_id)
         left = [] if name is None else self.left(name)
         for position, message in zip(positions, messages, strict=True):
             older = self.letter_of(consumer_id, position)
-            waits = older is not None and self.letters[older][2] != "dead"
+            waits = older is not None and self.letters[older][3] == (target or consumer_id)
             if position in left:
                 self.count(consumer_id, state)
             elif waits and state == "dead":
@@ -161,8 +168,10 @@ class Model:
             else:
                 continue
             self.last_letter += 1
-            target = consumer_id if state == "parked" else 0
-            self.letters[self.last_letter] = [consumer_id, position, state, target, message, index]
+            waits_for = consumer_id if state == "parked" else 0
+            self.letters[self.last_letter] = [
+                consumer_id, position, state, waits_for, message, index
+            ]  # fmt: skip
             self.came[self.last_letter] = message
             if name is not None:
                 self.done[name].add(position)
@@ -235,8 +244,9 @@ def play_one(history, model, session, what, *given_):
             history.apply(Release(floor))
             model.release(floor)
     elif what == "conclude":
-        history.apply(Conclude(tuple(given_[0])))
-        model.remove(given_[0], "concluded", lambda letter: letter[2] != "dead")
+        consumer_id, numbers = given_
+        history.apply(Conclude(consumer_id, tuple(numbers)))
+        model.remove(numbers, "concluded", lambda letter: letter[3] == consumer_id)
     elif what == "purge":
         reason, numbers = given_
         history.apply(Purge(reason, tuple(numbers)))
@@ -265,11 +275,13 @@ def play_to_one(history, model, index, what, consumer_id, *given_):
         if name is not None:
             model.settle(name, {p for a, b in ranges for p in range(a, b + 1)})
     elif what == "bury":
-        positions, state = given_
+        positions, state, target = given_
+        target = 0 if target == consumer_id else target
         messages = [b"m" * (1 + position % 3) for position in positions]
         both = zip(positions, messages, strict=True)
-        history.bury(consumer_id, *(burial(p, state, message=m) for p, m in both))
-        model.bury(consumer_id, positions, state, index, messages)
+        burials = [burial(p, state, message=m) for p, m in both]
+        history.bury(consumer_id, *burials, target=target)
+        model.bury(consumer_id, positions, state, target, index, messages)
     elif what == "replay":
         history.apply(Replay(consumer_id, tuple(given_[0])))
         if name is not None:
@@ -482,13 +494,15 @@ def bury_some(history: History) -> None:
     history.bury(5, first + 3, first + 7)
     history.apply(Replay(2, (1, 2, 5)))
     history.apply(Replay(5, (7, 76)))
-    history.apply(Conclude((2, 51)))
+    history.apply(Conclude(2, (2,)))
+    history.apply(Conclude(4, (51,)))
     history.apply(Purge("operator", (10,)))
     history.bury(4, burial(first + 53))
     history.apply(Skip(4, first + 90))
     for consumer_id, trials in ((1, ()), (4, (Trial(first + 95, 0, 3, 5, 9),))):
         history.apply(Remember(consumer_id, 0, 5, 7, trials))
-    history.apply(Dismiss(5, "drop"))
+    for name in (b"1" * 16, b"2" * 16, b"1" * 16):
+        history.apply(Once(name, Dismiss(5, "drop")))
 
 
 def test_i5_every_process_finds_the_same_digest():

@@ -93,7 +93,7 @@ class Profile:
             os.kill(pid, signal.SIGUSR2)
         after = self._look(leader, pids)
         nodes.finish(load)
-        took_s, accepted, delivered = (after[n] - before[n] for n in range(3))
+        took_s, accepted, delivered = (max(1e-9, after[n] - before[n]) for n in range(3))
         print(
             f"{leader} leads; {accepted / took_s:.0f} accepted and {delivered / took_s:.0f} "
             "delivered a second; µs of CPU for each accepted"

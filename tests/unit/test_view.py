@@ -73,6 +73,7 @@ class Producers:
     draining = False
     connections = connections_refused = requests = 1
     budget = SimpleNamespace(used=7)
+    acceptance = SimpleNamespace(goes_on=True, pauses=1)
 
 
 def view(engine):

@@ -56,6 +56,8 @@ METRICS: Final = (
     Metric("crowd_consumer_skipped_total", _COUNTER, "Messages skipped.", ("consumer",)),
     Metric("crowd_consumer_watermark", _GAUGE, "All up to it are settled.", ("consumer",)),
     Metric("crowd_door_refused_total", _COUNTER, "Requests refused at the door.", ("reason",)),
+    Metric("crowd_http_accept_pauses_total", _COUNTER, "Times that no more were accepted."),
+    Metric("crowd_http_accepting", _GAUGE, "1 while connections of producers are accepted."),
     Metric("crowd_http_certificate_end_seconds", _GAUGE, "When the producers' certificate ends."),
     Metric("crowd_http_connections", _GAUGE, "Open connections of producers."),
     Metric("crowd_http_connections_refused_total", _COUNTER, "Connections over the bound."),

@@ -229,6 +229,8 @@ class EngineView:
             "crowd_idempotency_replays_total": keys.replays,
             "crowd_producers_waiting": engine.proposer.waiting_count,
             "crowd_http_requests_total": self._producers.requests,
+            "crowd_http_accepting": self._producers.acceptance.goes_on,
+            "crowd_http_accept_pauses_total": self._producers.acceptance.pauses,
             "crowd_http_connections": self._producers.connections,
             "crowd_http_connections_refused_total": self._producers.connections_refused,
             "crowd_http_in_flight_bytes": self._producers.budget.used,

@@ -130,8 +130,14 @@ class Channel(TwistedProtocol):
 
     def handshakeCompleted(self) -> None:
         """Wait for a request: TLS is there."""
+        self._shakes_hands = False
         if self._intake.stage is Stage.BETWEEN:
             self.deadline_s = self._shared.idle_by_s
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is due on it, from either side."""
+        return self._intake.stage is Stage.BETWEEN and not (self._queue or self._shakes_hands)
 
     def dataReceived(self, data: bytes) -> None:
         """Take what the producer sent."""

@@ -2,7 +2,7 @@
 """Where producers connect: the listening ports, and what all their connections share.
 
 Decides when connections are looked at (one timer for all of them, every 0.5 s, instead of one
-for each request), how many there may be, and how they end when the node stops: no new ones,
+for each request), has no more accepted while there are too many (``acceptance``), and how they end when the node stops: no new ones,
 idle ones are closed, those with a request are answered first. Leaves the requests to
 ``router`` and each connection's own course to ``channel``.
 """
@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.web.http import datetimeToString
 from zope.interface import implementer
 
+from crowd.web.acceptance import Acceptance
 from crowd.web.budget import Budget
 from crowd.web.channel import Channel
 from crowd.web.entrance import Tally
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 ACCEPT_QUEUED_S: Final = 0.05
 """For the reactor to accept the connections that the system has made already: when a listening
 socket closes, those that nobody accepted are reset, with the requests that they brought."""
+
+IDLE_WHEN_FULL_S: Final = 5.0
+"""How long a connection may be idle while others wait to be accepted."""
 
 SWEEP_S: Final = 0.5
 """Deadlines are of seconds; looking at 20 000 connections takes 2 ms."""
@@ -68,6 +72,10 @@ class Producers(Factory):
         self.draining = False
         self.connections_refused = 0
         self.requests = 0  # `Channel` counts them
+        self.acceptance = Acceptance(limits.connections_max)
+        self.on_acceptance: Callable[[], None] = lambda: None
+        """Called when `acceptance` changed its mind."""
+        self._swept_s = clock.seconds()
         self._clock = clock
         self._wall_s = wall_s
         self._router = router
@@ -88,7 +96,8 @@ class Producers(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Channel | None:
         """Return a connection's protocol, or None if there are too many of them."""
         del addr
-        if self.draining or len(self._open) >= self.limits.connections_max:
+        connections_max = self.limits.connections_max + self.limits.connections_over
+        if self.draining or len(self._open) >= connections_max:
             self.connections_refused += 1
             return None
         return Channel(self)
@@ -107,6 +116,7 @@ class Producers(Factory):
     def start(self) -> None:
         """Start the timer."""
         self._tell_time()
+        self._swept_s = self.now_s
         self._sweep.start(SWEEP_S, now=False)
 
     def drain(self) -> Deferred[None]:
@@ -130,11 +140,19 @@ class Producers(Factory):
             self._sweep.stop()
 
     def sweep(self) -> None:
-        """See whose deadline is over."""
+        """See whose deadline is over, and how late this node is with all that it does."""
         self._tell_time()
         now_s = self.now_s
+        if self.acceptance.came(now_s - self._swept_s - SWEEP_S):
+            self.on_acceptance()
+        self._swept_s = now_s
         for channel in [each for each in self._open if each.deadline_s <= now_s]:
             channel.expired()
+        if self.acceptance.is_full:
+            idle_by_s = now_s + self.limits.idle_s - IDLE_WHEN_FULL_S
+            for channel in [each for each in self._open if each.deadline_s <= idle_by_s]:
+                if channel.is_idle:
+                    channel.expired()
 
     @property
     def connections(self) -> int:
@@ -156,10 +174,14 @@ class Producers(Factory):
     def opened(self, channel: Channel) -> None:
         """Watch a connection."""
         self._open.add(channel)
+        if self.acceptance.count(len(self._open)):
+            self.on_acceptance()
 
     def closed(self, channel: Channel) -> None:
         """Forget a connection."""
         self._open.discard(channel)
+        if not self.acceptance.goes_on and self.acceptance.count(len(self._open)):
+            self.on_acceptance()
         self._due.pop(channel, None)
         self._tell_if_empty()
 
@@ -218,6 +240,7 @@ class ProducerListener(Service):
     def startService(self) -> None:
         """Listen on all endpoints."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
+        self.producers.on_acceptance = self._accept_or_not
         self.producers.start()
         opening = [endpoint.listen(self.producers) for endpoint in self._endpoints]
         for each in opening:
@@ -244,6 +267,14 @@ class ProducerListener(Service):
         if over.active():
             over.cancel()
         self.producers.stop()
+
+    def _accept_or_not(self) -> None:
+        """Have the system queue connections while there are too many, and take them up again."""
+        for port in self._ports:
+            if self.producers.acceptance.goes_on:
+                port.startReading()
+            else:
+                port.stopReading()
 
     def _failed(self, failure: Failure) -> None:
         error = failure.value

@@ -89,6 +89,7 @@ class Producers:
     connections = connections_refused = requests = 1
     budget = SimpleNamespace(used=7)
     tally = DoorTally()
+    acceptance = SimpleNamespace(goes_on=True, pauses=1)
 
 
 def view(engine):

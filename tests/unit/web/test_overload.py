@@ -34,7 +34,7 @@ class Acceptor:
     def route_id(self, _: str) -> RouteId:
         return RouteId(1)
 
-    def accept(self, _: RouteId, __: bytes) -> defer.Deferred[Position]:
+    def accept(self, _: RouteId, __: bytes, ___: bytes) -> defer.Deferred[Position]:
         self.stored += 1
         accepted: defer.Deferred[Position] = defer.Deferred()
         reactor.callLater(self._wait_s, accepted.callback, Position(self.stored))

@@ -420,7 +420,10 @@ class Node(Service):
     def _make_router(self, configuration: Configuration) -> Router:
         routes, _ = definitions(configuration)
         node = configuration.node
-        doors = {policy.path: Door(policy) for policy in configuration.policies}
+        rings = _keyrings(configuration, self._reactor.seconds, self._cannot_check)
+        doors = {
+            policy.path: Door(policy, rings.get(policy.path)) for policy in configuration.policies
+        }
         entrance = Entrance(doors, wall_us, self._reactor.seconds, self._tally)
         proxies = Proxies(node.trusted_proxies, node.proxy_field) if node.trusted_proxies else None
         ingest = Ingest(

@@ -13,7 +13,7 @@ import msgspec
 
 from crowd.command import MEMBERS_MAX
 from crowd.errors import ChangeRefusedError, UnknownMemberError
-from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes
+from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes, standings
 from crowd.raft.membership import Standing
 from crowd.raft.status import describe
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from crowd.archive import Archive
     from crowd.delivery.dispatcher import Dispatcher
     from crowd.ledger.members import MemberState
+    from crowd.message import Position
     from crowd.raft.engine import Engine
     from crowd.reads.upstream import Tally
+    from crowd.waits import EngineWaits
     from crowd.web.listener import Producers
 
 _STANDING: Final = {
@@ -50,6 +52,30 @@ class EngineAcceptor:
         return self._ledger.tag
 
 
+class EngineStandings:
+    """The engine's ledger as `crowd.web.messages.Standings` asks for it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._ledger = engine.ledger
+
+    @property
+    def tag(self) -> str | None:
+        """The cluster's tag."""
+        return self._ledger.tag
+
+    @property
+    def tip(self) -> Position:
+        """The position of the message accepted last."""
+        return self._ledger.tip
+
+    def standing(self, position: Position) -> standings.Standing | None:
+        """Return where a message up to the tip stands; None if it was released."""
+        try:
+            return standings.standing_of(self._ledger, position)
+        except LookupError:
+            return None
+
+
 class EngineView:
     """A node as `crowd.web.admin.NodeView` asks for it."""
 
@@ -61,8 +87,10 @@ class EngineView:
         within_s: float,
         archive: Archive,
         reads: Tally,
+        waits: EngineWaits,
     ) -> None:
         """Look at these parts; an election may last `within_s` before the node is unready."""
+        self._waits = waits
         self._reads = reads
         self._archive = archive
         self._engine = engine
@@ -211,6 +239,9 @@ class EngineView:
             "crowd_http_in_flight_bytes": self._producers.budget.used,
         }
         values |= _reads(self._reads)
+        values["crowd_waits_in_flight"] = self._waits.in_flight
+        for end, count in msgspec.structs.asdict(self._waits.tally).items():
+            values[f'crowd_waits_total{{end="{end}"}}'] = count
         if store.newest is not None:
             values["crowd_checkpoint_index"] = store.newest.index
             values["crowd_checkpoint_bytes"] = store.newest.size_bytes

@@ -209,7 +209,9 @@ class ConsumerAgent:
             raise TypeError(f"expected a PreparedRequest, found {bodyProducer!r}")
         now_s = self._clock.seconds()
         prepared, deadline_s = bodyProducer, now_s + self._timeout_s
-        exchange = Exchange(prepared.head, prepared.body, deadline_s, prepared.body_max, awaited=prepared.awaited)
+        exchange = Exchange(
+            prepared.head, prepared.body, deadline_s, prepared.body_max, awaited=prepared.awaited
+        )
         exchange.answered = Deferred(self._abandon)
         if self._closed:
             self._fail(exchange, FailureKind.STOPPED, "the consumer's connections are closed")

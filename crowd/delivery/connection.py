@@ -279,7 +279,9 @@ class ConsumerConnection(TwistedProtocol):
     def _end(self, exchange: Exchange) -> None:
         self.exchange = None
         self._sent = False
-        heard = Heard(self._status, self._kept, self._body, whole=not self._body_cut, fields=self._fields)
+        heard = Heard(
+            self._status, self._kept, self._body, whole=not self._body_cut, fields=self._fields
+        )
         self._owner.ended(self, exchange, heard)
 
     def _break(self, exchange: Exchange, kind: FailureKind, words: str) -> None:

@@ -29,6 +29,7 @@ from crowd.raft.journal.upkeep import UpkeepCounters
 from crowd.raft.membership import Standing
 from crowd.reads.upstream import Tally
 from crowd.view import EngineChanges, EngineView
+from crowd.waits import Tally as Ended
 from tests.unit.archives import NoLetters
 
 ID = {name: name.encode() * 16 for name in "abcde"}
@@ -86,9 +87,12 @@ class Producers:
     budget = SimpleNamespace(used=7)
 
 
+WAITS = SimpleNamespace(in_flight=3, tally=Ended(delivered=5))
+
+
 def view(engine):
     return EngineView(
-        engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), Tally()
+        engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), Tally(), WAITS
     )
 
 
@@ -247,7 +251,9 @@ def test_consumers_letters_are_counted_by_state():
     engine = Engine("a")
     definition = read_consumer({"name": "audit", "url": "http://h"}, "t", None)
     engine.apply(Define("a", b"h" * 32, (), (definition,)))
-    shown = EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, Archive(), Tally())
+    shown = EngineView(
+        engine, SimpleNamespace(progress=list), Producers(), 5.0, Archive(), Tally(), WAITS
+    )
     values = shown.counters()
     assert values['crowd_consumer_paused{consumer="audit"}'] == 0
     assert values['crowd_consumer_letters{consumer="audit",state="dead"}'] == 2

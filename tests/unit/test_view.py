@@ -30,6 +30,7 @@ from crowd.raft.membership import Standing
 from crowd.reads.upstream import Tally
 from crowd.view import EngineChanges, EngineView
 from crowd.waits import Tally as Ended
+from crowd.web.entrance import Tally as DoorTally
 from tests.unit.archives import NoLetters
 
 ID = {name: name.encode() * 16 for name in "abcde"}
@@ -85,6 +86,7 @@ class Producers:
     draining = False
     connections = connections_refused = requests = 1
     budget = SimpleNamespace(used=7)
+    tally = DoorTally()
 
 
 WAITS = SimpleNamespace(in_flight=3, tally=Ended(delivered=5))

@@ -65,7 +65,8 @@ def test_letters(history):
 
 def test_where_something_was_given_up_no_more_is_claimed_than_is_kept(history):
     """A ledger keeps that a message is settled, not why."""
-    history.apply(Settle(1, ((1, 1),)), Bury(1, (burial(2),)))
+    history.apply(Settle(1, ((1, 1),)))
+    history.apply(Bury(1, (burial(2),)))
     history.apply(Purge("operator", (1,)))
     assert [states(history, position)[1][0] for position in (1, 2)] == ["settled"] * 2
     history.apply(Settle(2, ((1, 1),)))

@@ -73,18 +73,19 @@ class Acceptor:
 
 
 class Waits:
-    """Ends a wait in the reactor's next turn, or says that nobody can tell."""
+    """Ends a wait in the reactor's next turn; of every second one nobody can tell."""
 
-    late = False
+    def __init__(self) -> None:
+        self.late = False
 
     def consumer_of(self, _: RouteId) -> ConsumerId:
         return ConsumerId(3)
 
     def wait(self, _: Position, __: ConsumerId, ___: float) -> defer.Deferred[Ending | None]:
         ended: defer.Deferred[Ending | None] = defer.Deferred()
-        Waits.late = not Waits.late
+        self.late = not self.late
         made = Ending("delivered", 201, ((b"Location", b"/made"), (b"ETag", b"x")), b"made")
-        reactor.callLater(0, ended.callback, made if Waits.late else None)
+        reactor.callLater(0, ended.callback, made if self.late else None)
         return ended
 
 

@@ -84,7 +84,8 @@ class Waits:
     def wait(self, _: Position, __: ConsumerId, ___: float) -> defer.Deferred[Ending | None]:
         ended: defer.Deferred[Ending | None] = defer.Deferred()
         self.late = not self.late
-        made = Ending("delivered", 201, ((b"Location", b"/made"), (b"ETag", b"x")), b"made")
+        headers = ((b"Content-Type", b"a/b"), (b"Location", b"/made"), (b"ETag", b"x"))
+        made = Ending("delivered", 201, headers, b"made")
         reactor.callLater(0, ended.callback, made if self.late else None)
         return ended
 
@@ -327,7 +328,7 @@ class TestContract(TestCase):
                 assert _answer(data) == _answer(their_answers[name]), name
             assert [*map(_message, ours.stored)] == [*map(_message, theirs.stored)]
             assert ours.digests == theirs.digests
-            assert len(set(ours.digests)) == 4
+            assert len(set(ours.digests)) == 5
             assert len(self.flushLoggedErrors(RuntimeError)) == 2
 
         return defer.Deferred.fromCoroutine(run())

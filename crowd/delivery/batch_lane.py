@@ -142,9 +142,9 @@ class BatchLane(Lane):
             return
         around, plan, counts = self._around, self.plan, self.counts
         now_s = around.clock.seconds()
-        closed, dead = plan.breaker.closed, len(plan.dead)
+        closed, dead = plan.breaker.closed, len(plan.endings.dead)
         outcomes = plan.answered_batch(first, answers, now_s, around.chance.random())
-        delivered, died = outcomes.count(Outcome.DELIVERED), len(plan.dead) - dead
+        delivered, died = outcomes.count(Outcome.DELIVERED), len(plan.endings.dead) - dead
         failed = len(outcomes) - delivered - died
         unknown = min(failed, outcomes.count(Outcome.UNKNOWN))
         counts.delivered += delivered
@@ -159,7 +159,7 @@ class BatchLane(Lane):
         for place, position in awaited:
             if outcomes[place] is Outcome.DELIVERED:
                 self._end(position, "delivered", answers[place])
-            elif any(each.position == position for each in plan.dead[dead:]):
+            elif any(each.position == position for each in plan.endings.dead[dead:]):
                 self._end(position, "dead", answers[place])
         if closed != plan.breaker.closed:
             self._turned(now_s)

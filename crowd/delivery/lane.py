@@ -241,7 +241,7 @@ class Lane:
             dues.append(self._read_from_s)
         if self._letters_skipped:
             dues.append(self._letters_s)
-        dues.append(plan.letters_end_s())
+        dues.append(plan.endings.letters_due_s())
         return min((due_s for due_s in dues if due_s is not None), default=None)
 
     # --- Order --------------------------------------------------------------------------------------
@@ -404,14 +404,14 @@ class Lane:
             return
         around, plan, counts = self._around, self.plan, self.counts
         now_s = around.clock.seconds()
-        closed, dead = plan.breaker.closed, len(plan.dead)
+        closed, dead = plan.breaker.closed, len(plan.endings.dead)
         outcome = plan.answered(position, answer, now_s, around.chance.random())
         if outcome is Outcome.DELIVERED:
             counts.delivered += 1
             self.last_problem = ""
             self._reports.heard(now_s)
         else:
-            if len(plan.dead) > dead:
+            if len(plan.endings.dead) > dead:
                 counts.dead += 1
                 self._reports.heard(now_s)
             elif outcome is Outcome.UNKNOWN:
@@ -422,7 +422,7 @@ class Lane:
         if awaited:
             if outcome is Outcome.DELIVERED:
                 self._end(position, "delivered", answer)
-            elif len(plan.dead) > dead:
+            elif len(plan.endings.dead) > dead:
                 self._end(position, "dead", answer)
         if closed != plan.breaker.closed:
             self._turned(now_s)

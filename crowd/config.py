@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from crowd.policy import Policy
 
 METHODS_DEFAULT: Final = ["POST", "PUT", "PATCH", "DELETE"]
+RESERVED: Final = "/.crowd"
+"""Where paths begin that are no route's."""
+
 EVERYTHING: Final = "/<path:rest>"
 """The route of a file that names none."""
 
@@ -106,7 +109,7 @@ class Configuration(msgspec.Struct, frozen=True):
 
     Routes, consumers and ``idempotency`` are the cluster's, and go through the log: the last are
     the bounds of its keys, which stand among the file's limits. ``policies`` has those routes'
-    that ask anything of a request.
+    that ask anything of a request, or let its producer wait.
     """
 
     node: Node
@@ -346,7 +349,7 @@ def _limits(table: Table) -> tuple[Limits, KeyBounds]:
 def _routes(
     root: Table, directory: Path, body_bytes: int
 ) -> tuple[tuple[RouteDefinition, ...], tuple[Policy, ...]]:
-    """Return the routes, and the policies of those that ask anything."""
+    """Return the routes, and the policies of those that ask anything or let producers wait."""
     if not root.has("route"):
         rest = RouteDefinition(EVERYTHING, tuple(METHODS_DEFAULT), "refuse", None)
         root.tables("route")
@@ -354,7 +357,7 @@ def _routes(
         return (rest,), ()
     read = [_route(table, directory, body_bytes) for table in root.tables("route")]
     _check_unique(root.findings, "route", "path", [route.path for route, _ in read])
-    policies = tuple(policy for _, policy in read if not policy.asks_nothing)
+    policies = tuple(policy for _, policy in read if not policy.asks_nothing or policy.wait_s)
     return tuple(route for route, _ in read), policies
 
 
@@ -368,6 +371,10 @@ def _route(table: Table, directory: Path, body_bytes: int) -> tuple[RouteDefinit
         reach=_reach(table.table("reach")),
         proof=_proof(table.table("tls")),
     )
+    if route.path.startswith(RESERVED):
+        table.problem(
+            "path", f'a path that does not begin with "{RESERVED}", which is crowd\'s own'
+        )
     if route.reads == "proxy":
         if not table.has("upstream"):
             table.problem("upstream", f'{kinds.URL.expected}, as reads = "proxy"')

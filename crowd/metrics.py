@@ -97,6 +97,8 @@ METRICS: Final = (
     Metric("crowd_scrub_passes_total", _COUNTER, "Times that all finished segments were verified."),
     Metric("crowd_scrub_read_bytes_total", _COUNTER, "Bytes verified by the scrub."),
     Metric("crowd_snapshot_sent_bytes_total", _COUNTER, "Bytes of checkpoints sent to followers."),
+    Metric("crowd_waits_in_flight", _GAUGE, "Producers that wait for a consumer's answer."),
+    Metric("crowd_waits_total", _COUNTER, "Waits that ended, by how.", ("end",)),
 )
 
 BY_NAME: Final = {metric.name: metric for metric in METRICS}

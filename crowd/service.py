@@ -50,17 +50,20 @@ from crowd.raft.storage import open_storage
 from crowd.raft.tls import MutualTLS
 from crowd.reads.upstream import Upstreams
 from crowd.reload import Reload
-from crowd.view import EngineAcceptor, EngineChanges, EngineView
+from crowd.view import Aside, EngineAcceptor, EngineChanges, EngineStandings, EngineView
+from crowd.waits import EngineWaits
 from crowd.web.admin import Operators, admin_site
 from crowd.web.announced import Balancers
 from crowd.web.entrance import Entrance, Tally
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers, WrappedEndpoint
+from crowd.web.messages import MessagePages
 from crowd.web.router import Router
 from crowd.web.through import Through
 from crowd.web.tls import ProducerTLS
 from crowd.web.token import open_token
+from crowd.web.waiting import Waiting
 from crowd.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -210,6 +213,7 @@ class Node(Service):
         self._filesystem = DiskFileSystem()
         self.engine = self._make_engine()
         self.dispatcher = self._make_dispatcher()
+        self._waits = EngineWaits(reactor, self.engine, self.dispatcher.awaited)
         self._doors: list[Any] = []
         self._wishes = Wishes(self.engine, reactor.seconds, self._chance)
         self._tally = Tally()
@@ -269,6 +273,7 @@ class Node(Service):
         if self._reload is not None:
             self._reload.stop()
         self._orders.close()
+        self._waits.close()
         listener = self._doors.pop() if self._doors else None
         if listener is not None:
             await listener.stopService()
@@ -290,7 +295,7 @@ class Node(Service):
             self.producers,
             self._within_s,
             archive,
-            self._upstreams.tally,
+            Aside(self._upstreams.tally, self._waits),
             self._tls,
             utc_now,
         )
@@ -441,12 +446,23 @@ class Node(Service):
     def _make_router(self, configuration: Configuration) -> Router:
         routes, _ = definitions(configuration)
         node = configuration.node
-        doors = {policy.path: Door(policy) for policy in configuration.policies}
+        rings = _keyrings(configuration, self._reactor.seconds, self._cannot_check)
+        doors = {
+            policy.path: Door(policy, rings.get(policy.path))
+            for policy in configuration.policies
+            if not policy.asks_nothing
+        }
         entrance = Entrance(doors, wall_us, self._reactor.seconds, self._tally)
         proxies = Proxies(node.trusted_proxies, node.proxy_field) if node.trusted_proxies else None
-        ingest = Ingest(
-            EngineAcceptor(self.engine), routes, wall_us, self._through, entrance, proxies
+        self._waits.first = [consumer.name for consumer in configuration.consumers]
+        waits = {each.path: each.wait_s for each in configuration.policies if each.wait_s}
+        pages = MessagePages(
+            EngineStandings(self.engine), {route.path for route in routes}, entrance, waits, proxies
         )
+        ingest = Ingest(
+            EngineAcceptor(self.engine), routes, wall_us, self._through, entrance, proxies,
+            Waiting(self._waits, waits) if waits else None, pages,
+        )  # fmt: skip
         return Router(ingest.app, [host.encode("ascii") for host in node.hosts], entrance)
 
     def _door(self, text: str) -> Any:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from crowd.command import MEMBERS_MAX
 from crowd.errors import ChangeRefusedError, UnknownMemberError
-from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes
+from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes, standings
 from crowd.raft.membership import Standing
 from crowd.raft.status import describe
 
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from crowd.archive import Archive
     from crowd.delivery.dispatcher import Dispatcher
     from crowd.ledger.members import MemberState
+    from crowd.message import Position
     from crowd.raft.engine import Engine
     from crowd.reads.upstream import Tally
+    from crowd.waits import EngineWaits
     from crowd.web.listener import Producers
     from crowd.web.tls import ProducerTLS
 
@@ -56,6 +58,37 @@ class EngineAcceptor:
         return self._ledger.tag
 
 
+class EngineStandings:
+    """The engine's ledger as `crowd.web.messages.Standings` asks for it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._ledger = engine.ledger
+
+    @property
+    def tag(self) -> str | None:
+        """The cluster's tag."""
+        return self._ledger.tag
+
+    @property
+    def tip(self) -> Position:
+        """The position of the message accepted last."""
+        return self._ledger.tip
+
+    def standing(self, position: Position) -> standings.Standing | None:
+        """Return where a message up to the tip stands; None if it was released."""
+        try:
+            return standings.standing_of(self._ledger, position)
+        except LookupError:
+            return None
+
+
+class Aside(NamedTuple):
+    """What goes on beside messages and their delivery: reads, and waits for consumers."""
+
+    reads: Tally
+    waits: EngineWaits
+
+
 class EngineView:
     """A node as `crowd.web.admin.NodeView` asks for it."""
 
@@ -66,12 +99,13 @@ class EngineView:
         producers: Producers,
         within_s: float,
         archive: Archive,
-        reads: Tally,
+        aside: Aside,
         tls: ProducerTLS | None = None,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Look at these parts; an election may last `within_s` before the node is unready."""
-        self._reads = reads
+        self._waits = aside.waits
+        self._reads = aside.reads
         self._tls = tls
         self._wall = wall
         self._archive = archive
@@ -236,6 +270,9 @@ class EngineView:
             "crowd_http_in_flight_bytes": self._producers.budget.used,
         }
         values |= _reads(self._reads)
+        values["crowd_waits_in_flight"] = self._waits.in_flight
+        for end, count in msgspec.structs.asdict(self._waits.tally).items():
+            values[f'crowd_waits_total{{end="{end}"}}'] = count
         if self._tls is not None:
             values["crowd_http_certificate_end_seconds"] = self._tls.expires.timestamp()
         if store.newest is not None:

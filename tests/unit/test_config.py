@@ -224,6 +224,9 @@ def test_six_mistakes_are_reported_at_once():
         ("[[route]]\npath = '/a'\nmethods = []", "route[/a].methods: found []; expected one or"),
         (READS + "timeout = 5", "route[/a].timeout: found 5; expected a duration"),
         (READS + "reach.allow = ['10.0.0.1/8']", "expected an array of at most 64 networks"),
+        ("[[route]]\npath = '/.crowd/x'", "crowd's own"),
+        ("[[route]]\npath = '/.crowd<path:x>'", "crowd's own"),
+        ("[[route]]\npath = '/a'\nwait = '2 min'", 'a duration from "0 s" to "1 min"'),
         (READS + "tls.authority = '/ca.pem'", "expected a url that begins with https://"),
         (READS.replace("//a", "//a..b"), 'route[/a].upstream: found "http://a..b"'),
         ("[limits]\nreads = 0", "limits.reads: found 0; expected a whole number from 1 to 1000"),
@@ -459,6 +462,14 @@ def test_every_key_has_its_heading_in_the_reference(tmp_path):
     keys = {re.sub(r"\[[^]]*\]", "", setting.key) for setting in settings}
     text = (ROOT / "docs/reference/configuration.md").read_text("utf-8")
     assert keys == set(re.findall(r"^### `([\w.]+)`", text, re.MULTILINE))
+
+
+def test_a_route_that_lets_producers_wait_stands_open():
+    """It has a policy, and nothing is asked of a request; nodes that differ in it say so."""
+    made = [from_text(f"[[route]]\npath = '/a'\n{wait}", "a") for wait in ("", "wait = '30 s'")]
+    assert [[each.wait_s for each in one.policies] for one in made] == [[], [30.0]]
+    assert made[1].policies[0].asks_nothing
+    assert made[0].file_hash != made[1].file_hash
 
 
 def test_a_schedule_takes_the_place_of_growing_waits():

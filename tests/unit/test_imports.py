@@ -15,7 +15,7 @@ ROOMS = (
     {"crowd.table", "crowd.kinds", "crowd.schema", "crowd.policy", "crowd.policy_kinds", "crowd.policy_tables",
      "crowd.config"},
     {"crowd.ledger"},
-    {"crowd.delivery.backlog", "crowd.delivery.backoff", "crowd.delivery.blame",
+    {"crowd.delivery.awaited", "crowd.delivery.backlog", "crowd.delivery.backoff", "crowd.delivery.blame",
      "crowd.delivery.breaker", "crowd.delivery.concurrency", "crowd.delivery.endings", "crowd.delivery.forms", "crowd.delivery.order",
      "crowd.delivery.outcome", "crowd.delivery.pace", "crowd.delivery.plan",
      "crowd.delivery.reach", "crowd.delivery.request", "crowd.delivery.rules",
@@ -26,7 +26,7 @@ ROOMS = (
     {"crowd.reads"},
     {"crowd.web"},
     {"crowd.wishes", "crowd.archive", "crowd.consumers", "crowd.letters", "crowd.orders", "crowd.reload",
-     "crowd.view", "crowd.service"},
+     "crowd.waits", "crowd.view", "crowd.service"},
     {"crowd.tools", "crowd.cli"},
 )  # fmt: skip
 """From the top: a room imports itself and those above it."""

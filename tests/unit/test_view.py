@@ -29,7 +29,8 @@ from crowd.metrics import METRICS, parse_sample
 from crowd.raft.journal.upkeep import UpkeepCounters
 from crowd.raft.membership import Standing
 from crowd.reads.upstream import Tally
-from crowd.view import EngineChanges, EngineView
+from crowd.view import Aside, EngineChanges, EngineView
+from crowd.waits import Tally as Ended
 from crowd.web.entrance import Tally as DoorTally
 from tests.unit.archives import NoLetters
 
@@ -92,9 +93,12 @@ class Producers:
     acceptance = SimpleNamespace(goes_on=True, pauses=1)
 
 
+ASIDE = Aside(Tally(), SimpleNamespace(in_flight=3, tally=Ended(delivered=5)))
+
+
 def view(engine):
     return EngineView(
-        engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), Tally(),
+        engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), ASIDE,
         SimpleNamespace(expires=ENDS), lambda: NOW,
     )  # fmt: skip
 
@@ -254,7 +258,7 @@ def test_consumers_letters_are_counted_by_state():
     engine = Engine("a")
     definition = read_consumer({"name": "audit", "url": "http://h"}, "t", None)
     engine.apply(Define("a", b"h" * 32, (), (definition,)))
-    shown = EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, Archive(), Tally())
+    shown = EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, Archive(), ASIDE)
     values = shown.counters()
     assert values['crowd_consumer_paused{consumer="audit"}'] == 0
     assert values['crowd_consumer_letters{consumer="audit",state="dead"}'] == 2
@@ -307,7 +311,7 @@ def test_with_a_bound_of_none_keys_are_said_not_to_be_looked_at():
 )
 def test_readiness_says_when_the_certificate_ends(left, words):
     shown = EngineView(
-        Engine("a"), SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), Tally(),
+        Engine("a"), SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), ASIDE,
         SimpleNamespace(expires=NOW + left), lambda: NOW,
     )  # fmt: skip
     assert ("certificate", True, words) in shown.readiness()

@@ -50,6 +50,7 @@ TEST = [
     "httpx>=0.27",
     "aiohttp>=3.10",
     "pytest>=8.2",
+    "pytest-xdist>=3.6",  # two cores for what starts no processes
     "mypy>=1.13",
     "ruff>=0.8",
 ]

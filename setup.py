@@ -50,6 +50,7 @@ TEST = [
     "httpx>=0.27",
     "aiohttp>=3.10",
     "pytest>=8.2",
+    "pytest-xdist>=3.6",  # two cores for what starts no processes
     "mypy>=1.13",
     "ruff>=0.8",
 ]
@@ -66,7 +67,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     install_requires=REQUIRES,
-    extras_require={"schema": SCHEMA, "test": TEST, "dev": TEST, "bench": ["py-spy>=0.4"]},
+    extras_require={"schema": SCHEMA, "test": TEST, "dev": TEST},
     # A mapping of the root, spelled out: an editable install is then one path entry, which
     # is what makes Twisted find twisted/plugins/ beside its own.
     package_dir={"": "."},

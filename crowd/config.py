@@ -43,13 +43,30 @@ if TYPE_CHECKING:
     from crowd.policy import Policy
 
 METHODS_DEFAULT: Final = ["POST", "PUT", "PATCH", "DELETE"]
+RESERVED: Final = "/.crowd"
+"""Where paths begin that are no route's."""
+
 EVERYTHING: Final = "/<path:rest>"
 """The route of a file that names none."""
+
+
+class DoorTLS(msgspec.Struct, frozen=True):
+    """What the ports ``tls:`` of producers rest on: files in PEM.
+
+    ``client_authority``: whose certificates producers show, if they ``require`` one or ``ask``.
+    """
+
+    certificate: str
+    private_key: str
+    client_authority: str | None
+    client_certificate: str
 
 
 class Node(msgspec.Struct, frozen=True):
     """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings.
 
+    Those of ``http`` may begin with ``haproxy:`` and ``tls:`` (`kinds.split_door`).
+    ``balancers`` are the networks that may connect to the former; ``tls`` serves the latter.
     ``hosts`` are the names that producers may ask for; any, where there are none.
     Proxies in ``trusted_proxies`` are believed who came to them; they say so in ``proxy_field``.
     """
@@ -62,6 +79,8 @@ class Node(msgspec.Struct, frozen=True):
     admin: str
     trusted_proxies: tuple[str, ...] = ()
     proxy_field: str = "X-Forwarded-For"
+    balancers: tuple[str, ...] = ()
+    tls: DoorTLS | None = None
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -90,7 +109,7 @@ class Configuration(msgspec.Struct, frozen=True):
 
     Routes, consumers and ``idempotency`` are the cluster's, and go through the log: the last are
     the bounds of its keys, which stand among the file's limits. ``policies`` has those routes'
-    that ask anything of a request.
+    that ask anything of a request, or let its producer wait.
     """
 
     node: Node
@@ -251,17 +270,42 @@ def _node(table: Table, directory: Path, *, in_cluster: bool) -> Node:
     node = Node(
         name=table.read("name", kinds.NAME) if named else table.read("name", kinds.NAME, "single"),
         directory=_path(table, "directory", directory, "crowd-data"),
-        http=table.read("http", kinds.ENDPOINTS, ["tcp:2104"]),
+        http=table.read("http", kinds.DOORS, ["tcp:2104"]),
         hosts=table.read("hosts", kinds.HOSTS, []),
         peer=table.read_optional("peer", kinds.ENDPOINT),
         admin=table.read("admin", kinds.ENDPOINT, "tcp:2106:interface=127.0.0.1"),
         trusted_proxies=table.read("trusted_proxies", kinds.NETWORKS, []),
         proxy_field=table.read("proxy_field", policy_kinds.PROXY_FIELD, "X-Forwarded-For"),
+        balancers=table.read("balancers", kinds.NETWORKS, []),
+        tls=_door_tls(table, directory),
     )
+    doors = [kinds.split_door(text) for text in node.http]
+    if node.tls is None and any(door.is_tls for door in doors):
+        table.problem("tls", "certificate and private_key, as node.http has a tls: port")
+    if node.tls is not None and not any(door.is_tls for door in doors):
+        table.problem("http", 'a port such as "tls:tcp:2443", as node.tls is set')
+    if bool(node.balancers) != any(door.is_proxied for door in doors):
+        table.problem("balancers", "networks and a haproxy: port of node.http, or neither")
     if node.peer is not None and not in_cluster:
         table.problem("peer", "none, as there is no [cluster]")
     table.close()
     return node
+
+
+def _door_tls(node: Table, directory: Path) -> DoorTLS | None:
+    table = node.table("tls")
+    if not node.has("tls"):
+        node.note("tls", "not set")
+        return None
+    authority = table.read_optional("client_authority", kinds.TEXT)
+    tls = DoorTLS(
+        certificate=_path(table, "certificate", directory),
+        private_key=_path(table, "private_key", directory),
+        client_authority=None if authority is None else str(directory.absolute() / authority),
+        client_certificate=table.read("client_certificate", kinds.CLIENTS, "require"),
+    )
+    table.close()
+    return tls
 
 
 def _cluster(table: Table, node: Node, directory: Path) -> Cluster:
@@ -305,7 +349,7 @@ def _limits(table: Table) -> tuple[Limits, KeyBounds]:
 def _routes(
     root: Table, directory: Path, body_bytes: int
 ) -> tuple[tuple[RouteDefinition, ...], tuple[Policy, ...]]:
-    """Return the routes, and the policies of those that ask anything."""
+    """Return the routes, and the policies of those that ask anything or let producers wait."""
     if not root.has("route"):
         rest = RouteDefinition(EVERYTHING, tuple(METHODS_DEFAULT), "refuse", None)
         root.tables("route")
@@ -313,7 +357,7 @@ def _routes(
         return (rest,), ()
     read = [_route(table, directory, body_bytes) for table in root.tables("route")]
     _check_unique(root.findings, "route", "path", [route.path for route, _ in read])
-    policies = tuple(policy for _, policy in read if not policy.asks_nothing)
+    policies = tuple(policy for _, policy in read if not policy.asks_nothing or policy.wait_s)
     return tuple(route for route, _ in read), policies
 
 
@@ -327,6 +371,10 @@ def _route(table: Table, directory: Path, body_bytes: int) -> tuple[RouteDefinit
         reach=_reach(table.table("reach")),
         proof=_proof(table.table("tls")),
     )
+    if route.path.startswith(RESERVED):
+        table.problem(
+            "path", f'a path that does not begin with "{RESERVED}", which is crowd\'s own'
+        )
     if route.reads == "proxy":
         if not table.has("upstream"):
             table.problem("upstream", f'{kinds.URL.expected}, as reads = "proxy"')

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from crowd.command import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX, read_start
@@ -39,6 +39,7 @@ _PLACEHOLDER = re.compile(r"<(?:[a-zA-Z_]\w*(?:\([^()<>]*\))?:)?[a-zA-Z_]\w*>")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})\Z")
 _HOST = re.compile(r"(?:[A-Za-z0-9_~-]+(?:\.[A-Za-z0-9_~-]+)*|\[[0-9A-Fa-f:.]+\])\Z")
 _TCP = re.compile(r"(?:tcp6?|ssl):(?:port=)?([^:]*)")
+_DOOR = re.compile(r"(haproxy:)?(tls:)?(.*)\Z", re.DOTALL)
 _STATUS = re.compile(r"[345]([0-9][0-9]|xx)\Z")
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)+\Z")  # RFC 6901
 _POINTER_MAX: Final = 240
@@ -52,6 +53,21 @@ def split_address(text: str) -> tuple[str, int]:
     if match is None or not 0 < int(match[2]) < 2**16:
         raise ValueError(f"{text!r} is not host:port")
     return match[1].strip("[]"), int(match[2])
+
+
+class Door(NamedTuple):
+    """A port for producers: what comes before HTTP on it, and Twisted's endpoint string."""
+
+    is_proxied: bool
+    is_tls: bool
+    endpoint: str
+
+
+def split_door(text: str) -> Door:
+    """Return what a string of `node.http` means: ``haproxy:`` and ``tls:`` first, if they are there."""
+    match = _DOOR.match(text)
+    assert match is not None, "everything matches"
+    return Door(match[1] is not None, match[2] is not None, match[3])
 
 
 def _text(value: Any) -> str:
@@ -104,6 +120,11 @@ def _endpoint(value: Any) -> str:
     if not re.match(r"[a-z][a-z0-9]*:.", text):
         raise ValueError
     return text
+
+
+def _door(value: Any) -> str:
+    _endpoint(split_door(_text(value)).endpoint)
+    return str(value)
 
 
 def _host(value: Any) -> str:
@@ -243,10 +264,13 @@ NAME: Final = Kind(
 )
 
 ENDPOINT: Final = Kind('a Twisted endpoint string such as "tcp:2104"', "", _endpoint)
-ENDPOINTS: Final[Kind[tuple[str, ...]]] = Kind(
-    'an array of Twisted endpoint strings such as ["tcp:2104"]',
+DOORS: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of Twisted endpoint strings such as ["tcp:2104"], "haproxy:" or "tls:" before each',
     (),
-    lambda value: _each(value, _endpoint, 1),
+    lambda value: _each(value, _door, 1),
+)
+CLIENTS: Final[Kind[Literal["require", "ask"]]] = Kind(
+    '"require" or "ask"', "require", _one_of("require", "ask")
 )
 HOSTS: Final[Kind[tuple[str, ...]]] = Kind(
     'an array of names or addresses without ports, such as ["crowd.example", "[::1]"]',

@@ -34,6 +34,9 @@ ConsumerId = NewType("ConsumerId", int)
 FORMAT: Final = 1
 """The version of a stored message's shape."""
 
+WAIT_FIELD: Final = b"Crowd-Wait"
+"""The name of `wait_mark`'s field."""
+
 TAG_LENGTH: Final = 8
 """Hexadecimal digits of a cluster's tag, which tells the ids of two clusters apart."""
 
@@ -92,6 +95,14 @@ def decode_message(stored: bytes) -> Message:
     if set(map(type, texts)) != {bytes}:
         raise MalformedMessageError("a stored message holds something else where bytes belong")
     return message
+
+
+def wait_mark(consumer: ConsumerId) -> tuple[bytes, bytes]:
+    """Return what stands last among the headers of a message whose producer waits for `consumer`.
+
+    No producer can say it, as ``Crowd-*`` is never kept of a request; and no consumer gets it.
+    """
+    return WAIT_FIELD, b"%d" % consumer
 
 
 def message_id(tag: str, position: Position) -> str:

@@ -56,6 +56,9 @@ METRICS: Final = (
     Metric("crowd_consumer_skipped_total", _COUNTER, "Messages skipped.", ("consumer",)),
     Metric("crowd_consumer_watermark", _GAUGE, "All up to it are settled.", ("consumer",)),
     Metric("crowd_door_refused_total", _COUNTER, "Requests refused at the door.", ("reason",)),
+    Metric("crowd_http_accept_pauses_total", _COUNTER, "Times that no more were accepted."),
+    Metric("crowd_http_accepting", _GAUGE, "1 while connections of producers are accepted."),
+    Metric("crowd_http_certificate_end_seconds", _GAUGE, "When the producers' certificate ends."),
     Metric("crowd_http_connections", _GAUGE, "Open connections of producers."),
     Metric("crowd_http_connections_refused_total", _COUNTER, "Connections over the bound."),
     Metric("crowd_http_in_flight_bytes", _GAUGE, "Held for requests not yet answered."),
@@ -94,6 +97,8 @@ METRICS: Final = (
     Metric("crowd_scrub_passes_total", _COUNTER, "Times that all finished segments were verified."),
     Metric("crowd_scrub_read_bytes_total", _COUNTER, "Bytes verified by the scrub."),
     Metric("crowd_snapshot_sent_bytes_total", _COUNTER, "Bytes of checkpoints sent to followers."),
+    Metric("crowd_waits_in_flight", _GAUGE, "Producers that wait for a consumer's answer."),
+    Metric("crowd_waits_total", _COUNTER, "Waits that ended, by how.", ("end",)),
 )
 
 BY_NAME: Final = {metric.name: metric for metric in METRICS}

@@ -92,7 +92,7 @@ class Policy(msgspec.Struct, frozen=True):
     """What the route at `path` asks of a request. What is empty or None asks nothing.
 
     ``methods`` are the route's. ``key_from`` says where a key may stand: ``bearer``, ``basic``, or
-    ``header:NAME``.
+    ``header:NAME``. ``wait_s`` asks nothing: it is how long a producer may wait for a consumer.
     """
 
     path: str
@@ -105,6 +105,7 @@ class Policy(msgspec.Struct, frozen=True):
     cors: CorsPolicy | None = None
     content: ContentPolicy | None = None
     rate: RatePolicy | None = None
+    wait_s: float = 0.0
 
     @property
     def asks_who(self) -> bool:
@@ -113,6 +114,8 @@ class Policy(msgspec.Struct, frozen=True):
 
     @property
     def asks_nothing(self) -> bool:
-        """Whether every request may pass as it is."""
-        nothing = Policy(self.path, self.methods, self.require, key_from=self.key_from)
+        """Whether every request may pass as it is: the route stands open."""
+        nothing = Policy(
+            self.path, self.methods, self.require, key_from=self.key_from, wait_s=self.wait_s
+        )
         return self == nothing

@@ -223,6 +223,10 @@ TOLERANCE: Final = Kind(
     1_000_000,
     bounded(duration_us, 1_000_000, 86_400_000_000),
 )
+# Below the time after which a connection without its answer is closed (`crowd.web.limits`).
+WAIT: Final = Kind(
+    'a duration from "0 s" to "1 min", with its unit', 0, bounded(duration_us, 0, 60_000_000)
+)
 FIELD: Final = Kind("the name of a header field", "", field_name)
 PREFIX: Final = Kind("at most 40 printable ASCII characters, no spaces", "", matching(_PREFIX))
 ENCODING: Final[Kind[Literal["hex", "base64"]]] = Kind('"hex" or "base64"', "hex", _encoding)

@@ -54,6 +54,7 @@ def read_policy(
         certificates=_certificates(route),
         cors=_cors(route),
         content=_content(route, directory, body_bytes),
+        wait_s=route.read("wait", policy_kinds.WAIT, "0 s") / 1e6,
     )
     return msgspec.structs.replace(policy, rate=_rate(route, asks_who=policy.asks_who))
 

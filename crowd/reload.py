@@ -30,7 +30,8 @@ class Reload:
 
     `path` is absolute, as a daemon changes its directory. `use` is called with a new
     configuration whose `PARTS` are those that the node began with; it may raise
-    ConfigurationError, and has changed nothing then.
+    ConfigurationError, and has changed nothing then. `files` has files read again that the configuration
+    names, whether or not it changed.
     """
 
     _log = Logger()
@@ -41,11 +42,13 @@ class Reload:
         path: Path,
         configuration: Configuration,
         use: Callable[[Configuration], None],
+        files: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._path = path
         self._configuration = configuration
         self._use = use
+        self._files = files
         self._before: Any = None
         self._asked = False
 
@@ -69,6 +72,7 @@ class Reload:
     def look(self) -> None:
         """Read the file again, and use what can be used of it."""
         self._asked = False
+        self._files()
         old = self._configuration
         try:
             read = load_file(self._path)

@@ -5,7 +5,7 @@ schema itself (nothing is ever fetched), and patterns that a linear-time engine 
 they are matched with is any producer's to choose. Pure.
 
 The library is only needed where a schema is configured, so it is an extra, imported when asked
-for; docs/decisions/0013-checking-content.md weighs it against others.
+for; docs/decisions/0017-checking-content.md weighs it against others.
 """
 
 from __future__ import annotations

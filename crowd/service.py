@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,7 +37,7 @@ from crowd.door.door import Door
 from crowd.door.proxies import Proxies
 from crowd.door.signatures import parser
 from crowd.errors import ConfigurationError, FatalError, SecretUnreadableError
-from crowd.kinds import split_address
+from crowd.kinds import split_address, split_door
 from crowd.letters import EngineLetters
 from crowd.orders import Orders
 from crowd.raft import guard
@@ -49,15 +50,20 @@ from crowd.raft.storage import open_storage
 from crowd.raft.tls import MutualTLS
 from crowd.reads.upstream import Upstreams
 from crowd.reload import Reload
-from crowd.view import EngineAcceptor, EngineChanges, EngineView
+from crowd.view import Aside, EngineAcceptor, EngineChanges, EngineStandings, EngineView
+from crowd.waits import EngineWaits
 from crowd.web.admin import Operators, admin_site
+from crowd.web.announced import Balancers
 from crowd.web.entrance import Entrance, Tally
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
-from crowd.web.listener import ProducerListener, Producers
+from crowd.web.listener import ProducerListener, Producers, WrappedEndpoint
+from crowd.web.messages import MessagePages
 from crowd.web.router import Router
 from crowd.web.through import Through
+from crowd.web.tls import ProducerTLS
 from crowd.web.token import open_token
+from crowd.web.waiting import Waiting
 from crowd.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -113,10 +119,12 @@ def makeService(options: Options) -> Service:  # noqa: N802  Twisted's name
             configuration = single_node(options["upstream"], directory=options["directory"])
         security = _security(configuration, reactor)
         _check_secrets(configuration, time.monotonic)
+        tls = configuration.node.tls
+        producer_tls = None if tls is None else ProducerTLS(tls, utc_now)
     except ConfigurationError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         sys.exit(1)
-    return Node(reactor, configuration, security, path)
+    return Node(reactor, configuration, security, path, producer_tls)
 
 
 def _security(configuration: Configuration, clock: Any) -> MutualTLS | None:
@@ -170,6 +178,11 @@ def wall_us() -> int:
     return time.time_ns() // 1000
 
 
+def utc_now() -> datetime:
+    """Return the wall clock, in UTC."""
+    return datetime.now(UTC)
+
+
 class Node(Service):
     """One crowd process."""
 
@@ -181,6 +194,7 @@ class Node(Service):
         configuration: Configuration,
         security: MutualTLS | None,
         path: Path | None = None,
+        tls: ProducerTLS | None = None,
     ) -> None:
         """Put the parts together; nothing begins before startService.
 
@@ -199,11 +213,16 @@ class Node(Service):
         self._filesystem = DiskFileSystem()
         self.engine = self._make_engine()
         self.dispatcher = self._make_dispatcher()
+        self._waits = EngineWaits(reactor, self.engine, self.dispatcher.awaited)
         self._doors: list[Any] = []
         self._wishes = Wishes(self.engine, reactor.seconds, self._chance)
         self._tally = Tally()
         self._orders = Orders(reactor, self._wishes)
-        self._reload = None if path is None else Reload(reactor, path, configuration, self._use)
+        self._tls = tls
+        again = (lambda: None) if tls is None else tls.again
+        self._reload = (
+            None if path is None else Reload(reactor, path, configuration, self._use, again)
+        )
         self.engine.applied_hooks.append(self._follow_definitions)
         limits = configuration.limits
         self._within_s = limits.acknowledge_within_s
@@ -230,7 +249,7 @@ class Node(Service):
         self._listen(node.admin, token)
         listener = ProducerListener(
             self._reactor,
-            [self._endpoint(text) for text in node.http],
+            [self._door(text) for text in node.http],
             self.producers,
             drain_s=DRAIN_S,
         )
@@ -254,6 +273,7 @@ class Node(Service):
         if self._reload is not None:
             self._reload.stop()
         self._orders.close()
+        self._waits.close()
         listener = self._doors.pop() if self._doors else None
         if listener is not None:
             await listener.stopService()
@@ -270,9 +290,15 @@ class Node(Service):
     def _listen(self, admin: str, token: str) -> None:
         archive = EngineArchive(self.engine)
         view = EngineView(
-            self.engine, self.dispatcher, self.producers, self._within_s, archive,
-            self._upstreams.tally,
-        )  # fmt: skip
+            self.engine,
+            self.dispatcher,
+            self.producers,
+            self._within_s,
+            archive,
+            Aside(self._upstreams.tally, self._waits),
+            self._tls,
+            utc_now,
+        )
         site = admin_site(view, self._operators(archive), token)
         opening = self._endpoint(admin).listen(site)
         opening.addCallbacks(
@@ -420,13 +446,48 @@ class Node(Service):
     def _make_router(self, configuration: Configuration) -> Router:
         routes, _ = definitions(configuration)
         node = configuration.node
-        doors = {policy.path: Door(policy) for policy in configuration.policies}
+        rings = _keyrings(configuration, self._reactor.seconds, self._cannot_check)
+        doors = {
+            policy.path: Door(policy, rings.get(policy.path))
+            for policy in configuration.policies
+            if not policy.asks_nothing
+        }
         entrance = Entrance(doors, wall_us, self._reactor.seconds, self._tally)
         proxies = Proxies(node.trusted_proxies, node.proxy_field) if node.trusted_proxies else None
-        ingest = Ingest(
-            EngineAcceptor(self.engine), routes, wall_us, self._through, entrance, proxies
+        self._waits.first = [consumer.name for consumer in configuration.consumers]
+        waits = {each.path: each.wait_s for each in configuration.policies if each.wait_s}
+        pages = MessagePages(
+            EngineStandings(self.engine), {route.path for route in routes}, entrance, waits, proxies
         )
+        ingest = Ingest(
+            EngineAcceptor(self.engine), routes, wall_us, self._through, entrance, proxies,
+            Waiting(self._waits, waits) if waits else None, pages,
+        )  # fmt: skip
         return Router(ingest.app, [host.encode("ascii") for host in node.hosts], entrance)
+
+    def _door(self, text: str) -> Any:
+        """Return a producers' port: its endpoint, and what its connections begin with."""
+        door = split_door(text)
+        endpoint = self._endpoint(door.endpoint)
+        # From the network inwards: first the balancer's header, then TLS, then HTTP.
+        if door.is_proxied:
+            endpoint = WrappedEndpoint(endpoint, self._announced)
+        if door.is_tls:
+            tls = self._tls
+            assert tls is not None, "the configuration has seen to it"
+            endpoint = WrappedEndpoint(
+                endpoint, lambda factory: tls.accepting(factory, self._reactor)
+            )
+        return endpoint
+
+    def _announced(self, factory: Any) -> Balancers:
+        return Balancers(
+            factory,
+            self._configuration.node.balancers,
+            self._reactor,
+            header_s=self.producers.limits.head_s,
+            refused=self.producers.refuse,
+        )
 
     def _endpoint(self, text: str) -> Any:
         make: Any = endpoints.serverFromString  # Twisted's, without types

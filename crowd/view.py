@@ -7,25 +7,29 @@ changes of members are refused before the log is asked. `EngineView` reads only.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from crowd.command import MEMBERS_MAX
 from crowd.errors import ChangeRefusedError, UnknownMemberError
-from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes
+from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes, standings
 from crowd.raft.membership import Standing
 from crowd.raft.status import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from crowd.archive import Archive
     from crowd.delivery.dispatcher import Dispatcher
     from crowd.ledger.members import MemberState
+    from crowd.message import Position
     from crowd.raft.engine import Engine
     from crowd.reads.upstream import Tally
+    from crowd.waits import EngineWaits
     from crowd.web.listener import Producers
+    from crowd.web.tls import ProducerTLS
 
 _STANDING: Final = {
     Standing.VOTER: "voter",
@@ -33,6 +37,10 @@ _STANDING: Final = {
     Standing.OUTSIDER: "outsider: no member of the cluster; see `crowd member add`",
     Standing.UNBORN: "unborn: it knows no cluster yet, and waits for the members of its file",
 }
+
+
+RENEW_WITHIN: Final = timedelta(days=14)
+"""Renewals are made some 30 days ahead: one that is not there by now was not made."""
 
 
 class EngineAcceptor:
@@ -50,6 +58,37 @@ class EngineAcceptor:
         return self._ledger.tag
 
 
+class EngineStandings:
+    """The engine's ledger as `crowd.web.messages.Standings` asks for it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._ledger = engine.ledger
+
+    @property
+    def tag(self) -> str | None:
+        """The cluster's tag."""
+        return self._ledger.tag
+
+    @property
+    def tip(self) -> Position:
+        """The position of the message accepted last."""
+        return self._ledger.tip
+
+    def standing(self, position: Position) -> standings.Standing | None:
+        """Return where a message up to the tip stands; None if it was released."""
+        try:
+            return standings.standing_of(self._ledger, position)
+        except LookupError:
+            return None
+
+
+class Aside(NamedTuple):
+    """What goes on beside messages and their delivery: reads, and waits for consumers."""
+
+    reads: Tally
+    waits: EngineWaits
+
+
 class EngineView:
     """A node as `crowd.web.admin.NodeView` asks for it."""
 
@@ -60,10 +99,15 @@ class EngineView:
         producers: Producers,
         within_s: float,
         archive: Archive,
-        reads: Tally,
+        aside: Aside,
+        tls: ProducerTLS | None = None,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Look at these parts; an election may last `within_s` before the node is unready."""
-        self._reads = reads
+        self._waits = aside.waits
+        self._reads = aside.reads
+        self._tls = tls
+        self._wall = wall
         self._archive = archive
         self._engine = engine
         self._dispatcher = dispatcher
@@ -115,6 +159,7 @@ class EngineView:
             ("letters", not engine.letters.stuck, self._letters()),
             ("idempotency", True, self._idempotency()),
             ("draining", not self._producers.draining, "yes" if self._producers.draining else "no"),
+            ("certificate", True, self._certificate()),
             ("accepting", True, "yes" if refusal is None else refusal.reason),
             (
                 "configuration",
@@ -142,6 +187,18 @@ class EngineView:
         holes, places = self._engine.repairs.holes, self._engine.store.damaged
         entries = [f"{holes} damaged entries, asked of the others"] if holes else []
         return "; ".join([*entries, *places]) or "none known"
+
+    def _certificate(self) -> str:
+        """Return how long producers will take the certificate of this node, in words."""
+        if self._tls is None:
+            return "none, as no port does TLS"
+        expires = self._tls.expires
+        left = expires - self._wall()
+        day = f"{expires:%Y-%m-%d}"
+        if left <= timedelta():
+            return f"ENDED on {day}: producers refuse it"
+        words = f"ends in {left.days} days, on {day}"
+        return f"WARNING: it {words}" if left < RENEW_WITHIN else words
 
     def _letters(self) -> str:
         """Return whether this node has the bytes of all letters, in words."""
@@ -206,11 +263,18 @@ class EngineView:
             "crowd_idempotency_replays_total": keys.replays,
             "crowd_producers_waiting": engine.proposer.waiting_count,
             "crowd_http_requests_total": self._producers.requests,
+            "crowd_http_accepting": self._producers.acceptance.goes_on,
+            "crowd_http_accept_pauses_total": self._producers.acceptance.pauses,
             "crowd_http_connections": self._producers.connections,
             "crowd_http_connections_refused_total": self._producers.connections_refused,
             "crowd_http_in_flight_bytes": self._producers.budget.used,
         }
         values |= _reads(self._reads)
+        values["crowd_waits_in_flight"] = self._waits.in_flight
+        for end, count in msgspec.structs.asdict(self._waits.tally).items():
+            values[f'crowd_waits_total{{end="{end}"}}'] = count
+        if self._tls is not None:
+            values["crowd_http_certificate_end_seconds"] = self._tls.expires.timestamp()
         if store.newest is not None:
             values["crowd_checkpoint_index"] = store.newest.index
             values["crowd_checkpoint_bytes"] = store.newest.size_bytes

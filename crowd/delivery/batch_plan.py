@@ -110,7 +110,7 @@ class BatchPlan(Plan):
         trial = self.backlog.choose_message(now_s, aged_s, turn=not self._gathered)
         if trial is None:
             return None
-        self._in_flight[trial.position] = Flight(trial, now_s, False, (), self._lives)
+        self._in_flight[trial.position] = Flight(trial, now_s, False, (), self.blame.lives)
         return Attempt(trial.position, trial.attempts + 1)
 
     def gather(self, position: Position, size: int, now_s: float) -> None:
@@ -171,7 +171,9 @@ class BatchPlan(Plan):
             if self.rate is not None:
                 self.rate.take(now_s, len(gathered))
             first, *mates = gathered.values()
-            self._in_flight[first.position] = Flight(first, now_s, False, tuple(mates), self._lives)
+            self._in_flight[first.position] = Flight(
+                first, now_s, False, tuple(mates), self.blame.lives
+            )
         return [Attempt(trial.position, trial.attempts + 1) for trial in gathered.values()]
 
     def next_letter(self, now_s: float) -> Attempt | None:
@@ -183,7 +185,7 @@ class BatchPlan(Plan):
             return None
         if self.rate is not None:
             self.rate.take(now_s)
-        self._in_flight[trial.position] = Flight(trial, now_s, False, (), self._lives)
+        self._in_flight[trial.position] = Flight(trial, now_s, False, (), self.blame.lives)
         return Attempt(trial.position, trial.attempts + 1)
 
     def next_due_s(self) -> float | None:

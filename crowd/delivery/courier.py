@@ -11,10 +11,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from twisted.internet.defer import succeed
 from twisted.logger import Logger
 
 from crowd.delivery.agent import ConsumerAgent, PreparedRequest
+from crowd.delivery.awaited import BODY_BYTES_MAX
 from crowd.delivery.client import Client
 from crowd.delivery.connection import PIECE_BYTES_MAX
 from crowd.delivery.endpoint import endpoint_to
@@ -61,6 +63,8 @@ class HTTPCourier:
         except SecretUnreadableError as error:
             return succeed(Failed(FailureKind.UNSIGNED, str(error)))
         outgoing = self._form.request(message, naming, keys, int(self._wall_s()))
+        if naming.awaited and self._form.is_plain:
+            return self._ask_all(outgoing).addCallbacks(self._answered_all, self._failed)
         return self._ask(outgoing).addCallbacks(self._answered, self._failed)
 
     def attempt_batch(self, items: Sequence[tuple[Message, Naming]]) -> Deferred[list[Answer]]:
@@ -84,6 +88,12 @@ class HTTPCourier:
             PreparedRequest(outgoing.head, outgoing.body, outgoing.answer_bytes_max)
         )
 
+    def _ask_all(self, outgoing: Outgoing) -> Deferred[Any]:
+        """Ask, and have the answer kept as a whole."""
+        return self._client.ask(
+            PreparedRequest(outgoing.head, outgoing.body, BODY_BYTES_MAX, awaited=True)
+        )
+
     def close(self) -> None:
         """Let attempts under way end, and start no more."""
         self._agent.close()
@@ -101,6 +111,13 @@ class HTTPCourier:
             return Answered(status, None, piece)
         date = headers.getRawHeaders(b"date")
         return Answered(status, retry_after_s(asked[0], date[0] if date else None), piece)
+
+    def _answered_all(self, response: Any) -> Answer:
+        answer, original = self._answered(response), response.original
+        if isinstance(answer, Answered) and original.whole:
+            whole = tuple(original.fields), original.body
+            return msgspec.structs.replace(answer, whole=whole)
+        return answer
 
     def _failed(self, failure: Failure) -> Answer:
         error = failure.value

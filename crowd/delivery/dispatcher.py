@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from crowd.command import Purge
+from crowd.delivery.awaited import Awaited
 from crowd.delivery.batch_lane import BatchLane
 from crowd.delivery.breaker import BreakerState
 from crowd.delivery.entries import Entries
@@ -118,9 +119,11 @@ class Dispatcher(Service):
         self._left_off_s = 0.0  # what the thread had worked when delivery last did, or was to wait
         self._answers_s = 0.0  # what answers took of its time since then
         self._entries = Entries(leadership.messages)
+        self.awaited = Awaited()
         self._around = Surroundings(
-            clock, chance, ledger, leadership, self._entries, couriers, self._wake, self._fail
-        )
+            clock, chance, ledger, leadership, self._entries, couriers, self.awaited, self._wake,
+            self._fail,
+        )  # fmt: skip
         self._lanes: dict[ConsumerId, Lane] = {}
         self._leads = False
         self._draining = False
@@ -211,6 +214,7 @@ class Dispatcher(Service):
             lane.close(at_once=at_once)
         self._lanes.clear()
         self._entries.clear()
+        self.awaited.clear()
         if self._next is not None:
             self._next.cancel()
             self._next = None

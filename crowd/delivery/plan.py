@@ -3,8 +3,9 @@
 Decides, of one consumer: whether anything is attempted now, when a message that failed comes
 back, when it is dead, and which outcomes go into the log together. Pure: time and chance are
 arguments. Leaves attempts to ``lane``, what is pending to the ledger, and each single question
-to the module that is named after it: whose turn it is to ``backlog``, and others to ``outcome``,
-``backoff``, ``breaker``, ``concurrency``, ``order`` and ``pace``.
+to the module that is named after it: whose turn it is to ``backlog``, what ended to ``endings``,
+whether a failure counts to ``blame``, and others to ``outcome``, ``backoff``, ``breaker``,
+``concurrency``, ``order`` and ``pace``.
 
 Theory of operation. A position that the ledger names as pending is *taken* once, in rising
 order; the cursor is the last one taken. From then on it is in exactly one place:
@@ -31,15 +32,16 @@ it starts. What waits for the rate is not in flight: it stays fresh or waiting.
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from crowd.delivery.backlog import Backlog
 from crowd.delivery.backoff import AnsweringClock
+from crowd.delivery.blame import Blame
 from crowd.delivery.breaker import Breaker, BreakerState
 from crowd.delivery.concurrency import Concurrency
+from crowd.delivery.endings import Endings
 from crowd.delivery.outcome import (
     Answered,
     FailureKind,
@@ -54,7 +56,6 @@ from crowd.delivery.outcome import (
     shows_life,
 )
 from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, letter_number
-from crowd.message import Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -63,20 +64,7 @@ if TYPE_CHECKING:
     from crowd.delivery.pace import Rate
     from crowd.delivery.rules import Rules
     from crowd.delivery.trial import DeathReason, Trial
-
-SETTLE_MAX: Final = 4_096
-"""Positions in one `Settle`; a quarter of what a command may hold."""
-
-BLAMED_AT: Final = 10
-"""Probes in a row after which a message is to blame: some five minutes with the usual waits. A consumer
-that restarts, or whose database does, is back by then."""
-
-LETTER_ENDS_S: Final = 5.0
-"""A letter that still waits so long after its end was proposed is attempted again: it was ordered
-elsewhere and back meanwhile, or found no room. A commit takes milliseconds."""
-
-DEAD_MAX: Final = 1_024
-"""Dead messages in no proposal yet. More attempts wait: each keeps up to 4 KiB of last words."""
+    from crowd.message import Position
 
 
 class Plan:
@@ -95,7 +83,9 @@ class Plan:
         self.rate = rate
         trials = remembered.trials if remembered is not None else ()
         self.backlog = Backlog(rules.order, watermark, trials)
+        self.endings = Endings()
         self.breaker = Breaker(rules.breaker)
+        self.blame = Blame()
         self.pace = Concurrency(rules.concurrency, adaptive=rules.adaptive)
         self.full = False
         """No more dead letters may be kept: nothing is attempted until there is room again."""
@@ -104,16 +94,8 @@ class Plan:
         self.revision = 0
         """Grows with all that the next leader should know of."""
         self._in_flight: dict[Position, Flight] = {}
-        self._delivered: list[Position] = []
-        self._dead: list[Dead] = []
-        self._proposed: deque[tuple[Position, ...]] = deque()
-        self._buried: dict[Position, Dead] = {}  # those of the proposed that are dead
-        self._concluded: list[int] = []
-        self._ended: dict[int, float] = {}  # letters whose end was proposed, and when
         self._asked_until_s = -math.inf  # a Retry-After's, or a beginning's
         self._asked_why = ""
-        self._lives = 0  # signs of life so far
-        self._suspect = (Position(0), 0)  # who was probed last, and how often alone, in a row
         self._aged = AnsweringClock(remembered.aged_s if remembered else 0.0)
         if remembered is not None:
             until_s, opened = remembered.held_until_s, remembered.opened
@@ -149,26 +131,6 @@ class Plan:
         """Messages that wait for another one of their key."""
         lines = self.backlog.lines
         return 0 if lines is None else lines.waiting
-
-    @property
-    def delivered(self) -> int:
-        """Outcomes that are in no proposal yet."""
-        return len(self._delivered)
-
-    @property
-    def dead(self) -> Sequence[Dead]:
-        """The dead that are in no proposal yet, in the order in which they died."""
-        return self._dead
-
-    @property
-    def concluded(self) -> Sequence[int]:
-        """Letters that were delivered and are in no proposal yet."""
-        return self._concluded
-
-    @property
-    def proposed(self) -> int:
-        """Proposals whose effect the ledger does not show yet."""
-        return len(self._proposed)
 
     @property
     def has_room(self) -> bool:
@@ -224,7 +186,7 @@ class Plan:
 
     def _count_time(self, now_s: float) -> None:
         """Let messages age from now on if, and as soon as, the consumer as a whole answers."""
-        answers = self.breaker.closed or self.blamed is not None
+        answers = self.breaker.closed or self.blame.blamed is not None
         stands = self.paused or self.full or not answers
         self._aged.run_from(math.inf if stands else self._asked_until_s, now_s)
 
@@ -239,50 +201,31 @@ class Plan:
         self.backlog.take(positions, keys)
 
     def applied(self, watermark: Position, is_settled: Callable[[Position], bool]) -> None:
-        """Forget the proposals whose effect the ledger shows. They take effect in their order."""
+        """Forget what the ledger shows to have ended."""
+        self.backlog.watermark = watermark
+        self._are_letters(self.endings.applied(is_settled))
+
+    def bury_again(self, is_settled: Callable[[Position], bool]) -> None:
+        """Have the oldest burials be proposed again that had no effect."""
+        self._are_letters(self.endings.bury_again(is_settled))
+
+    def _are_letters(self, positions: Sequence[Position]) -> None:
+        """Let go of positions that the ledger shows buried, or have them hold their keys."""
         backlog = self.backlog
-        backlog.watermark = watermark
-        while self._proposed and is_settled(self._proposed[0][-1]):
-            positions = self._proposed.popleft()
-            if self._buried and positions[-1] in self._buried:
-                self._are_letters(positions)
-        if len(self._proposed) > 1 and is_settled(self._proposed[1][-1]):
-            # A later one took effect and this did not: there was no room. It is tried again.
-            self.bury_again(is_settled)
+        if self.rules.holds_dead and backlog.lines is not None:
+            backlog.holding.update(filter(backlog.lines.is_head, positions))
+        else:
+            backlog.leave(positions)
 
     def pass_over(self, through: Position, now_s: float) -> None:
         """Let go of what an operator skipped, up to `through`; attempts under way end first."""
         self.revision += 1
         self.backlog.pass_over(through)
         self._acquit(now_s)
-        gone = [dead.position for dead in self._dead if 0 < dead.position <= through]
-        if gone:
-            self._dead = [dead for dead in self._dead if not 0 < dead.position <= through]
-            self.backlog.leave(gone)
-            if not self._dead:
-                self.set_full(now_s, full=False)
-
-    def _are_letters(self, positions: Sequence[Position]) -> None:
-        """Let go of positions that the ledger shows buried, or have them hold their keys."""
-        backlog = self.backlog
-        for position in positions:
-            del self._buried[position]
-        if self.rules.holds_dead and backlog.lines is not None:
-            backlog.holding.update(filter(backlog.lines.is_head, positions))
-        else:
-            backlog.leave(positions)
-
-    def buries(self, position: Position) -> bool:
-        """Return whether a dead message is in a proposal whose effect the ledger does not show."""
-        return position in self._buried
-
-    def bury_again(self, is_settled: Callable[[Position], bool]) -> None:
-        """Have those of the oldest proposal be proposed again, if they are dead and not buried."""
-        if self._proposed and self._proposed[0][-1] in self._buried:
-            positions = self._proposed.popleft()
-            self._are_letters([position for position in positions if is_settled(position)])
-            left = [position for position in positions if position in self._buried]
-            self._dead.extend(self._buried.pop(position) for position in left)
+        gone = self.endings.pass_over(through)
+        self.backlog.leave(gone)
+        if gone and not self.endings.dead:
+            self.set_full(now_s, full=False)
 
     def hold_key(self, position: Position, key: bytes | None) -> None:
         """Have a dead letter from before hold its key, before anything is taken."""
@@ -311,19 +254,10 @@ class Plan:
         """Whether any letter was taken that is not known to be gone."""
         return bool(self.backlog.letters_known)
 
-    def letters_end_s(self) -> float | None:
-        """Return when `take_letters` is to look whether letters ended, or None for never."""
-        return min(self._ended.values()) + LETTER_ENDS_S if self._ended else None
-
     def take_letters(self, numbers: Collection[int], now_s: float) -> None:
         """Take letters as `Backlog.take_letters` does; those too whose end had no effect."""
-        if self._ended:
-            there = set(numbers)
-            ended = {number: at_s for number, at_s in self._ended.items() if number in there}
-            for number in [n for n, at_s in ended.items() if at_s + LETTER_ENDS_S <= now_s]:
-                del ended[number]
-                self.backlog.letters_known.discard(number)
-            self._ended = ended
+        left = self.endings.letters_without_end(numbers, now_s)
+        self.backlog.letters_known.difference_update(left)
         self.backlog.take_letters(numbers, now_s, self.aged_s(now_s), self._in_flight)
 
     def park(self, now_s: float, most: int) -> None:
@@ -332,8 +266,8 @@ class Plan:
         So one straggler pins neither the log nor the window. They are tried on as letters. Not
         in an outage, in which nothing is held up by them; and not where there is an order.
         """
-        if self.breaker.closed and self.backlog.is_crowded and not self._dead:
-            self._dead.extend(
+        if self.breaker.closed and self.backlog.is_crowded and not self.endings.dead:
+            self.endings.dead.extend(
                 Dead(trial.position, "window", 0, "", trial.attempts, trial.first_s, now_s)
                 for trial in self.backlog.take_away(most)
             )
@@ -353,7 +287,7 @@ class Plan:
         if not closed:
             self.breaker.started()
         position = trial.position
-        self._in_flight[position] = Flight(trial, now_s, not closed, (), self._lives)
+        self._in_flight[position] = Flight(trial, now_s, not closed, (), self.blame.lives)
         return Attempt(position, trial.attempts + 1)
 
     def _may_start(self, now_s: float, *, closed: bool) -> bool:
@@ -369,7 +303,7 @@ class Plan:
     @property
     def _stands(self) -> bool:
         """Whether nothing is attempted, and no time changes that."""
-        return self.paused or self.full or len(self._dead) >= DEAD_MAX
+        return self.paused or self.full or self.endings.is_full
 
     @property
     def _may_probe(self) -> bool:
@@ -441,37 +375,25 @@ class Plan:
             self._failed(flight, flight.trial, answer, outcome, now_s, chance, in_time=in_time)
         return outcome
 
-    @property
-    def blamed(self) -> Position | None:
-        """The message that is to blame for an open breaker, as far as can be told, or None.
-
-        It alone was probed `BLAMED_AT` times in a row, with others in line behind it and none
-        beside it, and each time the consumer itself answered that it failed. So no other can show
-        whether the consumer works, and none is delivered before this one is.
-        """
-        position, probes = self._suspect
-        return position if probes >= BLAMED_AT else None
-
     def _look_for_blame(
         self, position: Position, answer: Answer, outcome: Outcome, now_s: float
     ) -> None:
         """Take a probe's answer as a sign of whether the message is to blame, or the consumer."""
-        last, probes = self._suspect
         backlog = self.backlog
         beside = backlog.fresh or backlog.waiting or backlog.letters or self._in_flight
-        alone = outcome is Outcome.RETRY and is_there(answer) and self.in_line and not beside
-        probes = 0 if not alone else probes + 1 if position == last else 1
-        self._suspect = position, probes
+        alone = self.in_line > 0 and not beside
+        failed = outcome is Outcome.RETRY and is_there(answer)
+        self.blame.probed(position, suspicious=alone and failed)
         self._count_time(now_s)
 
     def _acquit(self, now_s: float) -> None:
         """Blame nobody (any more)."""
-        self._suspect = Position(0), 0
+        self.blame.acquit()
         self._count_time(now_s)
 
     def _lived(self, flight: Flight, now_s: float) -> None:
         """Take note of a sign of life."""
-        self._lives += 1
+        self.blame.lives += 1
         if self.breaker.lived(probe=flight.probe):
             self._came_back(now_s)
 
@@ -504,9 +426,9 @@ class Plan:
         if position < 0:
             number = letter_number(position)
             if number in self.backlog.letters_known:
-                self._concluded.append(number)
+                self.endings.concluded.append(number)
             return
-        self._delivered.append(position)
+        self.endings.delivered.append(position)
         if self.backlog.lines is not None:
             self.backlog.leave((position,))
 
@@ -521,7 +443,7 @@ class Plan:
         """
         self.revision += 1
         shared_end = company > 0 and outcome is Outcome.DEAD
-        counts = self._counts(flight, trial, answer, in_time=in_time)
+        counts = self.blame.counts(flight, trial, answer, in_time=in_time)
         spares = not counts or outcome is Outcome.HOLD or shared_end
         attempts, spared = trial.attempts + 1, trial.spared + spares
         asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
@@ -540,7 +462,7 @@ class Plan:
                 status = answer.status if isinstance(answer, Answered) else 0
                 words, first_s = last_words(answer), trial.first_s
                 dead = Dead(trial.position, reason, status, words, attempts, first_s, now_s)
-                self._dead.append(dead)
+                self.endings.dead.append(dead)
             return
         due_s = now_s
         if outcome is not Outcome.DEAD:
@@ -554,20 +476,9 @@ class Plan:
                 attempts=attempts,
                 spared=spared,
                 company=company or trial.company,
-                lives=self._lives,
+                lives=self.blame.lives,
             )
         )
-
-    def _counts(self, flight: Flight, trial: Trial, answer: Answer, *, in_time: bool) -> bool:
-        """Return whether a failure says that the message is bad: the consumer as a whole works.
-
-        Where nobody was there, that is if there was a sign of life since its failure before; so
-        nothing ends in an outage, however long it takes for the breaker to see one.
-        """
-        lives = trial.lives if trial.attempts else flight.lives
-        if trial.position == self.blamed:
-            return True
-        return in_time and (is_there(answer) or self._lives > lives)
 
     def _end_of(
         self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, counted: int,
@@ -580,48 +491,6 @@ class Plan:
             return None  # the consumer as a whole did not answer
         age_s = self._aged.aged_s(now_s) - trial.aged_s
         return self.rules.backoff.spent(counted, age_s)
-
-    # --- Outcomes -------------------------------------------------------------------------------------
-
-    def to_settle(self) -> tuple[tuple[Position, Position], ...]:
-        """Return the delivered positions of the next proposal as inclusive ranges, rising.
-
-        They stay delivered until `settle_proposed` says that the proposal was appended.
-        """
-        return ranges_of(sorted(self._delivered[:SETTLE_MAX]))
-
-    def settle_proposed(self) -> None:
-        """Take note that what `to_settle` returned last was appended to the log."""
-        self._proposed.append(tuple(self._delivered[:SETTLE_MAX]))
-        del self._delivered[:SETTLE_MAX]
-
-    def bury_proposed(self, count: int, now_s: float) -> None:
-        """Take note that the first `count` of `dead` are in a proposal that was appended.
-
-        They are messages of the backlog, or letters, which die under a new number.
-        """
-        buried = {dead.position: dead for dead in self._dead[:count] if dead.position > 0}
-        if buried:
-            self._proposed.append(tuple(sorted(buried)))  # the order in which they are buried
-            self._buried.update(buried)
-        letters = (letter_number(dead.position) for dead in self._dead[:count])
-        self._ended |= {number: now_s for number in letters if number}
-        del self._dead[:count]
-
-    def forget_dead_letters(self, waits: Callable[[int], bool]) -> None:
-        """Forget of `dead` the first letters as far as none `waits` for this consumer any more.
-
-        An operator purged them, or ordered them elsewhere.
-        """
-        while self._dead and self._dead[0].position < 0:
-            if waits(letter_number(self._dead[0].position)):
-                break
-            del self._dead[0]
-
-    def conclude_proposed(self, count: int, now_s: float) -> None:
-        """Take note that the first `count` of `concluded` are in a proposal that was appended."""
-        self._ended |= dict.fromkeys(self._concluded[:count], now_s)
-        del self._concluded[:count]
 
     # --- For the next leader ----------------------------------------------------------------------
 
@@ -642,14 +511,3 @@ class Plan:
     def _kept_apart(self) -> Iterable[Trial]:
         """Return what is neither in the backlog nor in flight."""
         return ()
-
-
-def ranges_of(positions: list[Position]) -> tuple[tuple[Position, Position], ...]:
-    """Return rising, distinct `positions` as inclusive ranges."""
-    ranges: list[tuple[Position, Position]] = []
-    for position in positions:
-        if ranges and position == ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], position)
-        else:
-            ranges.append((position, position))
-    return tuple(ranges)

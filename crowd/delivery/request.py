@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from crowd.message import WAIT_FIELD
+
 if TYPE_CHECKING:
     from crowd.message import Message, Position
 
@@ -25,7 +27,10 @@ _AUTHORITY = re.compile(rb"[^/?]*://[^/?]*")
 _PORTS: Final = {"http": 80, "https": 443}
 
 # Framing is made anew for the body that is sent; Host is the consumer's.
-_OURS: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+# What says that a producer waits is for crowd alone.
+_OURS: Final = frozenset({
+    b"host", b"content-length", b"transfer-encoding", WAIT_FIELD.lower()
+})  # fmt: skip
 # Lists to whose end a proxy adds itself; the last occurrence is the end of the list.
 _LISTS: Final = frozenset({b"x-forwarded-for", b"forwarded", b"via"})
 # Kept as they came if they came: the outermost proxy saw the producer itself.
@@ -52,13 +57,15 @@ class Destination(msgspec.Struct, frozen=True):
 class Naming(msgspec.Struct, frozen=True, gc=False):
     """What tells a consumer which message this is: the same id at every attempt (I4).
 
-    ``replay`` says that an operator had it delivered again.
+    ``replay`` says that an operator had it delivered again, ``awaited`` that a producer waits for
+    the answer, which is to be kept.
     """
 
     id: str
     position: Position
     attempt: int
     replay: bool = False
+    awaited: bool = False
 
 
 def parse_destination(url: str, path: str | None) -> Destination:

@@ -31,6 +31,13 @@ and the connection stays open when they are refused."""
 _NO_PAGES: Final = Refused(Reason.FOREIGN_PAGE, "pages may not post to this route")
 
 
+_UNASKABLE: Final = Refused(
+    Reason.SIGNATURE,
+    "this route knows who posts by signatures alone, and a question has none; ask where the message "
+    "is delivered",
+)
+
+
 class Proofs(Protocol):
     """One kind of proof of who posts."""
 
@@ -61,6 +68,8 @@ class Door:
         certificates = Certificates(policy.certificates) if policy.certificates else None
         proofs = (self._keys, certificates, signatures)
         self._proofs: list[Proofs] = [each for each in proofs if each is not None]
+        # What a signature is of is a body, and who asks has none.
+        self._askers = [each for each in self._proofs if each is not signatures]
 
     def admit(self, asked: Asked) -> Verdict:
         """Return the verdict on a whole request."""
@@ -72,7 +81,7 @@ class Door:
             early = self._rate.take(neighbourhood(asked.client), asked.now_s)
             if early is not None:
                 return early
-        known = self._known(asked)
+        known = self._known(asked, self._proofs)
         if isinstance(known, Refused):
             return known
         refused = self._posted(asked, known.name)
@@ -90,6 +99,35 @@ class Door:
         if content is None:
             return None
         return content.head(asked.headers, len(asked.body)) or content.body(asked)
+
+    def admit_asker(self, asked: Asked) -> Verdict:
+        """Return the verdict on a request that asks for what was posted here.
+
+        Who may post may ask, and is counted alike; but by signatures alone nobody is known.
+        """
+        answer = self._page(asked)
+        if isinstance(answer, Refused):
+            return answer
+        rate = self._rate
+        if rate is not None and rate.by_address:
+            early = rate.take(neighbourhood(asked.client), asked.now_s)
+            if early is not None:
+                return early
+        if self._proofs and not self._askers:
+            return _UNASKABLE
+        known = self._known(asked, self._askers)
+        if isinstance(known, Refused):
+            return known
+        if rate is not None and not rate.by_address:
+            early = rate.take(known.name, asked.now_s)
+            if early is not None:
+                return early
+        return Admitted(known.name, known.headers, answer)
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether a request has to show who it is from."""
+        return bool(self._proofs)
 
     @property
     def answers_browsers(self) -> bool:
@@ -130,10 +168,10 @@ class Door:
     def _page(self, asked: Asked) -> tuple[Field, ...] | Refused:
         return () if self._origins is None else self._origins.look(asked.headers)
 
-    def _known(self, asked: Asked) -> Known | Refused:
+    def _known(self, asked: Asked, proofs: Sequence[Proofs]) -> Known | Refused:
         """Return who posts, by the first proof that has a name for it."""
         found: Known | Refused | None = None
-        for each in self._proofs:
+        for each in proofs:
             known = each.known(asked)
             # With "any" the first that is known decides, with "all" the first that is refused.
             if isinstance(known, Known if self._any else Refused):

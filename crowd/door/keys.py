@@ -2,7 +2,7 @@
 
 A key is 32 random bytes that `crowd key` made. The file holds its SHA-256: whoever reads the
 file cannot post with it, and nobody guesses a key from its hash, so a slow hash would protect
-nothing and cost every request (docs/decisions/0012-the-door.md). A shown key is hashed and looked
+nothing and cost every request (docs/decisions/0013-the-door.md). A shown key is hashed and looked
 up by its digest. How long that takes tells a guesser something of the digest of a guess, and
 nothing of a key.
 """

@@ -179,6 +179,10 @@ class Questions:
         """Return whether `position` needs no attempt: it is settled, or not this consumer's."""
         return self.consumers[consumer].is_settled(position, self._rows)
 
+    def is_own(self, consumer: ConsumerId, position: Position) -> bool:
+        """Return whether a message is this consumer's, settled or not. LookupError as `place`."""
+        return self.consumers[consumer].owns(position, self._rows)
+
     def watermark(self, consumer: ConsumerId) -> Position:
         """Return the highest position up to which (inclusive) this consumer needs no message."""
         return self.consumers[consumer].watermark

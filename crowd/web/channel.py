@@ -18,7 +18,13 @@ import enum
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    INegotiated,
+    ISSLTransport,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -58,7 +64,7 @@ class Pause(enum.Flag):
     """The producer does not read its answers."""
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class Channel(TwistedProtocol):
     """A connection. `deadline_s` is when `expired` is due."""
 
@@ -82,6 +88,7 @@ class Channel(TwistedProtocol):
         self._wants = 0  # bytes that it waits for
         self._watched: Stage | None = None  # the stage whose deadline is set
         self._expecting: tuple[bytes, bytes, bytes] | None = None  # who waits for 100 (Continue)
+        self._shakes_hands = False
         self.client = b""
         self.scheme = b"http"
         self.deadline_s = 0.0
@@ -107,14 +114,30 @@ class Channel(TwistedProtocol):
         """Start to watch the connection."""
         transport = self.transport
         self.client = str(getattr(self.peer(), "host", "")).encode("ascii", "backslashreplace")
-        if ISSLTransport.providedBy(transport):
+        if ISSLTransport.providedBy(transport) or INegotiated.providedBy(transport):
             self.scheme = b"https"
+            self._shakes_hands = True
         elif ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
             self._write = getattr(transport, "writeSomeData", None)
+        if getattr(transport, "over_tls", False):  # as far as the balancer
+            self.scheme = b"https"
         transport.registerProducer(self, True)
         self.deadline_s = self._shared.idle_by_s
+        if self._shakes_hands:  # as absolute as a head's
+            self.deadline_s = self._shared.now_s + self._limits.head_s
         self._shared.opened(self)
+
+    def handshakeCompleted(self) -> None:
+        """Wait for a request: TLS is there."""
+        self._shakes_hands = False
+        if self._intake.stage is Stage.BETWEEN:
+            self.deadline_s = self._shared.idle_by_s
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is due on it, from either side."""
+        return self._intake.stage is Stage.BETWEEN and not (self._queue or self._shakes_hands)
 
     def dataReceived(self, data: bytes) -> None:
         """Take what the producer sent."""

@@ -36,6 +36,7 @@ class Kind(enum.Enum):
     UPGRADE = 8
     TWIN = 9
     IDEMPOTENCY = 10
+    PREFER = 11
 
 
 _KINDS: Final = {
@@ -47,6 +48,7 @@ _KINDS: Final = {
     b"expect": Kind.EXPECT,
     b"upgrade": Kind.UPGRADE,
     b"idempotency-key": Kind.IDEMPOTENCY,
+    b"prefer": Kind.PREFER,
     b"proxy-connection": Kind.DROPPED,
     b"keep-alive": Kind.DROPPED,
     b"te": Kind.DROPPED,
@@ -88,7 +90,7 @@ class Fields(msgspec.Struct, gc=False):
     ``transfer`` the Transfer-Encoding, if the request has one. ``hosts`` counts Host fields,
     ``host`` is the value of the last one.
     ``encodings`` is the value of Accept-Encoding. ``idempotency`` are the values of Idempotency-Key,
-    which travels on as well. ``unusual``: any of the fields below it.
+    which travels on as well, and so does Prefer, if ``prefers``. ``unusual``: any of the fields below it.
     ``flaw`` says why a request with these fields is none, and is empty where nothing is wrong.
     """
 
@@ -98,6 +100,7 @@ class Fields(msgspec.Struct, gc=False):
     length: int | None = None
     encodings: bytes = b""
     idempotency: tuple[bytes, ...] = ()
+    prefers: bool = False
     unusual: bool = False
     connection: bytes | None = None
     transfer: bytes | None = None
@@ -129,6 +132,9 @@ def sort_fields(headers: Iterable[Field]) -> Fields:
             kept.append(field)
         elif kind is Kind.IDEMPOTENCY:
             fields.idempotency = (*fields.idempotency, field[1])
+            kept.append(field)
+        elif kind is Kind.PREFER:
+            fields.prefers = True
             kept.append(field)
         elif kind is not Kind.DROPPED:
             _note(fields, kind, field[1])

@@ -17,7 +17,7 @@ from crowd.door.asked import Refused
 from crowd.errors import NoQuorumError
 from crowd.idempotency import NO_KEY, Replayed
 from crowd.message import Message, Position, RouteId, encode_message, message_id
-from crowd.web.fields import Fields, accepts_gzip, sort_fields
+from crowd.web.fields import accepts_gzip
 from crowd.web.idempotency import digests_of, read_key
 from crowd.web.problems import (
     BAD_KEY,
@@ -27,10 +27,12 @@ from crowd.web.problems import (
     problem_reply,
     reply_to_error,
 )
-from crowd.web.reply import NO_CONTENT, Reply, make_reply
+from crowd.web.reply import make_reply
 from crowd.web.request import Request
 from crowd.web.rules import rules_of
 from crowd.web.target import is_deliverable
+from crowd.web.twin import answer, fields_of, origin_of
+from crowd.web.waiting import passed_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
     from crowd.door.proxies import Proxies
     from crowd.web.entrance import Entrance
     from crowd.web.fields import Field
+    from crowd.web.messages import MessagePages
     from crowd.web.through import Through
+    from crowd.web.waiting import Ending, Wait, Waiting
 
 METHODS_NEVER_STORED: Final = frozenset(("GET", "HEAD", "OPTIONS", "CONNECT", "TRACE"))
 """They ask instead of telling, or are about the connection."""
@@ -101,13 +105,19 @@ class Ingest:
         through: Through | None = None,
         entrance: Entrance | None = None,
         proxies: Proxies | None = None,
+        waiting: Waiting | None = None,
+        pages: MessagePages | None = None,
     ) -> None:
-        """Take `through` for reads; without it they are refused. ValueError for a bad upstream."""
+        """Take `through` for reads; without it they are refused. ValueError for a bad upstream.
+
+        Without `waiting` no producer waits for a consumer; `pages` say what became of a message.
+        """
         self.app = Klein()
         self._proxies = proxies
         self._acceptor = acceptor
         self._entrance = entrance
         self._wall_us = wall_us
+        self._waiting = waiting
         # Werkzeug would answer 308 at slashes, or see one path in two (`//`).
         self.app.url_map.strict_slashes = False
         self.app.url_map.redirect_defaults = False
@@ -115,6 +125,8 @@ class Ingest:
         self.app.handle_errors(Exception)(self._failed)
         if entrance is not None:
             entrance.stand_at(self.app.url_map)
+        if pages is not None:
+            pages.stand_in(self.app)
         for route in routes:
             door = None if entrance is None else entrance.door(route.path)
             stored = [m for m in route.methods if m not in METHODS_NEVER_STORED]
@@ -174,6 +186,9 @@ class Ingest:
             if isinstance(verdict, Refused):
                 return answer(request, entrance.refusal(verdict), door.shown(fields.kept))
             kept, extra, credential = verdict.headers, verdict.answer, verdict.credential
+        wait = None
+        if fields.prefers and self._waiting is not None:
+            wait, kept = self._waiting.begin(path, route, kept)
         message = Message(
             request.method, request.uri, tuple(kept), body, self._wall_us(), client, scheme
         )
@@ -185,6 +200,10 @@ class Ingest:
                 return answer(request, problem_reply(BAD_KEY, str(error)), extra)
             digests = digests_of(path, credential, key, request.method, request.uri, body)
         accepted = acceptor.accept(route, encode_message(message), digests)
+        if wait is not None:
+            browsers = door is not None and door.answers_browsers
+            told = (request, fields.encodings, extra, wait, browsers)
+            return accepted.addCallbacks(self._wait, self._refused, told, {}, (request, extra))
         return accepted.addCallbacks(
             self._accepted, self._refused, (request, fields.encodings, extra), {}, (request, extra)
         )
@@ -203,6 +222,28 @@ class Ingest:
         name = message_id(self._acceptor.tag, position).encode("ascii")
         return answer(request, reply, ((_ID, name), *extra))
 
+    def _wait(
+        self, position: Position | Replayed, request: Any, encodings: bytes,
+        extra: tuple[Field, ...], wait: Wait, browsers: bool,  # noqa: FBT001  as Deferreds pass it
+    ) -> Any:  # fmt: skip
+        """Have the producer of a message that was accepted wait. Returns what Klein waits for."""
+        waiting = self._waiting
+        assert waiting is not None, "it has begun"
+        where = position.position if isinstance(position, Replayed) else position
+
+        def tell(ending: Ending | None) -> bytes | None:
+            name = message_id(self._acceptor.tag, where).encode("ascii")
+            own: tuple[Field, ...] = ((_ID, name), *extra)
+            if isinstance(position, Replayed):
+                own = (_REPLAYED, *own)
+            if ending is not None and ending.status:
+                return answer(request, passed_back(ending, wait, for_browsers=browsers), own)
+            reply = ACCEPTED_GZIP if encodings and accepts_gzip(encodings) else ACCEPTED
+            return answer(request, reply, (*waiting.usual(ending, wait, name), *own))
+
+        ended = waiting.wait(wait, where, request)
+        return tell(None) if ended is None else ended.addCallback(tell)
+
     def _refused(self, failure: Failure, request: Any, extra: tuple[Field, ...]) -> bytes | None:
         error = failure_value(failure)
         if not is_expected(error):
@@ -218,36 +259,3 @@ class Ingest:
         if self._entrance:
             extra = self._entrance.shown(request.method, request.uri, fields_of(request).kept)
         return answer(request, reply_to_error(error), extra)
-
-
-def answer(request: Any, reply: Reply, extra: tuple[Field, ...] = ()) -> bytes | None:
-    """Send `reply` with `extra` header fields; returns what Klein is still to write.
-
-    A channel's request takes the answer whole. One of Twisted's gets it in its own terms.
-    """
-    if type(request) is Request:
-        request.reply(reply, extra)
-        return None
-    request.setResponseCode(reply.status)
-    for name, value in (*reply.headers, *extra):
-        request.responseHeaders.addRawHeader(name, value)
-    if reply.status != NO_CONTENT:
-        request.setHeader(b"Content-Length", b"%d" % len(reply.body))
-    return reply.body
-
-
-def fields_of(request: Any) -> Fields:
-    """Return the fields of one of Twisted's requests, which has lost their order and case."""
-    return sort_fields(
-        (name, value)
-        for name, values in request.requestHeaders.getAllRawHeaders()
-        for value in values
-    )
-
-
-def origin_of(request: Any) -> tuple[bytes, bytes, bytes]:
-    """Return the client's address, the scheme, and the body of one of Twisted's requests."""
-    host = str(getattr(request.getClientAddress(), "host", ""))
-    scheme = b"https" if request.isSecure() else b"http"
-    body: bytes = request.content.read()
-    return host.encode("ascii", "backslashreplace"), scheme, body

@@ -24,6 +24,7 @@ class WebLimits(msgspec.Struct, frozen=True):
     headers_max: int = 128  # Real requests have 5 to 40.
     pipeline_max: int = 32  # Deeper pipelines gain nothing: all are answered in one turn.
     connections_max: int = 20_000  # About 10 KiB each, so 200 MiB at the most.
+    connections_over: int = 512  # Twisted accepts 100 or more in one turn before it can be stopped.
     request_bytes: int = 1024  # What a request costs besides its body, counted in flight.
     idle_s: float = 75.0  # Longer than the 60 s for which balancers keep a connection.
     head_s: float = 10.0  # For a whole head, from its first byte; not renewed by more bytes.

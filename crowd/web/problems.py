@@ -58,8 +58,10 @@ NOT_FOUND: Final = Problem(404, "unknown-route", "No route takes this path")
 UNKNOWN_MEMBER: Final = Problem(404, "unknown-member", "There is no such member")
 UNKNOWN_CONSUMER: Final = Problem(404, "unknown-consumer", "There is no such consumer")
 UNKNOWN_LETTER: Final = Problem(404, "unknown-letter", "There is no such dead letter")
+UNKNOWN_MESSAGE: Final = Problem(404, "unknown-message", "There is no such message here")
 UNKNOWN_ORDER: Final = Problem(404, "unknown-order", "There is no such order")
 NOT_ALLOWED: Final = Problem(405, "method-not-allowed", "The route does not take this method")
+MESSAGE_GONE: Final = Problem(410, "message-gone", "The message was settled, and is forgotten")
 TOO_SLOW: Final = Problem(408, "too-slow", "The request did not arrive in time")
 CHANGE_REFUSED: Final = Problem(409, "change-refused", "This cannot be changed so now")
 BACKLOG_LEFT: Final = Problem(409, "backlog-left", "The consumer has messages left")
@@ -106,7 +108,7 @@ PROBLEMS: Final = (
     NO_CREDENTIAL, UNKNOWN_CREDENTIAL, FOREIGN_PAGE, MALFORMED_BODY,
     UNSUPPORTED_TYPE, UNSUPPORTED_CODING, SCHEMA_MISMATCH, TOO_MANY, WRONG_SIGNATURE, WRONG_CERTIFICATE,
     UNCHECKED,
-    BAD_KEY, KEY_REUSED,
+    BAD_KEY, KEY_REUSED, UNKNOWN_MESSAGE, MESSAGE_GONE,
 )  # fmt: skip
 
 # The first class that fits decides, so the special ones stand before the general ones.

@@ -45,6 +45,9 @@ class Connection(Protocol):
     def answered(self, request: Request, wire: bytes) -> None:
         """Send `wire`, the whole answer, in its turn."""
 
+    def release(self, request: Request) -> None:
+        """Give back what `request` holds of the budget."""
+
     def peer(self) -> IAddress:
         """Return the producer's address."""
 

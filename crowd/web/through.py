@@ -19,11 +19,11 @@ from crowd.message import Message
 from crowd.reads.failure import ReadFailedError, ReadFailure
 from crowd.reads.head import came_through
 from crowd.web import problems
-from crowd.web.ingest import fields_of, origin_of
 from crowd.web.problems import problem_reply
 from crowd.web.request import Request
 from crowd.web.stream import open_stream
 from crowd.web.target import is_deliverable
+from crowd.web.twin import fields_of, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -313,7 +313,7 @@ class NobodyStarves(Check):
             or service.mood_since_s > self.world.now - STARVES_S
             or lane.plan.held(self.world.now)[0]  # full, asked to wait, or with an open breaker
             or known.definition.on_dead == "hold"
-            or lane.plan.proposed  # what is left is on its way into the log
+            or lane.plan.endings.proposed  # what is left is on its way into the log
         )
 
 

@@ -50,8 +50,9 @@ DELIVERY = (
     Mutation(
         "the dead let their key go at once", "dead is once the log has the letter",
         DELIVER + "plan.py",
-        "                self._dead.append(dead)\n            return\n",
-        "                self._dead.append(dead)\n                self.backlog.leave((trial.position,))\n"
+        "                self.endings.dead.append(dead)\n            return\n",
+        "                self.endings.dead.append(dead)\n"
+        "                self.backlog.leave((trial.position,))\n"
         "            return\n", profile="orders",
     ),
     Mutation(
@@ -80,7 +81,7 @@ DELIVERY = (
     ),
     Mutation(
         "attempts of an outage count", "an outage costs no message its life", DELIVER + "plan.py",
-        "spares = not in_time or outcome is Outcome.HOLD or shared_end", "spares = shared_end",
+        "spares = not counts or outcome is Outcome.HOLD or shared_end", "spares = shared_end",
         profile="trials",
     ),
     Mutation(
@@ -128,7 +129,7 @@ DELIVERY = (
     ),
     Mutation(
         "no slow start", "an outage ends with one at once", DELIVER + "concurrency.py",
-        "        self.limit = 1\n        self._slow_start = True\n",
+        "        self._set(1, now_s)\n        self._slow_start = True\n",
         "        self._slow_start = True\n", profile="trials",
     ),
     # --- The breaker ----------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ DELIVERY = (
     ),
     Mutation(
         "never concluded", "what was delivered again is gone", DELIVER + "plan.py",
-        "            if number in self.backlog.letters_known:\n                self._concluded.append(number)\n",
+        "            if number in self.backlog.letters_known:\n                self.endings.concluded.append(number)\n",
         "            del number\n", profile="letters",
     ),
     Mutation(

@@ -33,7 +33,7 @@ class Bounded(Check):
             flying = sum(place > 0 for place in plan._in_flight)  # and not letters
             window = backlog.WINDOW + len(plan.holding)  # those that are dead stand in lines, too
             held[f"positions of {lane.definition.name}"] = (
-                flying + plan.waiting + plan.in_line + plan.delivered, window,
+                flying + plan.waiting + plan.in_line + len(plan.endings.delivered), window,
             )  # fmt: skip
         for consumer in engine.ledger.consumers.values():
             # Between two settled ranges there is an unsettled message, or more.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from crowd.command import Define, KeyBounds, decode_command, encode_command
 from crowd.config import (
+    DoorTLS,
     definitions,
     explain_file,
     from_text,
@@ -18,6 +19,7 @@ from crowd.config import (
     single_node,
 )
 from crowd.errors import ConfigurationError
+from crowd.kinds import split_door
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,9 +34,16 @@ WHOLE = """
 [node]
 name = "a"
 directory = "/var/lib/crowd/a"
-http = ["tcp:2104"]
+http = ["tcp:2104", "tls:tcp:2443", "haproxy:tcp:2110"]
+hosts = ["Crowd.example"]
+balancers = ["10.0.0.0/8"]
 peer = "tcp:2105"
 admin = "tcp:2106:interface=127.0.0.1"
+
+[node.tls]
+certificate = "door.pem"
+private_key = "door.key"
+client_authority = "clients.pem"
 
 [cluster]
 name = "leads"
@@ -196,6 +205,13 @@ def test_six_mistakes_are_reported_at_once():
         ("[node]\nhttp = 'tcp:1'", "node.http: found"),
         ("[node]\nhttp = ['tcp:99999']", "node.http: found"),
         ("[node]\nadmin = '2106'", "node.admin: found"),
+        ("[node]\nhttp = ['tls:tcp:99999']", "node.http: found"),
+        ("[node]\nhttp = ['tls:tcp:1']", "node.tls: found nothing; expected certificate and"),
+        ("[node]\nhttp = ['haproxy:tcp:1']", "node.balancers: found nothing; expected networks"),
+        ("[node]\nbalancers = ['10.0.0.0/8']", "node.balancers: found ["),
+        ("[node]\nhosts = ['a:1']", "node.hosts: found"),
+        ("[node.tls]\ncertificate = 'a'\nprivate_key = 'b'", "node.http: found nothing"),
+        ("[node.tls]\nclient_certificate = 'maybe'", 'found "maybe"; expected "require"'),
         ("[limits]\nin_flight = '1 MiB'\nbody = '2 MiB'", "limits.in_flight: found"),
         ("[limits]\nacknowledge_within = 5", "limits.acknowledge_within: found 5; expected a dur"),
         ("[limits]\nidempotency_keys = true", "limits.idempotency_keys: found true"),
@@ -208,6 +224,9 @@ def test_six_mistakes_are_reported_at_once():
         ("[[route]]\npath = '/a'\nmethods = []", "route[/a].methods: found []; expected one or"),
         (READS + "timeout = 5", "route[/a].timeout: found 5; expected a duration"),
         (READS + "reach.allow = ['10.0.0.1/8']", "expected an array of at most 64 networks"),
+        ("[[route]]\npath = '/.crowd/x'", "crowd's own"),
+        ("[[route]]\npath = '/.crowd<path:x>'", "crowd's own"),
+        ("[[route]]\npath = '/a'\nwait = '2 min'", 'a duration from "0 s" to "1 min"'),
         (READS + "tls.authority = '/ca.pem'", "expected a url that begins with https://"),
         (READS.replace("//a", "//a..b"), 'route[/a].upstream: found "http://a..b"'),
         ("[limits]\nreads = 0", "limits.reads: found 0; expected a whole number from 1 to 1000"),
@@ -445,6 +464,14 @@ def test_every_key_has_its_heading_in_the_reference(tmp_path):
     assert keys == set(re.findall(r"^### `([\w.]+)`", text, re.MULTILINE))
 
 
+def test_a_route_that_lets_producers_wait_stands_open():
+    """It has a policy, and nothing is asked of a request; nodes that differ in it say so."""
+    made = [from_text(f"[[route]]\npath = '/a'\n{wait}", "a") for wait in ("", "wait = '30 s'")]
+    assert [[each.wait_s for each in one.policies] for one in made] == [[], [30.0]]
+    assert made[1].policies[0].asks_nothing
+    assert made[0].file_hash != made[1].file_hash
+
+
 def test_a_schedule_takes_the_place_of_growing_waits():
     """The patient one is the Standard Webhooks specification's example."""
     (patient,) = from_text(CONSUMER + "retry.schedule = 'patient'", "a").consumers
@@ -499,3 +526,15 @@ def test_any_text_is_a_configuration_or_its_problems(text):
         from_text(text, "fuzz.toml")
     except ConfigurationError as error:
         assert error.problems
+
+
+def test_what_comes_before_http_on_a_port():
+    node = from_text(WHOLE, "a.toml", "/etc/crowd").node
+    assert [split_door(text) for text in node.http] == [
+        (False, False, "tcp:2104"), (False, True, "tcp:2443"), (True, False, "tcp:2110"),
+    ]  # fmt: skip
+    assert split_door("haproxy:tls:unix:/run/a") == (True, True, "unix:/run/a")
+    assert (node.hosts, node.balancers) == (("crowd.example",), ("10.0.0.0/8",))
+    assert node.tls == DoorTLS(
+        "/etc/crowd/door.pem", "/etc/crowd/door.key", "/etc/crowd/clients.pem", "require"
+    )

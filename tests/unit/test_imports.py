@@ -15,8 +15,8 @@ ROOMS = (
     {"crowd.table", "crowd.kinds", "crowd.schema", "crowd.policy", "crowd.policy_kinds", "crowd.policy_tables",
      "crowd.config"},
     {"crowd.ledger"},
-    {"crowd.delivery.backlog", "crowd.delivery.backoff", "crowd.delivery.breaker",
-     "crowd.delivery.concurrency", "crowd.delivery.forms", "crowd.delivery.order",
+    {"crowd.delivery.awaited", "crowd.delivery.backlog", "crowd.delivery.backoff", "crowd.delivery.blame",
+     "crowd.delivery.breaker", "crowd.delivery.concurrency", "crowd.delivery.endings", "crowd.delivery.forms", "crowd.delivery.order",
      "crowd.delivery.outcome", "crowd.delivery.pace", "crowd.delivery.plan",
      "crowd.delivery.reach", "crowd.delivery.request", "crowd.delivery.rules",
      "crowd.delivery.trial"},
@@ -26,7 +26,7 @@ ROOMS = (
     {"crowd.reads"},
     {"crowd.web"},
     {"crowd.wishes", "crowd.archive", "crowd.consumers", "crowd.letters", "crowd.orders", "crowd.reload",
-     "crowd.view", "crowd.service"},
+     "crowd.waits", "crowd.view", "crowd.service"},
     {"crowd.tools", "crowd.cli"},
 )  # fmt: skip
 """From the top: a room imports itself and those above it."""
@@ -48,10 +48,10 @@ SEAMS = {
     "cbor2": {"crowd.codec"},
     "treq": {"crowd.delivery.client"},
     "hyperlink": {"crowd.delivery.client"},
-    "OpenSSL": {"crowd.raft.tls", "crowd.delivery.tls"},
+    "OpenSSL": {"crowd.raft.tls", "crowd.delivery.tls", "crowd.web.tls"},
     "service_identity": {"crowd.raft.tls", "crowd.delivery.tls"},
     "cryptography": {
-        "crowd.raft.tls", "crowd.raft.certificates", "crowd.delivery.tls",
+        "crowd.raft.tls", "crowd.raft.certificates", "crowd.delivery.tls", "crowd.web.tls",
         "crowd.delivery.forms.signing", "crowd.door.signatures", "crowd.web.proof",
     },
     "google_crc32c": {"crowd.raft.journal", "crowd.raft.checkpoints"},

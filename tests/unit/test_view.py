@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -28,9 +29,13 @@ from crowd.metrics import METRICS, parse_sample
 from crowd.raft.journal.upkeep import UpkeepCounters
 from crowd.raft.membership import Standing
 from crowd.reads.upstream import Tally
-from crowd.view import EngineChanges, EngineView
+from crowd.view import Aside, EngineChanges, EngineView
+from crowd.waits import Tally as Ended
+from crowd.web.entrance import Tally as DoorTally
 from tests.unit.archives import NoLetters
 
+NOW = datetime(2026, 7, 1, tzinfo=UTC)
+ENDS = NOW + timedelta(days=100)
 ID = {name: name.encode() * 16 for name in "abcde"}
 
 
@@ -84,12 +89,18 @@ class Producers:
     draining = False
     connections = connections_refused = requests = 1
     budget = SimpleNamespace(used=7)
+    tally = DoorTally()
+    acceptance = SimpleNamespace(goes_on=True, pauses=1)
+
+
+ASIDE = Aside(Tally(), SimpleNamespace(in_flight=3, tally=Ended(delivered=5)))
 
 
 def view(engine):
     return EngineView(
-        engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), Tally()
-    )
+        engine, SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), ASIDE,
+        SimpleNamespace(expires=ENDS), lambda: NOW,
+    )  # fmt: skip
 
 
 def lines(engine):
@@ -247,7 +258,7 @@ def test_consumers_letters_are_counted_by_state():
     engine = Engine("a")
     definition = read_consumer({"name": "audit", "url": "http://h"}, "t", None)
     engine.apply(Define("a", b"h" * 32, (), (definition,)))
-    shown = EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, Archive(), Tally())
+    shown = EngineView(engine, SimpleNamespace(progress=list), Producers(), 5.0, Archive(), ASIDE)
     values = shown.counters()
     assert values['crowd_consumer_paused{consumer="audit"}'] == 0
     assert values['crowd_consumer_letters{consumer="audit",state="dead"}'] == 2
@@ -288,3 +299,19 @@ def test_with_a_bound_of_none_keys_are_said_not_to_be_looked_at():
     engine = Engine("a")
     engine.apply(Define("a", b"h" * 32, (), (), KeyBounds(3_600_000_000, 0)))
     assert "not looked at" in lines(engine)["idempotency"][1]
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (timedelta(days=100), "ends in 100 days, on 2026-10-09"),
+        (timedelta(days=13, hours=1), "WARNING: it ends in 13 days, on 2026-07-14"),
+        (timedelta(0), "ENDED on 2026-07-01: producers refuse it"),
+    ],
+)
+def test_readiness_says_when_the_certificate_ends(left, words):
+    shown = EngineView(
+        Engine("a"), SimpleNamespace(progress=list), Producers(), 5.0, NoLetters(), ASIDE,
+        SimpleNamespace(expires=NOW + left), lambda: NOW,
+    )  # fmt: skip
+    assert ("certificate", True, words) in shown.readiness()

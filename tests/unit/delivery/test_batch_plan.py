@@ -104,7 +104,7 @@ def test_halves_and_then_alone():
         answer = BAD if 3 in batch else OK
         plan.answered_batch(Position(batch[0]), [answer] * len(batch), 0.0, 0.5)
     assert seen == [[1, 2, 3, 4], [1, 2], [3, 4], [3], [4]]
-    assert [(dead.position, dead.attempts) for dead in plan.dead] == [(3, 3)]
+    assert [(dead.position, dead.attempts) for dead in plan.endings.dead] == [(3, 3)]
 
 
 def test_one_item_delivered_is_a_sign_of_life():
@@ -145,7 +145,7 @@ def test_letters_go_alone_beside_batches():
     assert requests > 4
     assert plan.next_letter(0.0) is None
     plan.answered(letter_place(3), OK, 0.0, 0.5)
-    assert list(plan.concluded) == [3]
+    assert list(plan.endings.concluded) == [3]
 
 
 def test_what_gathers_is_told_to_the_next_leader():
@@ -248,12 +248,12 @@ class BatchMachine(PlanMachine):
             first = data.draw(st.sampled_from(sorted(self.in_flight)))
             several = self.in_flight.pop(first)
             answers = said[: len(several)] if whole is None else [whole] * len(several)
-            died = len(self.plan.dead)
+            died = len(self.plan.endings.dead)
             outcomes = self.plan.answered_batch(first, answers, self.now_s, chance)
             for position, outcome in zip(several, outcomes, strict=True):
                 if outcome is Outcome.DELIVERED:
                     self.ended.add(position)
-            dead = {dead.position for dead in self.plan.dead[died:]}
+            dead = {dead.position for dead in self.plan.endings.dead[died:]}
             assert dead <= set(several)
             if len(several) > 1 and whole is not None:
                 assert not dead, "none dies of an answer that is not its own"
@@ -263,7 +263,7 @@ class BatchMachine(PlanMachine):
     def is_bounded_and_complete(self):
         plan = self.plan
         assert plan.in_flight == len(self.in_flight) <= self.rules.concurrency
-        assert plan.proposed == len(self.log)
+        assert plan.endings.proposed == len(self.log)
         assert plan.gathered <= self.rules.batch.count + 1
         places = [
             [trial.position for trial in plan.backlog.waiting],
@@ -271,8 +271,8 @@ class BatchMachine(PlanMachine):
             [trial.position for trial in plan._kept_apart()],
             *self.in_flight.values(),
             [p for batch, _ in self.log for a, b in batch for p in range(a, b + 1)],
-            list(plan._delivered),
-            [dead.position for dead in plan.dead],
+            list(plan.endings.delivered),
+            [dead.position for dead in plan.endings.dead],
         ]
         if plan.backlog.lines is not None:
             places.append([p for line in plan.backlog.lines._lines.values() for p in line or ()])

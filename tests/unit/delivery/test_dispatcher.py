@@ -25,9 +25,9 @@ from crowd.command import (
     Skip,
 )
 from crowd.delivery.dispatcher import DRAIN_S, EXPIRE_MAX, FENCED_S
+from crowd.delivery.endings import LETTER_ENDS_S
 from crowd.delivery.lane import HOLDING_MAX, LEASE_S
 from crowd.delivery.outcome import Answered
-from crowd.delivery.plan import LETTER_ENDS_S
 from crowd.delivery.reports import (
     BURY_BYTES_MAX,
     REMEMBER_EVERY_S,

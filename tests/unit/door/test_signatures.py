@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import hmac
+from hashlib import sha256
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from crowd.door.asked import Admitted, Asked, Reason, Refused
 from crowd.door.door import Door
 from crowd.door.signatures import FORMS, SIGNATURES_MAX, parser
 from crowd.errors import SecretUnreadableError
-from crowd.policy import Form, Policy, SignaturePolicy
+from crowd.policy import Form, KeyPolicy, Policy, SignaturePolicy
 
 GITHUB_SECRET = b"It's a Secret to Everybody"
 SLACK_SECRET, SLACK_TIME = b"8f742231b10e8888abcd99yyyzzz85a5", 1531420618
@@ -291,3 +292,24 @@ def test_forms_have_what_they_use():
     for form in FORMS.values():
         assert ("{id}" in form.content) == bool(form.id)
         assert ("{timestamp}" in form.content) == bool(form.timestamp or form.list == "pairs")
+
+
+@pytest.mark.parametrize("require", ["all", "any"])
+def test_who_asks_what_became_of_a_message_signs_nothing(require):
+    """By signatures alone nobody is known who asks; beside a key, the key is enough."""
+    policy = Policy("/x", require=require, signature=SignaturePolicy("g", "github", (), 1.0, None))
+    keyed = msgspec.structs.replace(
+        policy, keys=(KeyPolicy("shop", (sha256(b"crowd_one").hexdigest(),)),), key_from=("bearer",)
+    )
+    shown = Asked(b"GET", [(b"Authorization", b"Bearer crowd_one")], b"", b"192.0.2.7", 0.0, 0.0)
+    alone = Door(policy, NoSecrets()).admit_asker(shown)
+    assert isinstance(alone, Refused)
+    assert alone.reason is Reason.SIGNATURE
+    assert isinstance(Door(keyed, NoSecrets()).admit_asker(shown), Admitted)
+    unknown = Door(keyed, NoSecrets()).admit_asker(msgspec.structs.replace(shown, headers=[]))
+    assert isinstance(unknown, Refused)
+    assert unknown.reason is Reason.NO_CREDENTIAL
+
+
+class NoSecrets:
+    """Secrets that nobody may look at."""

@@ -181,7 +181,7 @@ def test_arbitrary_bytes_are_no_ledger(sections):
     assert answers(ledger) == STATE
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_damaged_sections_are_refused_or_are_another_whole_ledger(data):
     sections = list(GOOD)
@@ -236,7 +236,7 @@ def changed(value, data):
     return data.draw(VALUE)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_fields_of_other_values_are_refused_or_are_another_whole_ledger(data):
     sections = list(GOOD)

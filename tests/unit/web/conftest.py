@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httptools
 import pytest
@@ -15,14 +15,17 @@ from twisted.internet.testing import StringTransport
 
 from crowd.command import RouteDefinition
 from crowd.door import door as route_door
-from crowd.message import Message, Position, RouteId, decode_message
+from crowd.ledger.standings import Standing, WithConsumer
+from crowd.message import ConsumerId, Message, Position, RouteId, decode_message
 from crowd.reads.upstream import Upstreams
 from crowd.web.entrance import Entrance, Tally
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import Producers
+from crowd.web.messages import MessagePages
 from crowd.web.router import Router
 from crowd.web.through import Through
+from crowd.web.waiting import Waiting
 from tests.unit.reads.rig import Endpoint
 
 if TYPE_CHECKING:
@@ -73,6 +76,37 @@ class FakeAcceptor:
     def answer(self, place: int) -> None:
         """Answer one message, in whatever order; its position is its place in `offered`."""
         self.offered[place][2].callback(Position(place + 1))
+
+
+class FakeWaits:
+    """Waits for consumer 7, and ends when told to: `asked` has each wait and its Deferred."""
+
+    def __init__(self) -> None:
+        self.consumer: ConsumerId | None = ConsumerId(7)
+        self.asked: list[tuple[Position, ConsumerId, float, Deferred[Any]]] = []
+
+    def consumer_of(self, route: RouteId) -> ConsumerId | None:
+        del route
+        return self.consumer
+
+    def wait(self, position: Position, consumer: ConsumerId, within_s: float) -> Deferred[Any]:
+        ended: Deferred[Any] = Deferred()
+        self.asked.append((position, consumer, within_s, ended))
+        return ended
+
+
+class FakeStandings:
+    """Messages up to 9 on ``/leads``, of which the first two were released."""
+
+    tag = FakeAcceptor.tag
+    tip = Position(9)
+    route = "/leads"
+
+    def standing(self, position: Position) -> Standing | None:
+        if position <= 2:
+            return None
+        consumers = (WithConsumer("rest-api", "dead", 3), WithConsumer("audit", "delivered"))
+        return Standing(position, self.route, "dead", consumers)
 
 
 class Transport(StringTransport):
@@ -176,15 +210,25 @@ class Door:
         proxies: Proxies | None = None,
     ) -> None:
         self.clock = Clock()
+        self.waits = FakeWaits()
+        self.standings = FakeStandings()
         self.acceptor = FakeAcceptor()
         self.endpoint = Endpoint()
         self.upstreams = Upstreams(self.clock, READS_MAX, lambda *_: self.endpoint)
         through = Through(self.upstreams, b"thisnode")
         self.tally = Tally()
-        doors = {policy.path: route_door.Door(policy) for policy in policies}
+        doors = {
+            policy.path: route_door.Door(policy) for policy in policies if not policy.asks_nothing
+        }
         self.entrance = Entrance(doors, self.wall_us, self.clock.seconds, self.tally)
         taken = [RouteDefinition(*route, "refuse", None) for route in routes] or ROUTES
-        self.ingest = Ingest(self.acceptor, taken, self.wall_us, through, self.entrance, proxies)
+        waits = {policy.path: policy.wait_s for policy in policies if policy.wait_s}
+        paths = {route.path for route in taken}
+        pages = MessagePages(self.standings, paths, self.entrance, waits, proxies)
+        self.ingest = Ingest(
+            self.acceptor, taken, self.wall_us, through, self.entrance, proxies,
+            Waiting(self.waits, waits) if waits else None, pages,
+        )  # fmt: skip
         self.router = Router(self.ingest.app, (), self.entrance)
         self.producers = Producers(
             self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds(), self.tally

@@ -14,6 +14,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.server import Site
 
 from crowd.command import Proof, RouteDefinition
+from crowd.delivery.awaited import Ending
 from crowd.door.door import Door
 from crowd.errors import (
     BacklogFullError,
@@ -23,7 +24,8 @@ from crowd.errors import (
     OutcomeUnknownError,
 )
 from crowd.idempotency import Replayed
-from crowd.message import Position, RouteId, decode_message
+from crowd.ledger.standings import Standing, WithConsumer
+from crowd.message import ConsumerId, Position, RouteId, decode_message
 from crowd.policy import CertificatePolicy, CorsPolicy, KeyPolicy, Policy
 from crowd.raft.certificates import make_authority, make_node
 from crowd.reads.upstream import Upstreams
@@ -31,8 +33,10 @@ from crowd.web.entrance import Entrance
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
+from crowd.web.messages import MessagePages
 from crowd.web.router import Router
 from crowd.web.through import Through
+from crowd.web.waiting import Waiting
 
 
 class Acceptor:
@@ -66,6 +70,35 @@ class Acceptor:
         step = accepted.errback if isinstance(outcome, Exception) else accepted.callback
         reactor.callLater(0, step, outcome)
         return accepted
+
+
+class Waits:
+    """Ends a wait in the reactor's next turn; of every second one nobody can tell."""
+
+    def __init__(self) -> None:
+        self.late = False
+
+    def consumer_of(self, _: RouteId) -> ConsumerId:
+        return ConsumerId(3)
+
+    def wait(self, _: Position, __: ConsumerId, ___: float) -> defer.Deferred[Ending | None]:
+        ended: defer.Deferred[Ending | None] = defer.Deferred()
+        self.late = not self.late
+        headers = ((b"Content-Type", b"a/b"), (b"Location", b"/made"), (b"ETag", b"x"))
+        made = Ending("delivered", 201, headers, b"made")
+        reactor.callLater(0, ended.callback, made if self.late else None)
+        return ended
+
+
+class Standings:
+    """Knows two messages, and one that is gone."""
+
+    tag, tip = "0123abcd", Position(8)
+
+    def standing(self, position: Position) -> Standing | None:
+        route = {7: "/leads", 8: "/keyed"}.get(position)
+        known = (WithConsumer("rest-api", "retrying", 2),)
+        return None if route is None else Standing(position, route, "retrying", known)
 
 
 class Client(protocol.Protocol):
@@ -149,6 +182,22 @@ REQUESTS = {
     "another page": _request(b"POST /keyed", b"x", KEY, b"Origin: http://other"),
     "a preflight": _request(b"OPTIONS /keyed", b"", PAGE, ASKS),
     "another page's preflight": _request(b"OPTIONS /keyed", b"", b"Origin: http://other", ASKS),
+    "a wait": _request(b"POST /any/x", b"x", b"Prefer: wait=5, a"),
+    "a wait in vain": _request(b"POST /any/x", b"late", b"Prefer: wait=5"),
+    "a wait and a known key": _request(
+        b"POST /any/x", b"known", b"Prefer: wait=5", b"Idempotency-Key: k"
+    ),
+    "a wait where nobody waits": _request(b"POST /leads", b"x", b"Prefer: wait=5"),
+    "a wait that is refused": _request(b"POST /any/x", b"NoQuorumError", b"Prefer: wait=5"),
+    "a message's state": _request(b"GET /.crowd/messages/0123abcd-0000000000000007"),
+    "a state's head": _request(b"HEAD /.crowd/messages/0123abcd-0000000000000007"),
+    "a state's options": _request(b"OPTIONS /.crowd/messages/0123abcd-0000000000000007"),
+    "a state of a door": _request(b"GET /.crowd/messages/0123abcd-0000000000000008", b"", KEY),
+    "a state without a key": _request(b"GET /.crowd/messages/0123abcd-0000000000000008"),
+    "a state that is gone": _request(b"GET /.crowd/messages/0123abcd-0000000000000001"),
+    "a state of nothing": _request(b"GET /.crowd/messages/0123abcd-0000000000000099"),
+    "a message to what is crowd's own": _request(b"POST /.crowd/messages/x", b"x"),
+    "what is not there of it": _request(b"POST /.crowd/x/y", b"x"),
     "options of a door": _request(b"OPTIONS /keyed"),
     "another method of a door": _request(b"DELETE /keyed", b"x", PAGE),
 }
@@ -163,7 +212,8 @@ def _own(certificate: bytes, key: bytes) -> dict[str, Any]:
 COMPARED = (b"content-type", b"vary", b"content-encoding", b"content-length", b"crowd-message-id",
             b"allow", b"retry-after", b"idempotent-replayed", b"etag", b"location", b"via", b"transfer-encoding",
             b"www-authenticate", b"access-control-allow-origin",
-            b"access-control-allow-methods", b"access-control-expose-headers")  # fmt: skip
+            b"access-control-allow-methods", b"access-control-expose-headers",
+            b"preference-applied", b"crowd-state", b"cache-control")  # fmt: skip
 
 UPSTREAM = {
     b"sized": [b"HTTP/1.1 200 OK\r\nETag: x\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc"],
@@ -245,9 +295,11 @@ class TestContract(TestCase):
         self.addCleanup(upstreams.abort)
         through = Through(upstreams, b"thisnode")
         entrance = Entrance({POLICY.path: Door(POLICY)}, lambda: 0, time.monotonic)
+        pages = MessagePages(Standings(), {"/leads", "/keyed"}, entrance)
         ingest = Ingest(
-            acceptor, (*routes, reads), lambda: time.time_ns() // 1000, through, entrance
-        )
+            acceptor, (*routes, reads), lambda: time.time_ns() // 1000, through, entrance, None,
+            Waiting(Waits(), {"/any/<path:rest>": 9.0}), pages,
+        )  # fmt: skip
         endpoint = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
         if stock:
             port = await endpoint.listen(Site(ingest.app.resource()))
@@ -276,7 +328,7 @@ class TestContract(TestCase):
                 assert _answer(data) == _answer(their_answers[name]), name
             assert [*map(_message, ours.stored)] == [*map(_message, theirs.stored)]
             assert ours.digests == theirs.digests
-            assert len(set(ours.digests)) == 4
+            assert len(set(ours.digests)) == 5
             assert len(self.flushLoggedErrors(RuntimeError)) == 2
 
         return defer.Deferred.fromCoroutine(run())

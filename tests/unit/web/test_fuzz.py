@@ -20,10 +20,13 @@ STEPS = st.lists(
 ERRORS = {"refuse": BacklogFullError, "unknown": OutcomeUnknownError}
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=mutated(), sizes=CUTS, steps=STEPS, ends=st.booleans())
 def test_an_answer_or_an_end(make_door, data, sizes, steps, ends):
-    door = make_door(pipeline_max=4, in_flight_bytes_max=20_000)
+    door = make_door(
+        pipeline_max=4, in_flight_bytes_max=20_000,
+        head_s=4.0, body_s=5.0, idle_s=6.0, answer_s=8.0, linger_s=1.0,
+    )  # fmt: skip
     producer = door.connect()
     waiting = cut(data, sizes)
     outcomes: list[int] = []
@@ -71,6 +74,6 @@ def test_an_answer_or_an_end(make_door, data, sizes, steps, ends):
     assert statuses.count(200) == outcomes.count(200)
     assert len(door.acceptor.offered) == len(outcomes)
     assert statuses.count(503) == outcomes.count(503)
-    door.wait(400)
+    door.wait(30)
     assert producer.is_ending
     assert door.producers.budget.waiting_count == 0

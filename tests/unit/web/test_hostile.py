@@ -95,7 +95,7 @@ class Acceptor:
     def route_id(self, _: str) -> RouteId:
         return RouteId(1)
 
-    def accept(self, _: RouteId, stored: bytes) -> defer.Deferred[Position]:
+    def accept(self, _: RouteId, stored: bytes, digests: bytes) -> defer.Deferred[Position]:
         self.stored.append(decode_message(stored).body)
         accepted: defer.Deferred[Position] = defer.Deferred()
         reactor.callLater(0, accepted.callback, Position(len(self.stored)))

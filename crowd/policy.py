@@ -93,6 +93,8 @@ class Policy(msgspec.Struct, frozen=True):
 
     ``methods`` are the route's. ``key_from`` says where a key may stand: ``bearer``, ``basic``, or
     ``header:NAME``. ``wait_s`` asks nothing: it is how long a producer may wait for a consumer.
+    ``many``: a request may be many messages. ``idempotency`` says what a message's key is. For both a
+    body is decoded up to ``decoded_bytes_max``, that of all bodies.
     """
 
     path: str
@@ -106,6 +108,9 @@ class Policy(msgspec.Struct, frozen=True):
     content: ContentPolicy | None = None
     rate: RatePolicy | None = None
     wait_s: float = 0.0
+    many: bool = False
+    idempotency: Literal["header", "event"] = "header"
+    decoded_bytes_max: int = 1024 * 1024
 
     @property
     def asks_who(self) -> bool:
@@ -116,6 +121,11 @@ class Policy(msgspec.Struct, frozen=True):
     def asks_nothing(self) -> bool:
         """Whether every request may pass as it is: the route stands open."""
         nothing = Policy(
-            self.path, self.methods, self.require, key_from=self.key_from, wait_s=self.wait_s
+            self.path,
+            self.methods,
+            self.require,
+            key_from=self.key_from,
+            wait_s=self.wait_s,
+            decoded_bytes_max=self.decoded_bytes_max,
         )
         return self == nothing

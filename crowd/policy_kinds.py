@@ -107,6 +107,14 @@ def _by(value: Any) -> Literal["credential", "address"]:
     raise ValueError
 
 
+def _idempotency(value: Any) -> Literal["header", "event"]:
+    if value == "header":
+        return "header"
+    if value == "event":
+        return "event"
+    raise ValueError
+
+
 def _proxy_field(value: Any) -> str:
     if value not in {"X-Forwarded-For", "Forwarded"}:
         raise ValueError
@@ -222,6 +230,9 @@ TOLERANCE: Final = Kind(
     'a duration from "1 s" to "24 h", with its unit',
     1_000_000,
     bounded(duration_us, 1_000_000, 86_400_000_000),
+)
+IDEMPOTENCY: Final[Kind[Literal["header", "event"]]] = Kind(
+    '"header" or "event"', "header", _idempotency
 )
 # Below the time after which a connection without its answer is closed (`crowd.web.limits`).
 WAIT: Final = Kind(

@@ -54,9 +54,16 @@ def read_policy(
         certificates=_certificates(route),
         cors=_cors(route),
         content=_content(route, directory, body_bytes),
+        many=route.read("many", kinds.FLAG, False),
+        idempotency=route.read("idempotency", policy_kinds.IDEMPOTENCY, "header"),
         wait_s=route.read("wait", policy_kinds.WAIT, "0 s") / 1e6,
     )
-    return msgspec.structs.replace(policy, rate=_rate(route, asks_who=policy.asks_who))
+    content = policy.content
+    return msgspec.structs.replace(
+        policy,
+        rate=_rate(route, asks_who=policy.asks_who),
+        decoded_bytes_max=min(body_bytes, content.decoded_bytes_max if content else body_bytes),
+    )
 
 
 def _keys(route: Table) -> tuple[KeyPolicy, ...]:

@@ -49,6 +49,7 @@ class EngineAcceptor:
     def __init__(self, engine: Engine) -> None:
         self._ledger = engine.ledger
         self.accept: Any = engine.proposer.accept
+        self.accept_group: Any = engine.proposer.accept_group
         self.route_id = engine.ledger.route_id
 
     @property

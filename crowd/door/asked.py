@@ -10,6 +10,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from crowd.door.elements import Elements
+
 Field = tuple[bytes, bytes]
 
 
@@ -36,6 +38,11 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     def values(self, lowered: bytes) -> list[bytes]:
         """Return the values of the fields with a name, given in lower case."""
         return [value for name, value in self.headers if name.lower() == lowered]
+
+    def media_type(self) -> bytes:
+        """Return the body's type in small letters, without parameters; empty if it is not one."""
+        values = self.values(b"content-type")
+        return values[0].partition(b";")[0].strip().lower() if len(values) == 1 else b""
 
 
 class Reason(enum.Enum):
@@ -81,11 +88,15 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
     """A request may pass. ``credential`` is the name of who posts, empty where nobody asks.
 
     ``headers`` are those that travel on; ``answer`` are further fields of whatever is answered.
+    ``elements`` are its messages, if it is many. ``events`` are the sources and ids of the events
+    that it is, one for each message, where those are their idempotency keys.
     """
 
     credential: str
     headers: list[Field]
     answer: tuple[Field, ...] = ()
+    elements: Elements | None = None
+    events: Sequence[tuple[bytes, bytes]] = ()
 
 
 Verdict = Admitted | Refused

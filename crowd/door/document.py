@@ -38,14 +38,14 @@ def read_json(body: bytes, *, depth: int, unique: bool) -> Any:
     try:
         value = msgspec.json.decode(body)
     except RecursionError:
-        raise NotJsonError(_too_deep(depth)) from None
+        raise NotJsonError(too_deep(depth)) from None
     except UnicodeDecodeError:
-        raise _not_utf8(body) from None
+        raise not_utf8(body) from None
     except msgspec.MsgspecError as error:
-        raise _malformed(str(error), body) from None
+        raise malformed(str(error), body) from None
     opened = body.count(b"[") + body.count(b"{")
     if opened > depth and _is_deeper(value, depth):
-        raise NotJsonError(_too_deep(depth))
+        raise NotJsonError(too_deep(depth))
     if unique and opened:
         try:
             json.loads(body, object_pairs_hook=_each_once)
@@ -64,12 +64,13 @@ def line_and_column(body: bytes, offset: int) -> tuple[int, int]:
     return before.count(b"\n") + 1, offset - (before.rfind(b"\n") + 1) + 1
 
 
-def _malformed(words: str, body: bytes) -> NotJsonError:
+def malformed(words: str, body: bytes) -> NotJsonError:
+    """Return the error that msgspec says in `words` of `body`."""
     if "truncated" in words:
         try:
             body.decode("utf-8")
         except UnicodeDecodeError:
-            return _not_utf8(body)
+            return not_utf8(body)
         return NotJsonError("it ends too early, or has half a surrogate pair", len(body))
     found = _PLACE.search(words)
     if found is None:
@@ -78,7 +79,8 @@ def _malformed(words: str, body: bytes) -> NotJsonError:
     return NotJsonError(words, min(int(found[1]), len(body)))
 
 
-def _not_utf8(body: bytes) -> NotJsonError:
+def not_utf8(body: bytes) -> NotJsonError:
+    """Return the error of a body that is not UTF-8, wherever that is."""
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -112,7 +114,8 @@ def _each_once(pairs: list[tuple[str, Any]]) -> None:
             seen.add(name)
 
 
-def _too_deep(depth: int) -> str:
+def too_deep(depth: int) -> str:
+    """Return the words for a body that is nested deeper than that."""
     return f"it is nested more than {depth} deep"
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from crowd.door.asked import Admitted, Asked, Known, Reason, Refused
 from crowd.door.certificates import Certificates
 from crowd.door.content import Content
+from crowd.door.elements import Many
+from crowd.door.event import event_names
 from crowd.door.keys import Keys
 from crowd.door.origins import Origins
 from crowd.door.rate import Rate, neighbourhood
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crowd.door.asked import Field, Verdict
+    from crowd.door.elements import Elements
     from crowd.door.signatures import Secrets
     from crowd.policy import Policy
 
@@ -59,6 +62,9 @@ class Door:
         self._origins = Origins(policy.cors, policy.methods) if policy.cors else None
         self._content = Content(policy.content) if policy.content else None
         self._rate = Rate(policy.rate) if policy.rate else None
+        self._many = Many(policy.decoded_bytes_max) if policy.many else None
+        self._by_event = policy.idempotency == "event"
+        self._decoded_bytes_max = policy.decoded_bytes_max
         own_bytes_max = policy.content.body_bytes_max if policy.content else EARLY_BYTES
         self.unhurried_bytes = min(EARLY_BYTES, own_bytes_max)
         signatures = None
@@ -84,21 +90,30 @@ class Door:
         known = self._known(asked, self._proofs)
         if isinstance(known, Refused):
             return known
-        refused = self._posted(asked, known.name)
-        if refused is not None:
-            return refused
-        return Admitted(known.name, known.headers, answer)
+        posted = self._posted(asked, known.name)
+        if isinstance(posted, Refused):
+            return posted
+        events = event_names(asked, posted, self._decoded_bytes_max) if self._by_event else ()
+        if isinstance(events, Refused):
+            return events
+        return Admitted(known.name, known.headers, answer, posted, events)
 
-    def _posted(self, asked: Asked, name: str) -> Refused | None:
-        """Return why what a known producer posts is refused, or None."""
+    def _posted(self, asked: Asked, name: str) -> Elements | Refused | None:
+        """Return the messages that a known producer posts, None for one, or why it is refused."""
         if self._rate is not None and not self._rate.by_address:
             early = self._rate.take(name, asked.now_s)
             if early is not None:
                 return early
         content = self._content
-        if content is None:
-            return None
-        return content.head(asked.headers, len(asked.body)) or content.body(asked)
+        if content is not None:
+            refused = content.head(asked.headers, len(asked.body)) or content.takes_type(asked)
+            if refused is not None:
+                return refused
+        elements = None if self._many is None else self._many.elements(asked)
+        if content is None or isinstance(elements, Refused):
+            return elements
+        refused = content.body(asked) if elements is None else content.elements(elements.bodies)
+        return elements if refused is None else refused
 
     def admit_asker(self, asked: Asked) -> Verdict:
         """Return the verdict on a request that asks for what was posted here.

@@ -9,7 +9,7 @@ never in two entries. A group costs one Deferred, whatever its size.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -24,12 +24,27 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from crowd.command import Accept
+    from crowd.message import RouteId
 
 Outcome = Position | Replayed | Grouped
 """What is heard of a message: its position, or the first one's under its key. Or of a group."""
 
 Waiter = tuple["Deferred[Outcome]", float, int]
 """An answer that is to come, its deadline in seconds, and a group's messages, 0 for a single one."""
+
+Offered = tuple[
+    "RouteId", "bytes | Sequence[bytes]", "Deferred[Outcome]", float, bytes, int, int
+]  # fmt: skip
+"""A message or a group, not in a proposal yet: its route, its stored form or forms, its answer,
+its deadline in seconds, its digests or its keys, its bytes in an entry; a group's messages, or 0."""
+
+MESSAGE_OVERHEAD_BYTES: Final = 16
+"""What a message takes of an entry beside its own bytes: its route and two lengths, at most."""
+
+
+def group_bytes(stored: Sequence[bytes], keys: bytes) -> int:
+    """Return what a group takes of an entry."""
+    return sum(map(len, stored)) + len(stored) * MESSAGE_OVERHEAD_BYTES + len(keys)
 
 
 class Proposal:
@@ -100,7 +115,7 @@ def _outcome(
 
     `own` are its spans of those that were left out; what is stored of it begins at `first`.
     """
-    if any([position == MISMATCH for _, _, position in own]):
+    if any(position == MISMATCH for _, _, position in own):
         return None
     if count:
         replayed = tuple((at - place, size, position) for at, size, position in own)

@@ -36,7 +36,7 @@ from crowd.errors import (
     RefusedError,
 )
 from crowd.idempotency import NO_KEY, keyed, moved
-from crowd.raft.proposal import Proposal
+from crowd.raft.proposal import MESSAGE_OVERHEAD_BYTES, Proposal, group_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,14 +45,12 @@ if TYPE_CHECKING:
     from crowd.command import Command, SessionId
     from crowd.idempotency import Grouped, Replayed
     from crowd.message import Position, RouteId
-    from crowd.raft.proposal import Outcome, Waiter
+    from crowd.raft.proposal import Offered, Waiter
 
 IN_FLIGHT_MAX: Final = 4
 """Proposals under way: so that one who posts now and then need not wait for another's."""
 BATCH_BYTES_MAX: Final = (1 << 20) - (1 << 14)
 """An entry stays below 1 MiB, unless one message alone is larger."""
-MESSAGE_OVERHEAD_BYTES: Final = 16
-"""What a message takes of an entry beside its own bytes: its route and two lengths, at most."""
 BATCH_MESSAGES_MAX: Final = 4096
 """Bounds the work of one entry: answering 4 096 producers takes about 40 ms in all."""
 GROUPS_BYTES_MAX: Final = 64 << 20
@@ -86,18 +84,6 @@ class Acceptances(Protocol):
         """Return what of it took no position, as `crowd.idempotency.left_out_places` reads it."""
 
 
-_Offered = tuple[
-    "RouteId", "bytes | Sequence[bytes]", "Deferred[Outcome]", float, bytes, int, int
-]  # fmt: skip
-"""A message or a group, not in a proposal yet: its route, its stored form or forms, its answer,
-its deadline in seconds, its digests or its keys, its bytes in an entry; a group's messages, or 0."""
-
-
-def group_bytes(stored: Sequence[bytes], keys: bytes) -> int:
-    """Return what a group takes of an entry."""
-    return sum(map(len, stored)) + len(stored) * MESSAGE_OVERHEAD_BYTES + len(keys)
-
-
 class Proposer:
     """This node's proposals, from the messages to the producers' answers."""
 
@@ -124,7 +110,7 @@ class Proposer:
         self._number = 0
         self._waiting = 0
         self._expected = 0
-        self._open: deque[_Offered] = deque()
+        self._open: deque[Offered] = deque()
         self._groups_bytes = 0
         self._in_flight: dict[int, Proposal] = {}
         self._flushing: Timer | None = None
@@ -337,7 +323,7 @@ class Proposer:
         )
         self._in_flight[self._number] = Proposal(accept, waiters)
 
-    def _next(self) -> _Offered:
+    def _next(self) -> Offered:
         """Take the oldest out of what gathered."""
         offered = self._open.popleft()
         if offered[6]:

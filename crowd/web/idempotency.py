@@ -10,7 +10,11 @@ not defined for it, and refused.
 
 A key is known by SHA-256 over the CBOR array of the route's path, the credential's name and the
 key; an array frames what is in it, so that no two triples are the same bytes. A request is
-known by SHA-256 over the CBOR array of method and target, and then the body.
+known by SHA-256 over the CBOR array of method and target, and then the body; one that is many
+messages has their count in the array, too.
+
+An event that is its own key is known by the array of path, credential, source and id, which is
+longer than any other key's, and for no request: it is the same event, whatever it says.
 """
 
 from __future__ import annotations
@@ -53,14 +57,27 @@ def read_key(values: Sequence[bytes]) -> bytes:
 
 
 def digests_of(
-    path: str, credential: str, key: bytes, method: bytes, target: bytes, body: bytes
+    path: str,
+    credential: str,
+    key: bytes,
+    method: bytes,
+    target: bytes,
+    body: bytes,
+    count: int = 0,
 ) -> bytes:
     """Return the digests of a key and of its request, one after the other.
 
     `path` is the route's, `credential` the name of what the producer proved itself with, empty
-    on an open route: other producers' keys, and another route's, are other keys.
+    on an open route: other producers' keys, and another route's, are other keys. `count` is that
+    of its messages, 0 if it is one itself: what a node splits otherwise is another request.
     """
-    request = hashlib.sha256(pack([method, target]))
+    request = hashlib.sha256(pack([method, target, count] if count else [method, target]))
     request.update(body)
     of_key = hashlib.sha256(pack([path, credential, key])).digest()
     return of_key[:DIGEST_BYTES] + request.digest()[:DIGEST_BYTES]
+
+
+def digests_of_event(path: str, credential: str, source: bytes, event: bytes) -> bytes:
+    """Return the digests of an event by its source and id, with `path` and `credential` as above."""
+    of_key = hashlib.sha256(pack([path, credential, source, event])).digest()
+    return of_key[:DIGEST_BYTES] + bytes(DIGEST_BYTES)

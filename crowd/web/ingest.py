@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from klein import Klein
 from twisted.logger import Logger
 
-from crowd.door.asked import Refused
+from crowd.door.asked import Admitted, Refused
 from crowd.errors import NoQuorumError
-from crowd.idempotency import NO_KEY, Replayed
+from crowd.idempotency import NO_KEY, Replayed, keyed
 from crowd.message import Message, Position, RouteId, encode_message, message_id
 from crowd.web.fields import accepts_gzip
-from crowd.web.idempotency import digests_of, read_key
+from crowd.web.group import TooLargeError, first_id, group_reply, keys_of_events, stored_forms
+from crowd.web.idempotency import digests_of, digests_of_event, read_key
 from crowd.web.problems import (
     BAD_KEY,
     BAD_TARGET,
+    BODY_TOO_LARGE,
     failure_value,
     is_expected,
     problem_reply,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from crowd.command import RouteDefinition
     from crowd.door.door import Door
     from crowd.door.proxies import Proxies
+    from crowd.idempotency import Grouped
     from crowd.web.entrance import Entrance
     from crowd.web.fields import Field
     from crowd.web.messages import MessagePages
@@ -85,6 +88,14 @@ class Acceptor(Protocol):
         Fires with its position once it is durable on a majority (I1), or with the first one's
         if its key is known; fails with KeyReusedError if that is of another request, with a
         RefusedError if it is certainly not stored, and with OutcomeUnknownError if it may be.
+        """
+
+    def accept_group(
+        self, route: RouteId, stored: Sequence[bytes], keys: bytes
+    ) -> Deferred[Grouped]:
+        """Offer the messages of one request; `keys` are packed as in `crowd.idempotency`.
+
+        Fires with what became of them, once all of them are durable; fails as `accept` does.
         """
 
 
@@ -176,7 +187,7 @@ class Ingest:
             client, scheme, body = origin_of(request)
         if self._proxies is not None:
             client = self._proxies.client(client, fields.kept)
-        kept, extra, credential = fields.kept, _NOTHING, ""
+        passed = Admitted("", fields.kept)
         if door is not None:
             entrance = self._entrance
             assert entrance is not None, "a door stands in an entrance"
@@ -185,20 +196,24 @@ class Ingest:
             verdict = door.admit(asked)
             if isinstance(verdict, Refused):
                 return answer(request, entrance.refusal(verdict), door.shown(fields.kept))
-            kept, extra, credential = verdict.headers, verdict.answer, verdict.credential
+            passed = verdict
+        kept, extra = passed.headers, passed.answer
+        try:
+            key = read_key(fields.idempotency) if fields.idempotency else b""
+        except ValueError as error:
+            return answer(request, problem_reply(BAD_KEY, str(error)), extra)
+        if passed.elements is not None:
+            message = Message(
+                request.method, request.uri, tuple(kept), body, self._wall_us(), client, scheme
+            )
+            return self._take_group(path, route, request, message, passed, key, fields.encodings)
         wait = None
         if fields.prefers and self._waiting is not None:
             wait, kept = self._waiting.begin(path, route, kept)
         message = Message(
             request.method, request.uri, tuple(kept), body, self._wall_us(), client, scheme
         )
-        digests = NO_KEY
-        if fields.idempotency:
-            try:
-                key = read_key(fields.idempotency)
-            except ValueError as error:
-                return answer(request, problem_reply(BAD_KEY, str(error)), extra)
-            digests = digests_of(path, credential, key, request.method, request.uri, body)
+        digests = _digests(path, passed, key, message) if key or passed.events else NO_KEY
         accepted = acceptor.accept(route, encode_message(message), digests)
         if wait is not None:
             browsers = door is not None and door.answers_browsers
@@ -207,6 +222,34 @@ class Ingest:
         return accepted.addCallbacks(
             self._accepted, self._refused, (request, fields.encodings, extra), {}, (request, extra)
         )
+
+    def _take_group(
+        self, path: str, route: RouteId, request: Any, message: Message, passed: Admitted,
+        key: bytes, encodings: bytes,
+    ) -> Any:  # fmt: skip
+        """Offer the messages that a request is; `message` is as if it were one."""
+        elements, extra = passed.elements, passed.answer
+        assert elements is not None, "it is many"
+        try:
+            stored = stored_forms(message, elements)
+        except TooLargeError as error:
+            return answer(request, problem_reply(BODY_TOO_LARGE, str(error)), extra)
+        keys = keys_of_events(path, passed.credential, passed.events)
+        if key:
+            keys = keyed(0, _digests(path, passed, key, message, len(stored)), len(stored))
+        accepted = self._acceptor.accept_group(route, stored, keys)
+        return accepted.addCallbacks(
+            self._group_accepted, self._refused, (request, encodings, extra), {}, (request, extra)
+        )
+
+    def _group_accepted(
+        self, grouped: Grouped, request: Any, encodings: bytes, extra: tuple[Field, ...]
+    ) -> bytes | None:
+        tag = self._acceptor.tag
+        own: tuple[Field, ...] = ((_ID, first_id(tag, grouped)), *extra)
+        if sum(count for _, count, _ in grouped.replayed) == grouped.count:
+            own = (_REPLAYED, *own)
+        return answer(request, group_reply(tag, grouped, encodings), own)
 
     def _accepted(
         self,
@@ -259,3 +302,12 @@ class Ingest:
         if self._entrance:
             extra = self._entrance.shown(request.method, request.uri, fields_of(request).kept)
         return answer(request, reply_to_error(error), extra)
+
+
+def _digests(path: str, passed: Admitted, key: bytes, message: Message, count: int = 0) -> bytes:
+    """Return the digests of a request that has a key, or is an event; many messages are `count`."""
+    if not key:
+        return digests_of_event(path, passed.credential, *passed.events[0])
+    return digests_of(
+        path, passed.credential, key, message.method, message.target, message.body, count
+    )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crowd.door.proxies import Proxies
+    from crowd.idempotency import Grouped
     from crowd.policy import Policy
     from crowd.web.channel import Channel
 
@@ -53,6 +54,9 @@ class FakeAcceptor:
         self.routes = {route.path: RouteId(number) for number, route in enumerate(ROUTES, 1)}
         self.offered: list[tuple[RouteId, bytes, Deferred[Position]]] = []
         self.digests: list[bytes] = []
+        self.keys: list[bytes] = []
+        self.groups: list[list[Message]] = []
+        self._answers: list[Deferred[Grouped]] = []
         self.answered = 0
 
     def route_id(self, path: str) -> RouteId | None:
@@ -63,6 +67,21 @@ class FakeAcceptor:
         self.digests.append(digests)
         self.offered.append((route, stored, accepted))
         return accepted
+
+    def accept_group(
+        self, _: RouteId, stored: Sequence[bytes], keys: bytes
+    ) -> Deferred[Grouped]:  # fmt: skip
+        accepted: Deferred[Grouped] = Deferred()
+        self.keys.append(keys)
+        self.groups.append([decode_message(one) for one in stored])
+        self._answers.append(accepted)
+        return accepted
+
+    def answer_group(self, number: int, outcome: Grouped | Exception) -> None:
+        """Answer one of `groups`."""
+        accepted = self._answers[number]
+        step = accepted.errback if isinstance(outcome, Exception) else accepted.callback
+        step(outcome)
 
     @property
     def messages(self) -> list[Message]:

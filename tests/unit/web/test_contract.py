@@ -7,7 +7,7 @@ import tempfile
 import time
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer, endpoints, protocol, reactor, ssl
 from twisted.trial.unittest import TestCase
@@ -23,7 +23,7 @@ from crowd.errors import (
     NoQuorumError,
     OutcomeUnknownError,
 )
-from crowd.idempotency import Replayed
+from crowd.idempotency import Grouped, Replayed
 from crowd.ledger.standings import Standing, WithConsumer
 from crowd.message import ConsumerId, Position, RouteId, decode_message
 from crowd.policy import CertificatePolicy, CorsPolicy, KeyPolicy, Policy
@@ -37,6 +37,9 @@ from crowd.web.messages import MessagePages
 from crowd.web.router import Router
 from crowd.web.through import Through
 from crowd.web.waiting import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Acceptor:
@@ -67,6 +70,19 @@ class Acceptor:
             outcome = Replayed(Position(3))
         if body == b"a defect":
             outcome = RuntimeError("as told")
+        step = accepted.errback if isinstance(outcome, Exception) else accepted.callback
+        reactor.callLater(0, step, outcome)
+        return accepted
+
+    def accept_group(
+        self, _: RouteId, stored: Sequence[bytes], keys: bytes
+    ) -> defer.Deferred[Grouped]:
+        self.stored.extend(stored)
+        self.digests.append(keys)
+        accepted: defer.Deferred[Grouped] = defer.Deferred()
+        outcome: Any = Grouped(Position(7), len(stored), ((1, 1, 3),) if keys else ())
+        if decode_message(stored[0]).body == b'"KeyReusedError"':
+            outcome = KeyReusedError("as told")
         step = accepted.errback if isinstance(outcome, Exception) else accepted.callback
         reactor.callLater(0, step, outcome)
         return accepted
@@ -135,6 +151,9 @@ POLICY = Policy(
     cors=CorsPolicy(("https://shop.example",), (), ("Crowd-Message-Id",), False, 600),
 )
 
+MANY = Policy("/many", ("POST", "PUT"), many=True, idempotency="event")
+LINES = b"Content-Type: application/x-ndjson"
+
 REQUESTS = {
     "a message": _request(b"POST /leads", b'{"shop": "a23m07b23"}', b"Content-Type: a/b"),
     "no body": _request(b"POST /leads"),
@@ -198,6 +217,23 @@ REQUESTS = {
     "a state of nothing": _request(b"GET /.crowd/messages/0123abcd-0000000000000099"),
     "a message to what is crowd's own": _request(b"POST /.crowd/messages/x", b"x"),
     "what is not there of it": _request(b"POST /.crowd/x/y", b"x"),
+    "many lines": _request(b"POST /many?x", b'{"a":1}\r\n[2]\n', LINES, b"X-A: b"),
+    "many and gzip": _request(b"POST /many", b"1\n2", LINES, b"Accept-Encoding: gzip"),
+    "an array": _request(b"POST /many", b" [1, [2]]", b"Content-Type: application/json"),
+    "one of many": _request(b"POST /many", b'{"a": 1}', b"Content-Type: application/json"),
+    "many of which one is bad": _request(b"POST /many", b"1\n{]\n3", LINES),
+    "many that are none": _request(b"POST /many", b"\n", LINES),
+    "many too many": _request(b"POST /many", b"1\n" * 5_000, LINES),
+    "many under a key": _request(b"POST /many", b"1\n2\n", LINES, b"Idempotency-Key: k"),
+    "many under another's key": _request(b"POST /many", b'"KeyReusedError"\n', LINES),
+    "many in a coding": _request(b"POST /many", b"1\n", LINES, b"Content-Encoding: zstd"),
+    "a batch of events": _request(
+        b"POST /many",
+        b'[{"id": "1", "source": "/"}, {"id": "2", "source": "/"}]',
+        b"Content-Type: application/cloudevents-batch+json",
+    ),
+    "an event": _request(b"POST /many", b"x", b"ce-specversion: 1.0", b"ce-id: 1", b"ce-source: /"),
+    "an event without a name": _request(b"POST /many", b"x", b"ce-specversion: 1.0"),
     "options of a door": _request(b"OPTIONS /keyed"),
     "another method of a door": _request(b"DELETE /keyed", b"x", PAGE),
 }
@@ -283,7 +319,7 @@ class TestContract(TestCase):
         acceptor = Acceptor()
         routes = tuple(
             RouteDefinition(path, ("POST", "PUT"), "refuse", None)
-            for path in ("/leads", "/new", "/any/<path:rest>", "/keyed")
+            for path in ("/leads", "/new", "/any/<path:rest>", "/keyed", "/many")
         )
         behind = await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(
             protocol.Factory.forProtocol(Upstream)
@@ -294,7 +330,8 @@ class TestContract(TestCase):
         upstreams = Upstreams(reactor, 16)
         self.addCleanup(upstreams.abort)
         through = Through(upstreams, b"thisnode")
-        entrance = Entrance({POLICY.path: Door(POLICY)}, lambda: 0, time.monotonic)
+        doors = {policy.path: Door(policy) for policy in (POLICY, MANY)}
+        entrance = Entrance(doors, lambda: 0, time.monotonic)
         pages = MessagePages(Standings(), {"/leads", "/keyed"}, entrance)
         ingest = Ingest(
             acceptor, (*routes, reads), lambda: time.time_ns() // 1000, through, entrance, None,
@@ -328,7 +365,7 @@ class TestContract(TestCase):
                 assert _answer(data) == _answer(their_answers[name]), name
             assert [*map(_message, ours.stored)] == [*map(_message, theirs.stored)]
             assert ours.digests == theirs.digests
-            assert len(set(ours.digests)) == 5
+            assert len(set(ours.digests)) == 8
             assert len(self.flushLoggedErrors(RuntimeError)) == 2
 
         return defer.Deferred.fromCoroutine(run())

@@ -7,6 +7,8 @@ what an element is to ``crowd/door/elements``, and that all are stored or none t
 from __future__ import annotations
 
 import gzip
+import sys
+from array import array
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -92,7 +94,11 @@ def keys_of_events(path: str, credential: str, events: Sequence[tuple[bytes, byt
 
 def group_reply(tag: str, grouped: Grouped, encodings: bytes) -> Reply:
     """Return the answer to a request whose messages were accepted, or known."""
-    ids = ", ".join([f'"{tag}-{position:016x}"' for position in grouped.positions()])
+    # All ids at once in C: hexadecimal digits of eight bytes each, and what stands between two.
+    numbers = array("Q", grouped.positions())
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    ids = f'"{tag}-' + numbers.tobytes().hex("|", 8).replace("|", f'", "{tag}-') + '"'
     replayed = ""
     if grouped.replayed:
         known = [at for place, count, _ in grouped.replayed for at in range(place, place + count)]

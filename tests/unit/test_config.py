@@ -226,6 +226,7 @@ def test_six_mistakes_are_reported_at_once():
         (READS + "reach.allow = ['10.0.0.1/8']", "expected an array of at most 64 networks"),
         ("[[route]]\npath = '/.crowd/x'", "crowd's own"),
         ("[[route]]\npath = '/.crowd<path:x>'", "crowd's own"),
+        ("[[route]]\npath = '/a'\nidempotency = 'id'", '"header" or "event"'),
         ("[[route]]\npath = '/a'\nwait = '2 min'", 'a duration from "0 s" to "1 min"'),
         (READS + "tls.authority = '/ca.pem'", "expected a url that begins with https://"),
         (READS.replace("//a", "//a..b"), 'route[/a].upstream: found "http://a..b"'),
@@ -470,6 +471,17 @@ def test_a_route_that_lets_producers_wait_stands_open():
     assert [[each.wait_s for each in one.policies] for one in made] == [[], [30.0]]
     assert made[1].policies[0].asks_nothing
     assert made[0].file_hash != made[1].file_hash
+
+
+def test_a_route_that_takes_many_messages_has_a_policy_for_it():
+    text = "[limits]\nbody = '2 MiB'\n[[route]]\npath = '/a'\n"
+    assert from_text(text, "a").policies == ()
+    (many,) = from_text(text + "many = true\n", "a").policies
+    assert (many.many, many.idempotency, many.decoded_bytes_max) == (True, "header", 2 << 20)
+    (event,) = from_text(
+        text + "idempotency = 'event'\n[route.content]\ndecoded = '4 KiB'\n", "a"
+    ).policies  # fmt: skip
+    assert (event.many, event.idempotency, event.decoded_bytes_max) == (False, "event", 4 << 10)
 
 
 def test_a_schedule_takes_the_place_of_growing_waits():

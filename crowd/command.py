@@ -24,8 +24,9 @@ import msgspec
 from msgspec import Meta
 
 from crowd.codec import pack, unpack
-from crowd.definition import DEFINITIONS_MAX, ConsumerDefinition, RouteDefinition
+from crowd.definition import DEFINITIONS_MAX, ConsumerDefinition, KeyBounds, RouteDefinition
 from crowd.errors import MalformedCommandError, MalformedError, NeedsNewerCrowdError
+from crowd.idempotency import KEYED_BYTES, is_keyed
 from crowd.message import ConsumerId, Position, RouteId
 from crowd.value import INTEGER_MAX, Amount, Bytes16, Bytes32, Counted, Name, Value
 
@@ -111,7 +112,8 @@ class Accept(Value, frozen=True, tag=3):
     """Accept a batch: messages in their stored form, with one route each.
 
     ``number`` counts a session's proposals from 1. ``low`` is the lowest number whose fate
-    its proposer still wants to know; ``low <= number < low + PROPOSALS_MAX``.
+    its proposer still wants to know; ``low <= number < low + PROPOSALS_MAX``. ``keys`` says
+    which messages have an idempotency key, packed as in ``crowd/idempotency``.
     """
 
     session: _SessionId
@@ -119,6 +121,7 @@ class Accept(Value, frozen=True, tag=3):
     low: Counted
     routes: Annotated[tuple[_RouteId, ...], Meta(min_length=1, max_length=MESSAGES_MAX)]
     messages: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=MESSAGES_MAX)]
+    keys: Annotated[bytes, Meta(max_length=KEYED_BYTES * MESSAGES_MAX)] = b""
 
 
 class Settle(Value, frozen=True, tag=4):
@@ -133,16 +136,18 @@ NO_FILE: Final = bytes(32)
 
 
 class Define(Value, frozen=True, tag=5):
-    """One node's configuration file: its routes and consumers, and their SHA-256.
+    """One node's configuration file: its routes, consumers and bounds, and their SHA-256.
 
-    With `NO_FILE` as its hash it is an operator's order: what `node`'s file last brought stays
-    remembered, so that a node that starts again with that file undoes nothing.
+    ``keys`` of None leave the bounds of idempotency keys as they are. With `NO_FILE` as its hash
+    it is an operator's order: what `node`'s file last brought stays remembered, so that a node
+    that starts again with that file undoes nothing.
     """
 
     node: Name
     file_hash: Bytes32
     routes: Annotated[tuple[RouteDefinition, ...], Meta(max_length=DEFINITIONS_MAX)]
     consumers: Annotated[tuple[ConsumerDefinition, ...], Meta(max_length=DEFINITIONS_MAX)]
+    keys: KeyBounds | None = None
 
 
 class Promote(Value, frozen=True, tag=6):
@@ -395,6 +400,8 @@ def _check(command: Command) -> None:
             )
         if not command.low <= command.number < command.low + PROPOSALS_MAX:
             raise MalformedCommandError(f"number {command.number} with low {command.low}")
+        if command.keys and not is_keyed(command.keys, len(command.messages)):
+            raise MalformedCommandError("keys of a batch that are not those of its messages")
     elif isinstance(command, Settle):
         before = 0
         for first, last in command.ranges:

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from crowd.idempotency import KEYS_MAX
 from crowd.quantity import time_us
 from crowd.value import INTEGER_MAX, Amount, Counted, Name, Text, Value
 
@@ -41,16 +42,49 @@ def _make_floats(value: msgspec.Struct, *names: str) -> None:
         msgspec.structs.force_setattr(value, name, float(getattr(value, name)))
 
 
+class Proof(Value, frozen=True):
+    """What TLS with a consumer, or an upstream, rests on: paths of files that every node has, or None.
+
+    Without an ``authority`` it is the system's; ``certificate`` and ``private_key`` are ours.
+    """
+
+    authority: Text | None = None
+    certificate: Text | None = None
+    private_key: Text | None = None
+
+
+class Reach(Value, frozen=True):
+    """Which addresses a consumer's, or an upstream's, host may be at: networks, ``"10.0.0.0/8"``.
+
+    Any may be that ``allow`` names; without it, any that ``deny`` does not.
+    """
+
+    allow: _Networks = ()
+    deny: _Networks = (
+        "169.254.0.0/16",  # link-local, and most clouds' metadata
+        "fe80::/10",
+        "fd00:ec2::254/128",  # metadata: AWS
+        "fd20:ce::254/128",  # Google Cloud
+        "100.100.100.200/32",  # Alibaba Cloud
+        "168.63.129.16/32",  # Azure
+        "192.0.0.192/32",  # Oracle Cloud
+    )
+
+
 class RouteDefinition(Value, frozen=True):
     """Which requests are accepted, and how. Its identity is its ``path`` (Klein's rule syntax).
 
-    ``reads`` says what happens to GET and HEAD; ``upstream`` is where they are proxied to.
+    ``reads`` says what happens to GET, HEAD and OPTIONS; ``upstream`` is where they are passed
+    on to. It has ``timeout_us`` for an answer's head, and for each piece of its body.
     """
 
     path: Text
     methods: Annotated[tuple[Name, ...], Meta(max_length=DEFINITIONS_MAX)]
     reads: Literal["proxy", "refuse"]
     upstream: Text | None
+    timeout_us: Counted = 60_000_000
+    reach: Reach = Reach()
+    proof: Proof = Proof()
 
 
 class Retry(Value, frozen=True):
@@ -114,35 +148,6 @@ class Batch(Value, frozen=True):
     count: Annotated[int, Meta(ge=1, le=10_000)] = 500
     bytes_max: Counted = 1 << 20
     linger_us: Amount = 100_000
-
-
-class Proof(Value, frozen=True):
-    """What TLS with a consumer rests on: paths of files that every node has, or None.
-
-    Without an ``authority`` it is the system's; ``certificate`` and ``private_key`` are ours.
-    """
-
-    authority: Text | None = None
-    certificate: Text | None = None
-    private_key: Text | None = None
-
-
-class Reach(Value, frozen=True):
-    """Which addresses a consumer's host may be at: networks, ``"10.0.0.0/8"``.
-
-    Any may be that ``allow`` names; without it, any that ``deny`` does not.
-    """
-
-    allow: _Networks = ()
-    deny: _Networks = (
-        "169.254.0.0/16",  # link-local, and most clouds' metadata
-        "fe80::/10",
-        "fd00:ec2::254/128",  # metadata: AWS
-        "fd20:ce::254/128",  # Google Cloud
-        "100.100.100.200/32",  # Alibaba Cloud
-        "168.63.129.16/32",  # Azure
-        "192.0.0.192/32",  # Oracle Cloud
-    )
 
 
 class Dead(Value, frozen=True):
@@ -217,3 +222,13 @@ class ConsumerDefinition(Value, frozen=True):
     def __post_init__(self) -> None:
         """Refuse a beginning that is none; a ValueError is a refusal to msgspec."""
         read_start(self.from_)
+
+
+class KeyBounds(Value, frozen=True):
+    """For how long idempotency keys are remembered at least, and how many at most.
+
+    ``count_max`` of 0 is none: keys are not looked at.
+    """
+
+    window_us: Counted = 86_400_000_000
+    count_max: Annotated[int, Meta(ge=0, le=KEYS_MAX)] = 500_000

@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,8 +32,12 @@ from crowd.config import definitions, load_file, single_node
 from crowd.consumers import EngineConsumers
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
-from crowd.errors import ConfigurationError, FatalError
-from crowd.kinds import split_address
+from crowd.delivery.secrets import Keyring
+from crowd.door.door import Door
+from crowd.door.proxies import Proxies
+from crowd.door.signatures import parser
+from crowd.errors import ConfigurationError, FatalError, SecretUnreadableError
+from crowd.kinds import split_address, split_door
 from crowd.letters import EngineLetters
 from crowd.orders import Orders
 from crowd.raft import guard
@@ -43,14 +48,22 @@ from crowd.raft.links import PeerLinks
 from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
 from crowd.raft.tls import MutualTLS
+from crowd.reads.upstream import Upstreams
 from crowd.reload import Reload
-from crowd.view import EngineAcceptor, EngineChanges, EngineView
+from crowd.view import Aside, EngineAcceptor, EngineChanges, EngineStandings, EngineView
+from crowd.waits import EngineWaits
 from crowd.web.admin import Operators, admin_site
+from crowd.web.announced import Balancers
+from crowd.web.entrance import Entrance, Tally
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
-from crowd.web.listener import ProducerListener, Producers
+from crowd.web.listener import ProducerListener, Producers, WrappedEndpoint
+from crowd.web.messages import MessagePages
 from crowd.web.router import Router
+from crowd.web.through import Through
+from crowd.web.tls import ProducerTLS
 from crowd.web.token import open_token
+from crowd.web.waiting import Waiting
 from crowd.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -58,6 +71,7 @@ if TYPE_CHECKING:
 
     from crowd.archive import Archive
     from crowd.config import Configuration
+    from crowd.door.signatures import Verifier
     from crowd.raft.wire import Hello
 
 DRAIN_S: Final = 10.0
@@ -104,10 +118,13 @@ def makeService(options: Options) -> Service:  # noqa: N802  Twisted's name
         else:
             configuration = single_node(options["upstream"], directory=options["directory"])
         security = _security(configuration, reactor)
+        _check_secrets(configuration, time.monotonic)
+        tls = configuration.node.tls
+        producer_tls = None if tls is None else ProducerTLS(tls, utc_now)
     except ConfigurationError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         sys.exit(1)
-    return Node(reactor, configuration, security, path)
+    return Node(reactor, configuration, security, path, producer_tls)
 
 
 def _security(configuration: Configuration, clock: Any) -> MutualTLS | None:
@@ -128,9 +145,42 @@ def _security(configuration: Configuration, clock: Any) -> MutualTLS | None:
     return MutualTLS(clock, cluster=cluster.name, name=configuration.node.name, **read)
 
 
+def _keyrings(
+    configuration: Configuration,
+    seconds: Callable[[], float],
+    tell: Callable[[SecretUnreadableError], None] = lambda _: None,
+) -> dict[str, Keyring[Verifier]]:
+    """Return the keyrings of the routes whose requests are signed, by their paths."""
+    return {
+        policy.path: Keyring(
+            policy.signature.secrets, seconds, parse=parser(policy.signature.form), tell=tell
+        )
+        for policy in configuration.policies
+        if policy.signature is not None
+    }
+
+
+def _check_secrets(configuration: Configuration, seconds: Callable[[], float]) -> None:
+    """Read the secrets of doors; raises ConfigurationError for each that cannot be used."""
+    problems = []
+    for path, ring in _keyrings(configuration, seconds).items():
+        try:
+            ring.current()
+        except SecretUnreadableError as error:
+            place = f"route[{path}].signature.secrets: {error.reference}"
+            problems.append(f"{place}: found no secret that can be used: {error.why}")
+    if problems:
+        raise ConfigurationError(tuple(problems))
+
+
 def wall_us() -> int:
     """Return the wall clock in microseconds since 1970."""
     return time.time_ns() // 1000
+
+
+def utc_now() -> datetime:
+    """Return the wall clock, in UTC."""
+    return datetime.now(UTC)
 
 
 class Node(Service):
@@ -144,6 +194,7 @@ class Node(Service):
         configuration: Configuration,
         security: MutualTLS | None,
         path: Path | None = None,
+        tls: ProducerTLS | None = None,
     ) -> None:
         """Put the parts together; nothing begins before startService.
 
@@ -162,13 +213,22 @@ class Node(Service):
         self._filesystem = DiskFileSystem()
         self.engine = self._make_engine()
         self.dispatcher = self._make_dispatcher()
+        self._waits = EngineWaits(reactor, self.engine, self.dispatcher.awaited)
         self._doors: list[Any] = []
         self._wishes = Wishes(self.engine, reactor.seconds, self._chance)
+        self._tally = Tally()
         self._orders = Orders(reactor, self._wishes)
-        self._reload = None if path is None else Reload(reactor, path, configuration, self._use)
+        self._tls = tls
+        again = (lambda: None) if tls is None else tls.again
+        self._reload = (
+            None if path is None else Reload(reactor, path, configuration, self._use, again)
+        )
         self.engine.applied_hooks.append(self._follow_definitions)
         limits = configuration.limits
         self._within_s = limits.acknowledge_within_s
+        self._upstreams = Upstreams(reactor, limits.reads)
+        # Its name in a read's Crowd-Through: another one after a restart does no harm.
+        self._through = Through(self._upstreams, b"%016x" % self._chance.getrandbits(64))
         self.producers = self._make_producers(
             WebLimits(body_bytes_max=limits.body_bytes, in_flight_bytes_max=limits.in_flight_bytes)
         )
@@ -179,8 +239,6 @@ class Node(Service):
         """Open the journal, join the cluster, and open the doors."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         node = self._configuration.node
-        for note in self._configuration.notes:
-            self._log.warn("not in force yet: {note}", note=note)
         try:
             guard.install(time.monotonic, self._chance)
             self.engine.startService()
@@ -191,7 +249,7 @@ class Node(Service):
         self._listen(node.admin, token)
         listener = ProducerListener(
             self._reactor,
-            [self._endpoint(text) for text in node.http],
+            [self._door(text) for text in node.http],
             self.producers,
             drain_s=DRAIN_S,
         )
@@ -215,9 +273,11 @@ class Node(Service):
         if self._reload is not None:
             self._reload.stop()
         self._orders.close()
+        self._waits.close()
         listener = self._doors.pop() if self._doors else None
         if listener is not None:
             await listener.stopService()
+        self._upstreams.abort()
         await self.dispatcher.stopService()
         await self.engine.stopService()
         for port in self._doors:
@@ -229,7 +289,16 @@ class Node(Service):
 
     def _listen(self, admin: str, token: str) -> None:
         archive = EngineArchive(self.engine)
-        view = EngineView(self.engine, self.dispatcher, self.producers, self._within_s, archive)
+        view = EngineView(
+            self.engine,
+            self.dispatcher,
+            self.producers,
+            self._within_s,
+            archive,
+            Aside(self._upstreams.tally, self._waits),
+            self._tls,
+            utc_now,
+        )
         site = admin_site(view, self._operators(archive), token)
         opening = self._endpoint(admin).listen(site)
         opening.addCallbacks(
@@ -250,13 +319,18 @@ class Node(Service):
         A route that is new is answered 503 until then. Raises ConfigurationError for a route
         that cannot be one, and has changed nothing then.
         """
+        _check_secrets(configuration, self._reactor.seconds)
         try:
             router = self._make_router(configuration)
         except (LookupError, ValueError) as error:
             raise ConfigurationError((f"route: found {error}; expected Klein's rules",)) from None
         self.producers.use(router)
+        self._upstreams.keep(configuration.routes)
         self._configuration = configuration
         self._want_definitions(self.engine)
+
+    def _cannot_check(self, error: SecretUnreadableError) -> None:
+        self._log.error("signatures cannot be verified: {error}", error=str(error))
 
     def _cannot_listen(self, failure: Any, endpoint: str) -> None:
         self._end(FatalError(f"cannot listen on {endpoint}: {failure.getErrorMessage()}"))
@@ -302,12 +376,10 @@ class Node(Service):
         return engine
 
     def _want_definitions(self, engine: Engine) -> None:
-        """Have the log hold the file's routes and consumers."""
+        """Have the log hold the file's routes and consumers, and its bounds of keys."""
         configuration, name = self._configuration, self._configuration.node.name
         routes, consumers = definitions(configuration)
-        define = Define(
-            node=name, file_hash=configuration.file_hash, routes=routes, consumers=consumers
-        )
+        define = Define(name, configuration.file_hash, routes, consumers, configuration.idempotency)
         engine.want(
             "configuration",
             lambda ledger: ledger.file_hashes.get(name) == configuration.file_hash,
@@ -359,6 +431,7 @@ class Node(Service):
             courier,
             lambda: engine.producers_wait,
             self._end,
+            time.thread_time,
         )
         engine.applied_hooks.append(dispatcher.advanced)
         engine.leading_hooks.append(dispatcher.leading)
@@ -367,11 +440,54 @@ class Node(Service):
         return dispatcher
 
     def _make_producers(self, limits: WebLimits) -> Producers:
-        return Producers(self._reactor, self._make_router(self._configuration), limits, time.time)
+        router = self._make_router(self._configuration)
+        return Producers(self._reactor, router, limits, time.time, self._tally)
 
     def _make_router(self, configuration: Configuration) -> Router:
         routes, _ = definitions(configuration)
-        return Router(Ingest(EngineAcceptor(self.engine), routes, wall_us).app)
+        node = configuration.node
+        rings = _keyrings(configuration, self._reactor.seconds, self._cannot_check)
+        doors = {
+            policy.path: Door(policy, rings.get(policy.path))
+            for policy in configuration.policies
+            if not policy.asks_nothing
+        }
+        entrance = Entrance(doors, wall_us, self._reactor.seconds, self._tally)
+        proxies = Proxies(node.trusted_proxies, node.proxy_field) if node.trusted_proxies else None
+        self._waits.first = [consumer.name for consumer in configuration.consumers]
+        waits = {each.path: each.wait_s for each in configuration.policies if each.wait_s}
+        pages = MessagePages(
+            EngineStandings(self.engine), {route.path for route in routes}, entrance, waits, proxies
+        )
+        ingest = Ingest(
+            EngineAcceptor(self.engine), routes, wall_us, self._through, entrance, proxies,
+            Waiting(self._waits, waits) if waits else None, pages,
+        )  # fmt: skip
+        return Router(ingest.app, [host.encode("ascii") for host in node.hosts], entrance)
+
+    def _door(self, text: str) -> Any:
+        """Return a producers' port: its endpoint, and what its connections begin with."""
+        door = split_door(text)
+        endpoint = self._endpoint(door.endpoint)
+        # From the network inwards: first the balancer's header, then TLS, then HTTP.
+        if door.is_proxied:
+            endpoint = WrappedEndpoint(endpoint, self._announced)
+        if door.is_tls:
+            tls = self._tls
+            assert tls is not None, "the configuration has seen to it"
+            endpoint = WrappedEndpoint(
+                endpoint, lambda factory: tls.accepting(factory, self._reactor)
+            )
+        return endpoint
+
+    def _announced(self, factory: Any) -> Balancers:
+        return Balancers(
+            factory,
+            self._configuration.node.balancers,
+            self._reactor,
+            header_s=self.producers.limits.head_s,
+            refused=self.producers.refuse,
+        )
 
     def _endpoint(self, text: str) -> Any:
         make: Any = endpoints.serverFromString  # Twisted's, without types

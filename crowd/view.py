@@ -7,24 +7,29 @@ changes of members are refused before the log is asked. `EngineView` reads only.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from crowd.command import MEMBERS_MAX
 from crowd.errors import ChangeRefusedError, UnknownMemberError
-from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes
+from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes, standings
 from crowd.raft.membership import Standing
 from crowd.raft.status import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from crowd.archive import Archive
     from crowd.delivery.dispatcher import Dispatcher
     from crowd.ledger.members import MemberState
+    from crowd.message import Position
     from crowd.raft.engine import Engine
+    from crowd.reads.upstream import Tally
+    from crowd.waits import EngineWaits
     from crowd.web.listener import Producers
+    from crowd.web.tls import ProducerTLS
 
 _STANDING: Final = {
     Standing.VOTER: "voter",
@@ -34,12 +39,17 @@ _STANDING: Final = {
 }
 
 
+RENEW_WITHIN: Final = timedelta(days=14)
+"""Renewals are made some 30 days ahead: one that is not there by now was not made."""
+
+
 class EngineAcceptor:
     """The engine as `crowd.web.ingest.Acceptor` asks for it."""
 
     def __init__(self, engine: Engine) -> None:
         self._ledger = engine.ledger
         self.accept: Any = engine.proposer.accept
+        self.accept_group: Any = engine.proposer.accept_group
         self.route_id = engine.ledger.route_id
 
     @property
@@ -47,6 +57,37 @@ class EngineAcceptor:
         """The cluster's tag; there is one before any route is defined."""
         assert self._ledger.tag is not None
         return self._ledger.tag
+
+
+class EngineStandings:
+    """The engine's ledger as `crowd.web.messages.Standings` asks for it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._ledger = engine.ledger
+
+    @property
+    def tag(self) -> str | None:
+        """The cluster's tag."""
+        return self._ledger.tag
+
+    @property
+    def tip(self) -> Position:
+        """The position of the message accepted last."""
+        return self._ledger.tip
+
+    def standing(self, position: Position) -> standings.Standing | None:
+        """Return where a message up to the tip stands; None if it was released."""
+        try:
+            return standings.standing_of(self._ledger, position)
+        except LookupError:
+            return None
+
+
+class Aside(NamedTuple):
+    """What goes on beside messages and their delivery: reads, and waits for consumers."""
+
+    reads: Tally
+    waits: EngineWaits
 
 
 class EngineView:
@@ -59,8 +100,15 @@ class EngineView:
         producers: Producers,
         within_s: float,
         archive: Archive,
+        aside: Aside,
+        tls: ProducerTLS | None = None,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Look at these parts; an election may last `within_s` before the node is unready."""
+        self._waits = aside.waits
+        self._reads = aside.reads
+        self._tls = tls
+        self._wall = wall
         self._archive = archive
         self._engine = engine
         self._dispatcher = dispatcher
@@ -110,7 +158,9 @@ class EngineView:
             ("journal", not engine.journal.full, self._journal()),
             ("damage", True, self._damage()),
             ("letters", not engine.letters.stuck, self._letters()),
+            ("idempotency", True, self._idempotency()),
             ("draining", not self._producers.draining, "yes" if self._producers.draining else "no"),
+            ("certificate", True, self._certificate()),
             ("accepting", True, "yes" if refusal is None else refusal.reason),
             (
                 "configuration",
@@ -139,6 +189,18 @@ class EngineView:
         entries = [f"{holes} damaged entries, asked of the others"] if holes else []
         return "; ".join([*entries, *places]) or "none known"
 
+    def _certificate(self) -> str:
+        """Return how long producers will take the certificate of this node, in words."""
+        if self._tls is None:
+            return "none, as no port does TLS"
+        expires = self._tls.expires
+        left = expires - self._wall()
+        day = f"{expires:%Y-%m-%d}"
+        if left <= timedelta():
+            return f"ENDED on {day}: producers refuse it"
+        words = f"ends in {left.days} days, on {day}"
+        return f"WARNING: it {words}" if left < RENEW_WITHIN else words
+
     def _letters(self) -> str:
         """Return whether this node has the bytes of all letters, in words."""
         letters = self._engine.letters
@@ -148,11 +210,24 @@ class EngineView:
             return f"{letters.lacking} are lacking, asked of the others"
         return "all are here" if letters.whole else "being compared with the ledger"
 
+    def _idempotency(self) -> str:
+        """Return how many idempotency keys are remembered, and whether that was too few."""
+        ledger = self._engine.ledger
+        bounds, tally = ledger.key_bounds, ledger.key_tally
+        if not bounds.count_max:
+            return "Idempotency-Key is not looked at: limits.idempotency_keys is 0"
+        words = f"{ledger.keys_held} of {bounds.count_max} keys are remembered"
+        if tally.evicted and tally.evicted_us + bounds.window_us > ledger.log_time_us:
+            window_h = bounds.window_us / 3_600_000_000
+            words += f"; some went early, within the last {window_h:g} h: {tally.evicted} ever"
+        return words
+
     def counters(self) -> Mapping[str, float]:
         """Return the metrics' values by name, labels in braces as in the exposition format."""
         engine, ledger, journal = self._engine, self._engine.ledger, self._engine.journal
         store, scrub = engine.store, journal.upkeep_counters
         votes = [member.votes for member in ledger.members.values()]
+        keys = ledger.key_tally
         values: dict[str, float] = {
             "crowd_raft_term": engine.raft.term,
             "crowd_raft_leader": engine.raft.is_leader,
@@ -182,15 +257,30 @@ class EngineView:
             'crowd_members{role="learner"}': votes.count(False),
             "crowd_accepted_messages_total": ledger.tip,
             "crowd_backlog_bytes": ledger.backlog_bytes,
+            "crowd_idempotency_keys": ledger.keys_held,
+            "crowd_idempotency_keys_max": ledger.key_bounds.count_max,
+            "crowd_idempotency_evicted_total": keys.evicted,
+            "crowd_idempotency_mismatches_total": keys.mismatches,
+            "crowd_idempotency_replays_total": keys.replays,
             "crowd_producers_waiting": engine.proposer.waiting_count,
             "crowd_http_requests_total": self._producers.requests,
+            "crowd_http_accepting": self._producers.acceptance.goes_on,
+            "crowd_http_accept_pauses_total": self._producers.acceptance.pauses,
             "crowd_http_connections": self._producers.connections,
             "crowd_http_connections_refused_total": self._producers.connections_refused,
             "crowd_http_in_flight_bytes": self._producers.budget.used,
         }
+        values |= _reads(self._reads)
+        values["crowd_waits_in_flight"] = self._waits.in_flight
+        for end, count in msgspec.structs.asdict(self._waits.tally).items():
+            values[f'crowd_waits_total{{end="{end}"}}'] = count
+        if self._tls is not None:
+            values["crowd_http_certificate_end_seconds"] = self._tls.expires.timestamp()
         if store.newest is not None:
             values["crowd_checkpoint_index"] = store.newest.index
             values["crowd_checkpoint_bytes"] = store.newest.size_bytes
+        for reason, count in self._producers.tally.refused.items():
+            values[f'crowd_door_refused_total{{reason="{reason.value}"}}'] = count
         for consumer in ledger.consumers.values():
             label = f'{{consumer="{consumer.definition.name}"}}'
             values["crowd_consumer_backlog_messages" + label] = ledger.backlog(consumer.id)
@@ -259,6 +349,24 @@ class EngineChanges:
         if self._engine.ledger.tag is None:
             raise ChangeRefusedError("the cluster is not born yet; expected a leader, and its log")
         return self._engine.ledger.members
+
+
+def _reads(tally: Tally) -> dict[str, float]:
+    """Return the metrics of reads."""
+    answers = {
+        f'crowd_read_answers_total{{status="{status}"}}': count
+        for status, count in tally.answers.items()
+    }
+    failures = {
+        f'crowd_read_failures_total{{why="{why}"}}': count for why, count in tally.failures.items()
+    }
+    return {
+        "crowd_reads_in_flight": tally.in_flight,
+        "crowd_read_seconds_total": tally.seconds,
+        "crowd_read_body_bytes_total": tally.body_bytes,
+        **answers,
+        **failures,
+    }
 
 
 _TOTALS: Final = {

@@ -7,7 +7,7 @@ It works in *slices*: a slice lets every lane look at the ledger, then gives the
 attempt each, round after round, until none has one to start or the slice's time is over.
 A slice is asked for by what was applied, by an answer, or by the earliest due time of any
 lane; when there is nothing to do, no timer runs. While producers wait, a budget bounds the
-time that slices and answers take together.
+time that slices and answers take together: by what the reactor's other work leaves.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from crowd.command import Purge
+from crowd.delivery.awaited import Awaited
 from crowd.delivery.batch_lane import BatchLane
 from crowd.delivery.breaker import BreakerState
 from crowd.delivery.entries import Entries
@@ -101,20 +102,28 @@ class Dispatcher(Service):
         couriers: CourierFactory,
         producers_wait: Callable[[], bool],
         on_fatal: Callable[[FatalError], None],
+        worked_s: Callable[[], float] | None = None,
     ) -> None:
         """Make a dispatcher that does nothing before it is told to `lead`.
 
-        `clock` is monotonic. `on_fatal` hears, once, why the node must end.
+        `clock` is monotonic. `on_fatal` hears, once, why the node must end. `worked_s` is the
+        processor time of the reactor's thread, in seconds since any moment; without it all
+        time counts as worked.
         """
         self._clock = clock
         self._ledger = ledger
         self._leadership = leadership
         self._producers_wait = producers_wait
         self._on_fatal = on_fatal
+        self._worked_s = worked_s or clock.seconds
+        self._left_off_s = 0.0  # what the thread had worked when delivery last did, or was to wait
+        self._answers_s = 0.0  # what answers took of its time since then
         self._entries = Entries(leadership.messages)
+        self.awaited = Awaited()
         self._around = Surroundings(
-            clock, chance, ledger, leadership, self._entries, couriers, self._wake, self._fail
-        )
+            clock, chance, ledger, leadership, self._entries, couriers, self.awaited, self._wake,
+            self._fail,
+        )  # fmt: skip
         self._lanes: dict[ConsumerId, Lane] = {}
         self._leads = False
         self._draining = False
@@ -175,6 +184,7 @@ class Dispatcher(Service):
     def spent(self, seconds: float) -> None:
         """Count time that answers took, outside of slices."""
         self.budget.work(seconds)
+        self._answers_s += seconds
 
     # --- Life -------------------------------------------------------------------------------------
 
@@ -204,6 +214,7 @@ class Dispatcher(Service):
             lane.close(at_once=at_once)
         self._lanes.clear()
         self._entries.clear()
+        self.awaited.clear()
         if self._next is not None:
             self._next.cancel()
             self._next = None
@@ -252,10 +263,11 @@ class Dispatcher(Service):
         started_s = self._clock.seconds()
         slice_s = SLICE_S
         if self._producers_wait():
-            if not self.budget.may_work(started_s):
+            slice_s = self.budget.slice_s(started_s, self._others_s())
+            if slice_s <= 0:
+                self._leave_off()
                 self._ask(self.budget.wait_s(started_s))
                 return
-            slice_s = self.budget.left_s
         self._working = True
         try:
             delay_s = self._work(started_s, slice_s)
@@ -269,8 +281,17 @@ class Dispatcher(Service):
         finally:
             self._working = False
             self.budget.work(self._clock.seconds() - started_s)
+            self._leave_off()
         if delay_s is not None:
             self._ask(delay_s)
+
+    def _others_s(self) -> float:
+        """Return what all others worked in this thread since delivery left off."""
+        return max(0.0, self._worked_s() - self._left_off_s - self._answers_s)
+
+    def _leave_off(self) -> None:
+        self._left_off_s = self._worked_s()
+        self._answers_s = 0.0
 
     def _fail(self, error: FatalError) -> None:
         if self._failed:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from twisted.logger import Logger
 
+from crowd.delivery.awaited import Ending, ending_of
 from crowd.delivery.backlog import LETTERS_MAX
 from crowd.delivery.order import Order
-from crowd.delivery.outcome import Failed, FailureKind, Outcome, in_words
+from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome, in_words
 from crowd.delivery.pace import Rate
 from crowd.delivery.plan import Plan
 from crowd.delivery.reports import Reports, remembered_of
@@ -23,7 +24,7 @@ from crowd.delivery.request import Naming
 from crowd.delivery.rules import Rules
 from crowd.delivery.trial import letter_number, letter_place
 from crowd.errors import DamagedEntryError, FatalError, MalformedMessageError
-from crowd.message import decode_message, message_id
+from crowd.message import decode_message, message_id, wait_mark
 
 if TYPE_CHECKING:
     import random
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from crowd.clock import Clock
     from crowd.definition import ConsumerDefinition
+    from crowd.delivery.awaited import Awaited, State
     from crowd.delivery.entries import Entries
     from crowd.delivery.outcome import Answer
     from crowd.delivery.ports import Courier, CourierFactory, Leadership, LedgerView
@@ -75,6 +77,7 @@ class Surroundings(NamedTuple):
     leadership: Leadership
     entries: Entries
     couriers: CourierFactory
+    awaited: Awaited
     wake: Callable[[], None]
     fail: Callable[[FatalError], None]
 
@@ -116,6 +119,7 @@ class Lane:
         self._lacking: dict[Position, None] = {}  # letters whose bytes are not here yet
         self._came = 0  # how many of those may be here by now
         self._rate_text = ""
+        self._mark = (wait_mark(consumer),)
         ledger, leadership = around.ledger, around.leadership
         now_s = around.clock.seconds()
         rules = _rules_of(definition)
@@ -384,14 +388,17 @@ class Lane:
             return
         tag = self._around.ledger.tag
         assert tag is not None, "a message was accepted, so the cluster is born"
-        naming = Naming(message_id(tag, position), position, attempt.number, replay)
+        # Only of its own: of a letter the producer heard long ago.
+        awaited = message.headers[-1:] == self._mark and attempt.position > 0
+        naming = Naming(message_id(tag, position), position, attempt.number, replay, awaited)
         answered = self._ask(courier, message, naming)
-        answered.addCallback(self._answered, attempt.position).addErrback(self._broke)
+        answered.addCallback(self._answered, attempt.position, awaited=awaited)
+        answered.addErrback(self._broke)
 
     def _ask(self, courier: Courier, message: Message, naming: Naming) -> Deferred[Answer]:
         return courier.attempt(message, naming)
 
-    def _answered(self, answer: Answer, position: Position) -> None:
+    def _answered(self, answer: Answer, position: Position, *, awaited: bool = False) -> None:
         """Take an answer. Called once for each attempt, in the reactor."""
         if self._closed:
             return
@@ -412,9 +419,21 @@ class Lane:
             else:
                 counts.retried += 1
             self.last_problem = in_words(answer)
+        if awaited:
+            if outcome is Outcome.DELIVERED:
+                self._end(position, "delivered", answer)
+            elif len(plan.endings.dead) > dead:
+                self._end(position, "dead", answer)
         if closed != plan.breaker.closed:
             self._turned(now_s)
         around.wake()
+
+    def _end(self, position: Position, state: State, answer: Answer) -> None:
+        """Tell who waits for a message what its consumer said."""
+        ending = Ending(state)
+        if isinstance(answer, Answered) and answer.whole is not None:
+            ending = ending_of(state, answer.status, *answer.whole)
+        self._around.awaited.ended(position, ending, self._around.clock.seconds())
 
     def _broke(self, failure: Failure) -> None:
         """End the node: the plan is not what the attempts are, which is never to be."""

@@ -65,12 +65,14 @@ class FailureKind(StrEnum):
 class Answered(msgspec.Struct, frozen=True, gc=False):
     """A whole answer. ``retry_after_s`` is what it asked for, in seconds, if anything.
 
-    ``piece`` is the beginning of its body, 1 024 bytes at most, and none after a 2xx.
+    ``piece`` is the beginning of its body, 1 024 bytes at most, and none after a 2xx. ``whole`` is
+    all of it, headers and body, where a producer waits for it and it is not too large.
     """
 
     status: int
     retry_after_s: float | None = None
     piece: bytes = b""
+    whole: tuple[tuple[tuple[bytes, bytes], ...], bytes] | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False):

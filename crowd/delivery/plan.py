@@ -211,11 +211,11 @@ class Plan:
 
     def _are_letters(self, positions: Sequence[Position]) -> None:
         """Let go of positions that the ledger shows buried, or have them hold their keys."""
-        lines = self.backlog.lines
-        if self.rules.holds_dead and lines is not None:
-            self.backlog.holding.update(filter(lines.is_head, positions))
+        backlog = self.backlog
+        if self.rules.holds_dead and backlog.lines is not None:
+            backlog.holding.update(filter(backlog.lines.is_head, positions))
         else:
-            self.backlog.leave(positions)
+            backlog.leave(positions)
 
     def pass_over(self, through: Position, now_s: float) -> None:
         """Let go of what an operator skipped, up to `through`; attempts under way end first."""

@@ -234,6 +234,18 @@ class Consumer:
             or next(self._own(position, position, rows), None) is None
         )
 
+    def owns(self, position: Position, rows: Rows) -> bool:
+        """Return whether the message at `position` is, or was, its own.
+
+        Where it took other routes then, which is known above its watermark alone, the present
+        ones are gone by.
+        """
+        if not self.from_position < position <= rows.last:
+            return False
+        if position > self._epochs[0].after:
+            return next(self._own(position, position, rows), None) is not None
+        return bool(self.routes >> rows.place(position).route & 1)
+
     def has_settled(self, position: Position) -> bool:
         """Return whether `position` is settled, or not its own below a settled one."""
         return position <= self.watermark or position in self.settled

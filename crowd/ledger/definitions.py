@@ -89,10 +89,10 @@ class Definitions:
         """Consumers that were dismissed, in the order of that: the newest `GONE_MAX`."""
         self.file_hashes: dict[str, bytes] = {}
 
-    def define(self, file: Define, rows: Rows, starts: Starts) -> None:
+    def define(self, file: Define, rows: Rows, starts: Starts) -> bool:
         """Apply one node's file: add what is new, replace what it changes, remove nothing.
 
-        A consumer that is new begins where `starts` has it.
+        Returns whether it is applied. A consumer that is new begins where `starts` has it.
 
         The same file again changes nothing, so a node that starts with an old file does not
         undo what another one's brought. A file that would pass a bound changes nothing and
@@ -100,7 +100,7 @@ class Definitions:
         (`NO_FILE`) leaves none either; that it has its effect once is seen to by `heard`.
         """
         if self.file_hashes.get(file.node) == file.file_hash or not self._has_room(file):
-            return
+            return False
         if file.file_hash != NO_FILE:
             self.file_hashes[file.node] = file.file_hash
         for route in file.routes:
@@ -117,6 +117,7 @@ class Definitions:
         # All of them, as this file may define a path that another's consumer waits for.
         for consumer in self.consumers.values():
             consumer.take(self._mask(consumer.definition.routes), rows.last)
+        return True
 
     def _has_room(self, file: Define) -> bool:
         paths = {route.path for route in file.routes} | self.routes.keys()

@@ -64,6 +64,8 @@ from crowd.raft.scrubbing import Scrubbing
 from crowd.raft.snapshots import Snapshots
 from crowd.raft.wire import (
     PROTOCOL,
+    Await,
+    AwaitEnded,
     Fetch,
     Fetched,
     FetchLetter,
@@ -162,6 +164,10 @@ class Engine(Service):
         """Called when letters that `letter` was asked for may be at hand."""
         self.leaving_hooks: list[Callable[[], None]] = []
         """Called before a leader hands leadership over: the last moment to propose."""
+        self.leader_hooks: list[Callable[[], None]] = []
+        """Called when term, role or leader changed, in the middle of a tick: to be asked for a turn."""
+        self.await_hooks: list[Callable[[str, Await | AwaitEnded], None]] = []
+        """Called with what a peer said of answers that are awaited."""
         self.ledger = Ledger()
         self.proposer = Proposer(
             member.node, clock, self.offer, lambda: chance.randbytes(16),
@@ -664,6 +670,8 @@ class Engine(Service):
         self._appended.clear()
         self._offered.clear()
         self.snapshots.reset()
+        for hook in self.leader_hooks:
+            hook()
         self._log.info(
             "{role} in term {term}, leader {leader}",
             role=self.raft.role.name.lower(),
@@ -805,6 +813,9 @@ class Engine(Service):
                 self.letters.asked(name, message)
             case LetterFetched():
                 self.letters.fetched(name, message)
+            case Await() | AwaitEnded():
+                for hook in self.await_hooks:
+                    hook(name, message)
             case _:
                 return self.raft.receive(name, message)
         return False

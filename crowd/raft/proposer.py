@@ -11,29 +11,41 @@ lost (D12, L6). When `acknowledge_within_s` has passed, a producer whose message
 offered hears that it is not stored; any other one hears that this is unknown, because an
 entry that was offered may still commit.
 
+Each message of an accepted batch has an outcome of its own: a position, or, where its
+idempotency key was known, the position of the first message under it, or a refusal. The ledger
+says which, and says the same of a proposal that was offered again. The messages of one request,
+a group, are in one proposal and have one answer.
+
 Everything here runs in the reactor's thread. `accept` is on the hot path: plain calls, one
-Deferred and one tuple for a message.
+Deferred and one tuple for a message, or for a group.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from crowd.command import Accept, OpenSession, encode_command
-from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError, RefusedError
-from crowd.message import Position
+from crowd.errors import (
+    DrainingError,
+    NoQuorumError,
+    OutcomeUnknownError,
+    RefusedError,
+)
+from crowd.idempotency import NO_KEY, keyed, moved
+from crowd.raft.proposal import MESSAGE_OVERHEAD_BYTES, Proposal, group_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from crowd.clock import Clock, Timer
     from crowd.command import Command, SessionId
-    from crowd.message import RouteId
+    from crowd.idempotency import Grouped, Replayed
+    from crowd.message import Position, RouteId
+    from crowd.raft.proposal import Offered, Waiter
 
 IN_FLIGHT_MAX: Final = 4
 """Proposals under way: so that one who posts now and then need not wait for another's."""
@@ -41,6 +53,9 @@ BATCH_BYTES_MAX: Final = (1 << 20) - (1 << 14)
 """An entry stays below 1 MiB, unless one message alone is larger."""
 BATCH_MESSAGES_MAX: Final = 4096
 """Bounds the work of one entry: answering 4 096 producers takes about 40 ms in all."""
+GROUPS_BYTES_MAX: Final = 64 << 20
+"""Of groups that are not in a proposal yet. A request's messages take more than its body did, as
+each has the request's header fields, so that a bound of bodies alone would not hold them."""
 GATHER_S: Final = 0.001
 """How long a message waits at most for others to share its entry (see `accept`)."""
 WAVE_MIN: Final = 8
@@ -65,30 +80,8 @@ class Acceptances(Protocol):
     def acceptance(self, session: SessionId, number: int) -> Position | None:
         """Return the first position of an accepted proposal."""
 
-
-class _Batch:
-    """One proposal. `waiters` are (Deferred, deadline), oldest first; `heard` were answered."""
-
-    __slots__ = ("command", "encoded", "heard", "offered", "offered_s", "waiters")
-
-    def __init__(self, command: Accept, waiters: list[tuple[Deferred[Position], float]]) -> None:
-        self.command = command
-        self.encoded = encode_command(command)
-        self.waiters = waiters
-        self.heard = 0
-        self.offered = False
-        self.offered_s = float("-inf")
-
-    def forget_heard(self) -> None:
-        """Take out the messages of those who heard that they are not stored: nobody has them."""
-        assert not self.offered
-        heard, command = self.heard, self.command
-        self.command = msgspec.structs.replace(
-            command, routes=command.routes[heard:], messages=command.messages[heard:]
-        )
-        self.encoded = encode_command(self.command)
-        self.waiters = self.waiters[heard:]
-        self.heard = 0
+    def left_out(self, session: SessionId, number: int) -> bytes:
+        """Return what of it took no position, as `crowd.idempotency.left_out_places` reads it."""
 
 
 class Proposer:
@@ -117,8 +110,9 @@ class Proposer:
         self._number = 0
         self._waiting = 0
         self._expected = 0
-        self._open: deque[tuple[RouteId, bytes, Deferred[Position], float]] = deque()
-        self._in_flight: dict[int, _Batch] = {}
+        self._open: deque[Offered] = deque()
+        self._groups_bytes = 0
+        self._in_flight: dict[int, Proposal] = {}
         self._flushing: Timer | None = None
         self._checking: Timer | None = None
         self._session_offered_s = float("-inf")
@@ -149,25 +143,63 @@ class Proposer:
         self._nonce = self._draw()
         self._check()
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+    def accept(
+        self, route: RouteId, stored: bytes, digests: bytes = NO_KEY
+    ) -> Deferred[Position | Replayed]:
         """Take a message; the Deferred fires with its position once it is safe (I1).
 
+        `digests` are of its idempotency key and of its request, if it has a key. Where that is
+        known, the Deferred fires with `Replayed`, or fails with KeyReusedError.
+
         Fails with a RefusedError if it is certainly not stored, with OutcomeUnknownError if
-        it may be. One of the two comes by `acknowledge_within_s`.
+        it may be. One of all these comes by `acknowledge_within_s`.
         """
         if self.refusal is not None:
             return fail(self.refusal)
         if self.refusals and route in self.refusals:
             return fail(self.refusals[route])
-        accepted: Deferred[Position] = Deferred()
+        accepted: Deferred[Any] = Deferred()
         deadline_s = self._clock.seconds() + self._within_s
-        self._open.append((route, stored, accepted, deadline_s))
+        size = len(stored) + len(digests) + MESSAGE_OVERHEAD_BYTES
+        self._open.append((route, stored, accepted, deadline_s, digests, size, 0))
+        self._take()
+        return accepted
+
+    def accept_group(
+        self, route: RouteId, stored: Sequence[bytes], keys: bytes = NO_KEY
+    ) -> Deferred[Grouped]:
+        """Take the messages of one request: all of them are stored in one entry, or none is.
+
+        `keys` are their idempotency keys, packed as in `crowd.idempotency`; places count from
+        the group's first message. `stored` are 1 to `BATCH_MESSAGES_MAX` and, unless it is one
+        alone, `group_bytes` of them at most `BATCH_BYTES_MAX`.
+
+        The Deferred fires with what became of them. It fails as that of `accept` does; with
+        KeyReusedError if a key of theirs came with another request, and with a RefusedError
+        as well if `GROUPS_BYTES_MAX` wait already.
+        """
+        if self.refusal is not None:
+            return fail(self.refusal)
+        if self.refusals and route in self.refusals:
+            return fail(self.refusals[route])
+        count, size = len(stored), group_bytes(stored, keys)
+        assert 0 < count <= BATCH_MESSAGES_MAX, "a group that no entry holds"
+        assert size <= BATCH_BYTES_MAX or count == 1, "a group that no entry holds"
+        if self._groups_bytes + size > GROUPS_BYTES_MAX and self._groups_bytes:
+            return fail(RefusedError("too many messages wait to be proposed", retry_after_s=1))
+        accepted: Deferred[Any] = Deferred()
+        deadline_s = self._clock.seconds() + self._within_s
+        self._open.append((route, stored, accepted, deadline_s, keys, size, count))
+        self._groups_bytes += size
+        self._take()
+        return accepted
+
+    def _take(self) -> None:
         self._waiting += 1
         if self._checking is None:
             self._checking = self._clock.callLater(CHECK_S, self._check)
         if len(self._in_flight) < IN_FLIGHT_MAX:
             self._gather()
-        return accepted
 
     def applied(self) -> None:
         """Answer what the ledger now holds, and propose what gathered meanwhile."""
@@ -186,8 +218,7 @@ class Proposer:
                 batch = self._in_flight.pop(number)
                 self._waiting -= len(batch.waiters) - batch.heard
                 self._expected = len(batch.waiters)
-                for place in range(batch.heard, len(batch.waiters)):
-                    batch.waiters[place][0].callback(Position(position + place))
+                batch.answer(position, self._ledger.left_out(self._session, number))
         if self._open and len(self._in_flight) < IN_FLIGHT_MAX:
             self._gather()
         elif self._drained is not None:
@@ -217,7 +248,7 @@ class Proposer:
         self.refusal = DrainingError("this node is stopping")
         while self._open:
             self._waiting -= 1
-            self._open.popleft()[2].errback(DrainingError("this node is stopping"))
+            self._next()[2].errback(DrainingError("this node is stopping"))
         for number in list(self._in_flight):
             self._give_up(number, float("inf"), "this node is stopping")
 
@@ -260,16 +291,27 @@ class Proposer:
         """Make one proposal of the oldest messages, within the bounds of an entry."""
         routes: list[RouteId] = []
         messages: list[bytes] = []
-        waiters: list[tuple[Deferred[Position], float]] = []
+        waiters: list[Waiter] = []
+        keys: list[bytes] = []
         size = 0
         while self._open and len(messages) < BATCH_MESSAGES_MAX:
-            size += len(self._open[0][1]) + 16
-            if messages and size > BATCH_BYTES_MAX:
+            size += self._open[0][5]
+            is_full = (
+                size > BATCH_BYTES_MAX or len(messages) + self._open[0][6] > BATCH_MESSAGES_MAX
+            )
+            if messages and is_full:
                 break
-            route, stored, accepted, deadline_s = self._open.popleft()
-            routes.append(route)
-            messages.append(stored)
-            waiters.append((accepted, deadline_s))
+            route, stored, accepted, deadline_s, key, _, count = self._next()
+            if key:
+                place = len(messages)
+                keys.append(moved(key, place) if count else keyed(place, key))
+            if isinstance(stored, bytes):
+                routes.append(route)
+                messages.append(stored)
+            else:
+                routes += [route] * count
+                messages += stored
+            waiters.append((accepted, deadline_s, count))
         self._number += 1
         accept = Accept(
             session=session,
@@ -277,8 +319,16 @@ class Proposer:
             low=min(self._in_flight, default=self._number),
             routes=tuple(routes),
             messages=tuple(messages),
+            keys=b"".join(keys),
         )
-        self._in_flight[self._number] = _Batch(accept, waiters)
+        self._in_flight[self._number] = Proposal(accept, waiters)
+
+    def _next(self) -> Offered:
+        """Take the oldest out of what gathered."""
+        offered = self._open.popleft()
+        if offered[6]:
+            self._groups_bytes -= offered[5]
+        return offered
 
     def _offer_due(self) -> None:
         now = self._clock.seconds()
@@ -300,7 +350,7 @@ class Proposer:
         while self._open and self._open[0][3] <= now:
             self._waiting -= 1
             words = f"no quorum within {self._within_s:g} s; the message was not stored"
-            self._open.popleft()[2].errback(NoQuorumError(words))
+            self._next()[2].errback(NoQuorumError(words))
         for number in list(self._in_flight):
             self._give_up(number, now, f"no acknowledgement within {self._within_s:g} s")
         self._flush()

@@ -377,7 +377,7 @@ def test_a_stamp_is_read_without_the_command(log_time_us, command):
 
 def test_a_stamped_command_is_one_cbor_array():
     payload = stamp(1_700_000_000_000_000, encode_command(ACCEPT))
-    assert unpack(payload) == (1_700_000_000_000_000, (3, 5, 7, 6, (1, 2), (b"one", b"two")))
+    assert unpack(payload) == (1_700_000_000_000_000, (3, 5, 7, 6, (1, 2), (b"one", b"two"), b""))
 
 
 @pytest.mark.parametrize(

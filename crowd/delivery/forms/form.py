@@ -51,6 +51,11 @@ class Form:
             "cloudevents-structured": as_structured,
         }[definition.form]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a consumer's answer is one to the producer's own request."""
+        return self._event is None and self._batch is None
+
     def request(
         self, message: Message, naming: Naming, keys: Sequence[Key] = (), now_s: int = 0
     ) -> Outgoing:

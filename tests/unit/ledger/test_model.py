@@ -24,6 +24,7 @@ from crowd.command import (
     Skip,
     Trial,
 )
+from crowd.idempotency import left_out_spans
 from crowd.ledger import Ledger
 from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT
 from tests.unit.ledger.history import History, burial, consumer, route
@@ -40,6 +41,25 @@ STEP = st.one_of(
         st.just("accept"),
         st.lists(st.integers(1, 3), min_size=1, max_size=6),
         st.sampled_from([0, 1, 2]),  # how often the same proposal comes again
+    ),
+    st.tuples(
+        st.just("keyed"),
+        st.lists(
+            st.tuples(
+                st.integers(1, 3),
+                st.none() | st.integers(1, 40),
+                st.sampled_from("rrrs"),
+                st.sampled_from([1, 1, 1, 2, 5]),  # so many in one request
+            ),
+            min_size=1,
+            max_size=6,
+        ),
+        st.sampled_from([0, 1]),
+    ),
+    st.tuples(
+        st.just("bound"),
+        st.sampled_from([3, 8, 100]),  # entries
+        st.sampled_from([0, 1, 2, 7, 40, 500]),
     ),
     st.tuples(
         st.just("define"),
@@ -81,12 +101,14 @@ class Model:
         self.route_of = []
         self.sizes = []
         self.index_of = []
+        self.offset_of = []
         self.own, self.done, self.takes, self.full = {}, {}, {}, {}
         self.skipped, self.ids, self.gone = {}, {}, {}
         self.letters, self.last_letter, self.tallies = {}, 0, {}
         self.came, self.went = {}, []
         self.remembered = {}
         self.released, self.beginning = 0, 0
+        self.keys = KeyModel()
 
     def name_of(self, consumer_id):
         return next((name for name, known in self.ids.items() if known == consumer_id), None)
@@ -97,13 +119,16 @@ class Model:
     def bytes_left(self, name):
         return sum(self.sizes[position - 1] for position in self.left(name))
 
-    def accept(self, index, routes, sizes):
+    def accept(self, index, routes, sizes, left_out=()):
         skips = {
             name
             for name, (bound, when_full) in self.full.items()
             if when_full == "skip" and bound and self.bytes_left(name) >= bound
         }
-        for route_id, size in zip(routes, sizes, strict=True):
+        for place, (route_id, size) in enumerate(zip(routes, sizes, strict=True)):
+            if place in left_out:
+                continue
+            self.offset_of.append(place)
             self.route_of.append(route_id)
             self.sizes.append(size)
             self.index_of.append(index)
@@ -202,6 +227,78 @@ class Model:
         return left[0] - 1 if left else len(self.route_of)
 
 
+class KeyModel:
+    """Known keys as dictionaries, one for each segment; the newest one is still open.
+
+    A segment is ``[since, last, {key: (request, position)}]``, its times in entries.
+    """
+
+    def __init__(self):
+        self.segments, self.opened = [], None
+        self.window, self.count_max = 86_400, 500_000
+        self.replays = self.mismatches = self.evicted = 0
+
+    @property
+    def room(self):
+        return max(1, min(4_096, self.count_max // 16))
+
+    def bound(self, window, count_max, now):
+        self.window, self.count_max = window, count_max
+        if self.opened and len(self.opened[2]) >= self.room:
+            self.seal(now)
+
+    def take(self, messages, tip, now):
+        """Return what is left out: a first position by its place, or 0."""
+        if self.opened and self.opened[0] + self.window / 16 <= now:
+            self.seal(now)
+        else:
+            self.drop(now)
+        left_out, behind = {}, 0
+        for _, key, request, *more in messages:
+            count = more[0] if more else 1
+            place, behind = behind, behind + count
+            if key is None or not self.count_max:
+                continue
+            opened = [self.opened] if self.opened else []
+            known = [keys[key] for _, _, keys in [*self.segments, *opened] if key in keys]
+            if not known:
+                self.remember(key, (request, count), tip + 1 + place - len(left_out), now)
+                continue
+            ((first, position),) = known
+            same = first == (request, count)
+            left_out |= {place + n: position + n if same else 0 for n in range(count)}
+            self.replays += count * same
+            self.mismatches += count * (not same)
+        return left_out
+
+    def remember(self, key, request, position, now):
+        self.opened = self.opened or [now, now, {}]
+        self.opened[1] = now
+        self.opened[2][key] = request, position
+        if len(self.opened[2]) >= self.room:
+            self.seal(now)
+
+    def seal(self, now):
+        self.segments.append(self.opened)
+        self.opened = None
+        self.drop(now)
+
+    def drop(self, now):
+        while self.segments:
+            early = self.segments[0][1] + self.window > now
+            if early and sum(map(len, self.all_sealed)) + self.room <= self.count_max:
+                break
+            self.evicted += early * len(self.segments.pop(0)[2])
+
+    @property
+    def all_sealed(self):
+        return [keys for _, _, keys in self.segments]
+
+    @property
+    def held(self):
+        return sum(map(len, self.all_sealed)) + len(self.opened[2] if self.opened else ())
+
+
 TALLY = ("dead", "parked", "again", "concluded", "purged", "expired")
 
 
@@ -225,7 +322,14 @@ def play_one(history, model, session, what, *given_):
         again = history.commands[-1]
         for _ in range(repeats):
             history.apply(again)
+        model.keys.take((), len(model.route_of), following)
         model.accept(following, routes, [size] * len(routes))
+    elif what == "keyed":
+        play_keyed(history, model, session, following, *given_)
+    elif what == "bound":
+        window, count_max = given_
+        history.bound(window * 1_000_000, count_max)
+        model.keys.bound(window, count_max, following)
     elif what == "define":
         name, paths, from_, (bound, when_full) = given_
         known = name in model.own
@@ -261,6 +365,34 @@ def play_one(history, model, session, what, *given_):
         history.ledger.skip(following, 1)
     else:
         play_to_one(history, model, following, what, *given_)
+
+
+def play_keyed(history, model, session, index, messages, repeats):
+    """Accept messages of which some have keys; what is offered again has the same results."""
+    left_out = model.keys.take(messages, len(model.route_of), index)
+    number = history.accept_keyed(session, *messages)
+    again = history.commands[-1]
+    for _ in range(repeats + 1):
+        packed = history.ledger.left_out(session, number)
+        assert spread(left_out_spans(packed)) == left_out
+        assert history.ledger.acceptance(session, number) == len(model.route_of) + 1
+        history.apply(again)
+    routes = [route for route, *_, count in spelt_out(messages) for _ in range(count)]
+    model.accept(index, routes, [3] * len(routes), left_out)
+
+
+def spelt_out(messages):
+    """Return each message, or group, with its count."""
+    return [(*each, 1)[:4] for each in messages]
+
+
+def spread(spans):
+    """Return the position under its key of each message that was left out, 0 for a refusal."""
+    return {
+        place + n: position and position + n
+        for place, count, position in spans
+        for n in range(count)
+    }
 
 
 def play_to_one(history, model, index, what, consumer_id, *given_):
@@ -318,9 +450,10 @@ def check(ledger: Ledger, model: Model) -> None:
     assert (ledger.released_index, ledger.beginning) == (model.released, model.beginning)
     for position in range(model.beginning + 1, tip + 1):
         place = ledger.place(position)
-        assert (place.route, place.index) == (
+        assert (place.route, place.index, place.offset) == (
             model.route_of[position - 1],
             model.index_of[position - 1],
+            model.offset_of[position - 1],
         )
     assert list(ledger.consumers) == sorted(model.ids.values())
     for name, consumer_id in model.ids.items():
@@ -338,6 +471,10 @@ def check(ledger: Ledger, model: Model) -> None:
     assert ledger.lowest_watermark == lowest
     assert ledger.backlog_bytes == sum(model.sizes[lowest:])
     check_letters(ledger, model)
+    tally, keys = ledger.key_tally, model.keys
+    assert ledger.keys_held == keys.held
+    assert (tally.replays, tally.mismatches) == (keys.replays, keys.mismatches)
+    assert tally.evicted == keys.evicted
 
 
 def check_bounds(ledger, model, name):
@@ -471,6 +608,11 @@ def scripted() -> Ledger:
         steps.append(("accept", [1 + (n + k) % 3 for k in range(1 + n % 4)], n % 2))
         steps.append(("settle", 1 + n % 2, [(n, n % 3), (2, 1)] if n else [(1, 0)]))
     steps += [("settle", 1, [(1, 50)]), ("settle", 2, [(1, 30)]), ("release", 100)]
+    # Keys in segments, of which the oldest went early; then known ones of either kind.
+    steps.append(("bound", 10_000, 96))
+    steps += [("keyed", [(1 + n % 3, n, "r"), (1, n + 20, "r"), (2, n, "r")], 0) for n in range(20)]
+    steps.append(("bound", 10_000, 32))
+    steps.append(("keyed", [(2, 18, "r"), (1, 39, "s"), (3, 99, "r"), (3, 19, "r")], 0))
     *_, (history, _) = play(steps)
     assert history.ledger.beginning > 0
     history.apply(Enroll("d", "d:2104", history.ledger.members_index))

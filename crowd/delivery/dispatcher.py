@@ -30,7 +30,7 @@ from crowd.errors import FatalError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from crowd.clock import Clock, Timer
     from crowd.definition import ConsumerDefinition
@@ -312,22 +312,38 @@ class Dispatcher(Service):
             return None
         if started_s >= self._expire_s:
             self._expire(started_s)
-        until_s = started_s + slice_s
-        # Another lane comes first each time, so that a short slice passes none over for long.
-        self._first = (self._first + 1) % max(1, len(lanes))
-        turns = lanes[self._first :] + lanes[: self._first]
-        now_s = started_s
-        while turns and now_s < until_s:
-            still = []
-            for lane in turns:
-                if not self._leadership.may_attempt():
-                    return FENCED_S
-                if lane.start_one(now_s):
-                    still.append(lane)
-            turns = still
-            now_s = self._clock.seconds()
+        if not self._start(lanes, started_s, started_s + slice_s):
+            return FENCED_S
+        now_s = self._clock.seconds()
         dues = [due for due in (lane.next_due_s() for lane in lanes) if due is not None]
         return max(0.0, min(dues) - now_s) if dues else None
+
+    def _start(self, lanes: Sequence[Lane], now_s: float, until_s: float) -> bool:
+        """Start attempts until there are none due, or no time; False if none may start (I4).
+
+        First one of each lane, another lane first each time, so that a short slice passes none
+        over for long. Then all of the lane with the smallest backlog, and of the next: where time
+        is short, what is short of it is the consumer that is behind, and not those that keep up.
+        """
+        self._first = (self._first + 1) % max(1, len(lanes))
+        still = []
+        for lane in (*lanes[self._first :], *lanes[: self._first]):
+            if now_s >= until_s:
+                return True
+            if not self._leadership.may_attempt():
+                return False
+            if lane.start_one(now_s):
+                still.append(lane)
+            now_s = self._clock.seconds()
+        known = self._ledger.consumers
+        for lane in sorted(still, key=lambda lane: known[lane.consumer].backlog):
+            while now_s < until_s:
+                if not self._leadership.may_attempt():
+                    return False
+                if not lane.start_one(now_s):
+                    break
+                now_s = self._clock.seconds()
+        return True
 
     def _expire(self, now_s: float) -> None:
         """Propose that dead letters go which were kept for as long as their consumers say."""

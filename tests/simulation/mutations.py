@@ -171,7 +171,7 @@ MUTATIONS = (
     # --- Leading and delivering (I4) ----------------------------------------------------------------
     Mutation(
         "fence", "a majority was heard within 0.5 s", RAFT + "engine.py",
-        "            and now_s - self.raft.quorum_heard_s() < FENCE_S\n", "",
+        " and now_s < self._fence_s\n", "\n",
     ),
     Mutation(
         "fence by arrival", "heard is when it was asked", RAFT + "replication.py",

@@ -75,7 +75,7 @@ LEADER_FALLBACK_S: Final = 1.5
 """A leader that hears no majority for so long follows again (L5)."""
 GATHER_S: Final = 0.005
 """How long a proposal waits at most for entries before it: a disk or a network may be slow."""
-GATHER_BYTES: Final = 1 << 16
+GATHER_BYTES: Final = 1 << 13
 """So much that gathered goes at once: it is worth a message and a write of its own."""
 APPLY_SLICE_S: Final = 0.005
 """Applying holds the reactor no longer than this at a time."""

@@ -32,12 +32,25 @@ REQUIRES = [
     "zope.interface>=6.4",  # wheels for 3.13 from 7.0; Twisted asks for it too
 ]
 
+# What only some configurations need, imported where they do.
+SCHEMA = [
+    # route.content.schema; `retriever` and linear-time patterns. Before 1.0 each minor version
+    # may change what is called (crowd/schema.py), so the next one is tried before it is taken.
+    "jsonschema-rs>=0.30,<0.62",
+]
+
 TEST = [
+    "h11>=0.16",  # a second opinion of what a request is: from 0.16 strict about chunks' ends
+    *SCHEMA,
     "hypothesis>=6.100",
     "Flask>=3.0",  # a consumer of the kind that crowd must not be noticed by
     "cloudevents>=2.2",  # reads what is sent
     "standardwebhooks>=1.0.0",  # the oracle for signatures
+    "requests>=2.32",  # clients that producers use
+    "httpx>=0.27",
+    "aiohttp>=3.10",
     "pytest>=8.2",
+    "pytest-xdist>=3.6",  # two cores for what starts no processes
     "mypy>=1.13",
     "ruff>=0.8",
 ]
@@ -54,7 +67,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "dev": TEST, "bench": ["py-spy>=0.4"]},
+    extras_require={"schema": SCHEMA, "test": TEST, "dev": TEST},
     # A mapping of the root, spelled out: an editable install is then one path entry, which
     # is what makes Twisted find twisted/plugins/ beside its own.
     package_dir={"": "."},

@@ -11,26 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from crowd.message import ConsumerId, Position
-
-
-class Letter(Protocol):
-    """What the ledger keeps of a letter. Times are the log's, in microseconds since 1970."""
-
-    number: int
-    consumer: ConsumerId
-    position: Position
-    state: str
-    target: ConsumerId
-    reason: str
-    status: int
-    words: str
-    attempts: int
-    first_us: int
-    last_us: int
-    buried_us: int
-    size: int
-    sha256: bytes
+    from crowd.ledger.letters import Letter
+    from crowd.message import ConsumerId
 
 
 class Archive(Protocol):

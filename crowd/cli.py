@@ -22,6 +22,7 @@ from crowd.quantity import duration_us
 from crowd.raft.journal import describe
 from crowd.tools.door import ALONE, CLUSTER_DIRECTORY, find_doors
 from crowd.tools.init import ClusterPlan, add_node, write_cluster
+from crowd.tools.key import key_lines, make_key
 from crowd.tools.load import BODY_DEFAULT, Load, LoadPlan, Target, parse_target
 from crowd.tools.loop import Loop
 from crowd.tools.member import Change, change_members, member_lines, members
@@ -63,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"crowd {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (
-        _add_init, _add_check, _add_status, _add_member, add_consumer, add_dead, _add_journal,
+        _add_init, _add_check, _add_key, _add_status, _add_member, add_consumer, add_dead, _add_journal,
         _add_repair, _add_sink, _add_load,
     ):  # fmt: skip
         add(commands)
@@ -116,7 +117,7 @@ def _check(options: argparse.Namespace) -> int:
     problems: list[str] = []
     for file in options.files:
         try:
-            configuration, settings = explain_file(file)
+            _, settings = explain_file(file)
         except ConfigurationError as error:
             problems += error.problems
             continue
@@ -124,11 +125,20 @@ def _check(options: argparse.Namespace) -> int:
         for setting in settings:
             default = "  (default)" if setting.is_default else ""
             print(f"  {setting.key} = {setting.value}{default}")
-        for note in configuration.notes:
-            print(f"  not in force yet: {note}")
     for problem in problems:
         complain(problem)
     return 1 if problems else 0
+
+
+def _add_key(commands: _Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("key", help="make a producer's key, and its table")
+    command.add_argument("name", metavar="NAME", help="the producer's")
+    command.set_defaults(run=_key)
+
+
+def _key(options: argparse.Namespace) -> int:
+    print("\n".join(key_lines(options.name, make_key())))
+    return 0
 
 
 def _add_status(commands: _Commands[argparse.ArgumentParser]) -> None:

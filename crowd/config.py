@@ -19,41 +19,68 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from crowd import kinds
+from crowd import kinds, policy_kinds
 from crowd.codec import pack
-from crowd.command import (
+from crowd.definition import (
     Answers,
     Batch,
     Breaker,
     ConsumerDefinition,
     Dead,
+    KeyBounds,
     Proof,
     Reach,
     Retry,
     RouteDefinition,
 )
 from crowd.errors import ConfigurationError
+from crowd.policy import Policy  # noqa: TC001  a worker decodes a whole configuration
+from crowd.policy_tables import read_policy
 from crowd.table import Findings, Setting, Table, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 METHODS_DEFAULT: Final = ["POST", "PUT", "PATCH", "DELETE"]
+RESERVED: Final = "/.crowd"
+"""Where paths begin that are no route's."""
+
 EVERYTHING: Final = "/<path:rest>"
 """The route of a file that names none."""
+
+
+class DoorTLS(msgspec.Struct, frozen=True):
+    """What the ports ``tls:`` of producers rest on: files in PEM.
+
+    ``client_authority``: whose certificates producers show, if they ``require`` one or ``ask``.
+    """
+
+    certificate: str
+    private_key: str
+    client_authority: str | None
+    client_certificate: str
 
 
 class Node(msgspec.Struct, frozen=True):
     """This node: ``http``, ``peer`` and ``admin`` are Twisted's endpoint strings.
 
+    Those of ``http`` may begin with ``haproxy:`` and ``tls:`` (`kinds.split_door`).
+    ``balancers`` are the networks that may connect to the former; ``tls`` serves the latter.
+    ``hosts`` are the names that producers may ask for; any, where there are none.
+    Proxies in ``trusted_proxies`` are believed who came to them; they say so in ``proxy_field``.
     ``workers`` processes take the producers' requests; with 0 the node's own does.
     """
 
     name: str
     directory: str
     http: tuple[str, ...]
+    hosts: tuple[str, ...]
     peer: str | None
     admin: str
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_field: str = "X-Forwarded-For"
+    balancers: tuple[str, ...] = ()
+    tls: DoorTLS | None = None
     workers: int = 0
 
 
@@ -72,17 +99,18 @@ class Limits(msgspec.Struct, frozen=True):
 
     body_bytes: int
     in_flight_bytes: int
-    idempotency_keys: int
     backlog_bytes: int
     retention_us: int
     acknowledge_within_s: float
+    reads: int
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All of a file. ``file_hash`` is over routes and consumers, in their order, alone.
+    """All of a file. ``file_hash`` is over routes, consumers, ``idempotency`` and policies alone.
 
-    ``notes`` has a line for each key of the file that this version accepts and does not act
-    on yet. A promise that would be broken so is no note but a problem.
+    Routes, consumers and ``idempotency`` are the cluster's, and go through the log: the last are
+    the bounds of its keys, which stand among the file's limits. ``policies`` has those routes'
+    that ask anything of a request, or let its producer wait.
     """
 
     node: Node
@@ -90,8 +118,9 @@ class Configuration(msgspec.Struct, frozen=True):
     limits: Limits
     routes: tuple[RouteDefinition, ...]
     consumers: tuple[ConsumerDefinition, ...]
+    idempotency: KeyBounds
     file_hash: bytes
-    notes: tuple[str, ...]
+    policies: tuple[Policy, ...] = ()
 
     @property
     def cluster_name(self) -> str:
@@ -122,7 +151,7 @@ def from_text(text: str, source: str, directory: str | Path = ".") -> Configurat
 def single_node(upstream: str, *, directory: str | Path = "crowd-data") -> Configuration:
     """Return the configuration of one node in front of `upstream`, all else by default.
 
-    Writes of any path are accepted and delivered to `upstream`; reads are refused.
+    Writes of any path are accepted and delivered to `upstream`; reads go straight there.
     Raises ConfigurationError if `upstream` is no http or https URL.
     """
     try:
@@ -136,7 +165,8 @@ def single_node(upstream: str, *, directory: str | Path = "crowd-data") -> Confi
         directory = {show(str(directory))}
         [[route]]
         path = "{EVERYTHING}"
-        reads = "refuse"
+        reads = "proxy"
+        upstream = {show(upstream)}
         [[consumer]]
         name = "upstream"
         url = {url}
@@ -213,8 +243,8 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
     node = _node(root.table("node"), directory, in_cluster=in_cluster)
     table = root.table("cluster")
     cluster = _cluster(table, node, directory) if in_cluster else None
-    limits = _limits(root.table("limits"))
-    routes = _routes(root)
+    limits, idempotency = _limits(root.table("limits"))
+    routes, policies = _routes(root, directory, limits.body_bytes)
     paths = frozenset(route.path for route in routes)
     consumers = tuple(_consumer(table, paths) for table in root.tables("consumer"))
     _check_unique(findings, "consumer", "name", [consumer.name for consumer in consumers])
@@ -230,8 +260,9 @@ def _configuration(text: str, findings: Findings, directory: Path) -> Configurat
         limits=limits,
         routes=routes,
         consumers=consumers,
-        file_hash=_hash(routes, consumers),
-        notes=tuple(findings.notes),
+        idempotency=idempotency,
+        file_hash=_hash(routes, consumers, idempotency, policies),
+        policies=policies,
     )
 
 
@@ -240,17 +271,45 @@ def _node(table: Table, directory: Path, *, in_cluster: bool) -> Node:
     node = Node(
         name=table.read("name", kinds.NAME) if named else table.read("name", kinds.NAME, "single"),
         directory=_path(table, "directory", directory, "crowd-data"),
-        http=table.read("http", kinds.ENDPOINTS, ["tcp:2104"]),
+        http=table.read("http", kinds.DOORS, ["tcp:2104"]),
+        hosts=table.read("hosts", kinds.HOSTS, []),
         peer=table.read_optional("peer", kinds.ENDPOINT),
         admin=table.read("admin", kinds.ENDPOINT, "tcp:2106:interface=127.0.0.1"),
+        trusted_proxies=table.read("trusted_proxies", kinds.NETWORKS, []),
+        proxy_field=table.read("proxy_field", policy_kinds.PROXY_FIELD, "X-Forwarded-For"),
+        balancers=table.read("balancers", kinds.NETWORKS, []),
+        tls=_door_tls(table, directory),
         workers=table.read("workers", kinds.WORKERS, 0),
     )
-    if node.workers and not all(kinds.is_shared(text) for text in node.http):
-        table.problem("http", "tcp: and unix: alone, as workers take the requests")
+    doors = [kinds.split_door(text) for text in node.http]
+    if node.tls is None and any(door.is_tls for door in doors):
+        table.problem("tls", "certificate and private_key, as node.http has a tls: port")
+    if node.tls is not None and not any(door.is_tls for door in doors):
+        table.problem("http", 'a port such as "tls:tcp:2443", as node.tls is set')
+    if bool(node.balancers) != any(door.is_proxied for door in doors):
+        table.problem("balancers", "networks and a haproxy: port of node.http, or neither")
+    if node.workers and not all(kinds.is_shared(door.endpoint) for door in doors):
+        table.problem("http", "tcp: and unix: ports alone, as node.workers take the requests")
     if node.peer is not None and not in_cluster:
         table.problem("peer", "none, as there is no [cluster]")
     table.close()
     return node
+
+
+def _door_tls(node: Table, directory: Path) -> DoorTLS | None:
+    table = node.table("tls")
+    if not node.has("tls"):
+        node.note("tls", "not set")
+        return None
+    authority = table.read_optional("client_authority", kinds.TEXT)
+    tls = DoorTLS(
+        certificate=_path(table, "certificate", directory),
+        private_key=_path(table, "private_key", directory),
+        client_authority=None if authority is None else str(directory.absolute() / authority),
+        client_certificate=table.read("client_certificate", kinds.CLIENTS, "require"),
+    )
+    table.close()
+    return tls
 
 
 def _cluster(table: Table, node: Node, directory: Path) -> Cluster:
@@ -272,46 +331,64 @@ def _path(table: Table, name: str, directory: Path, *default: str) -> str:
     return str(directory.absolute() / value)
 
 
-def _limits(table: Table) -> Limits:
+def _limits(table: Table) -> tuple[Limits, KeyBounds]:
     limits = Limits(
         body_bytes=table.read("body", kinds.BODY, "1 MiB"),
         in_flight_bytes=table.read("in_flight", kinds.SIZE, "64 MiB"),
-        idempotency_keys=table.read("idempotency_keys", kinds.COUNT, 500_000),
         backlog_bytes=table.read("backlog", kinds.SIZE, "20 GiB"),
         retention_us=table.read("retention", kinds.RETENTION, "0 s"),
         acknowledge_within_s=table.read("acknowledge_within", kinds.PATIENCE, "5 s") / 1e6,
+        reads=table.read("reads", kinds.CONCURRENCY, 256),
     )
-    table.not_in_force("idempotency_keys", "Idempotency-Key is not looked at")
+    keys = KeyBounds(
+        window_us=table.read("idempotency_window", kinds.WINDOW, "24 h"),
+        count_max=table.read("idempotency_keys", kinds.KEYS, 500_000),
+    )
     if 0 < limits.in_flight_bytes < limits.body_bytes:
         table.problem("in_flight", "at least limits.body, or no such body ever gets in")
     table.close()
-    return limits
+    return limits, keys
 
 
-def _routes(root: Table) -> tuple[RouteDefinition, ...]:
+def _routes(
+    root: Table, directory: Path, body_bytes: int
+) -> tuple[tuple[RouteDefinition, ...], tuple[Policy, ...]]:
+    """Return the routes, and the policies of those that ask anything or let producers wait."""
     if not root.has("route"):
         rest = RouteDefinition(EVERYTHING, tuple(METHODS_DEFAULT), "refuse", None)
         root.tables("route")
         root.note("route", f"{EVERYTHING}, as no [[route]] is given")
-        return (rest,)
-    routes = tuple(_route(table) for table in root.tables("route"))
-    _check_unique(root.findings, "route", "path", [route.path for route in routes])
-    return routes
+        return (rest,), ()
+    read = [_route(table, directory, body_bytes) for table in root.tables("route")]
+    _check_unique(root.findings, "route", "path", [route.path for route, _ in read])
+    policies = tuple(policy for _, policy in read if not policy.asks_nothing or policy.wait_s)
+    return tuple(route for route, _ in read), policies
 
 
-def _route(table: Table) -> RouteDefinition:
+def _route(table: Table, directory: Path, body_bytes: int) -> tuple[RouteDefinition, Policy]:
     route = RouteDefinition(
         path=table.read("path", kinds.RULE),
         methods=table.read("methods", kinds.METHODS, METHODS_DEFAULT),
         reads=table.read("reads", kinds.READS, "refuse"),
         upstream=table.read_optional("upstream", kinds.URL),
+        timeout_us=table.read("timeout", kinds.TIMEOUT, "60 s"),
+        reach=_reach(table.table("reach")),
+        proof=_proof(table.table("tls")),
     )
+    if route.path.startswith(RESERVED):
+        table.problem(
+            "path", f'a path that does not begin with "{RESERVED}", which is crowd\'s own'
+        )
     if route.reads == "proxy":
-        table.not_in_force("reads", "GET and HEAD get 405 with Allow, upstream is not asked")
         if not table.has("upstream"):
             table.problem("upstream", f'{kinds.URL.expected}, as reads = "proxy"')
+    elif not route.methods and table.has("methods"):
+        table.problem("methods", 'one or more, or reads = "proxy": this route takes nothing')
+    if route.proof != Proof() and (route.upstream or "").startswith("http://"):
+        table.problem("upstream", "a url that begins with https://, as tls is set")
+    policy = read_policy(table, route.path, route.methods, directory, body_bytes)
     table.close()
-    return route
+    return route, policy
 
 
 def _consumer(table: Table, paths: frozenset[str] | None) -> ConsumerDefinition:
@@ -443,5 +520,11 @@ def _check_unique(findings: Findings, what: str, key: str, values: list[str]) ->
         findings.problem(f"{what}.{key}", f"{show(value)} twice", "each one once")
 
 
-def _hash(routes: tuple[RouteDefinition, ...], consumers: tuple[ConsumerDefinition, ...]) -> bytes:
-    return hashlib.sha256(pack(msgspec.to_builtins([routes, consumers]))).digest()
+def _hash(
+    routes: tuple[RouteDefinition, ...],
+    consumers: tuple[ConsumerDefinition, ...],
+    idempotency: KeyBounds,
+    policies: tuple[Policy, ...],
+) -> bytes:
+    parts = [routes, consumers, idempotency, policies]
+    return hashlib.sha256(pack(msgspec.to_builtins(parts))).digest()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from crowd.archive import Archive
     from crowd.delivery.dispatcher import Progress
-    from crowd.ledger import Consumer, Ledger
+    from crowd.ledger import Consumer
     from crowd.wishes import Wishes
 
 SOURCE: Final = "the body"
@@ -75,25 +75,13 @@ class EngineConsumers:
         if self._wishes.ledger.consumer_id(name) is None and len(known) >= CONSUMERS_MAX:
             raise ChangeRefusedError(f"found {len(known)} consumers; expected fewer, to add one")
         command = Define(node=self._node, file_hash=NO_FILE, routes=(), consumers=(definition,))
-
-        def done(ledger: Ledger) -> bool:
-            there = ledger.consumer_id(name)
-            return there is not None and ledger.consumers[there].definition == definition
-
-        if not done(self._wishes.ledger):
-            self._wishes.ask(f"definition of {name}", command, done)
+        self._wishes.ask(f"definition of {name}", command)
         return name
 
     def control(self, name: str, action: Literal["pause", "resume"]) -> None:
         """Have attempts stop, or go on. Raises UnknownConsumerError."""
         consumer = self._consumer(name).id
-        paused = action == "pause"
-
-        def done(ledger: Ledger) -> bool:
-            known = ledger.consumers.get(consumer)
-            return known is None or known.paused == paused
-
-        self._wishes.ask(f"control of {name}", Control(consumer=consumer, action=action), done)
+        self._wishes.ask(f"control of {name}", Control(consumer=consumer, action=action))
 
     def skip(self, name: str, through: int | None) -> int:
         """Give up messages up to a position; return it. Raises ChangeRefusedError."""
@@ -106,14 +94,7 @@ class EngineConsumers:
             raise ChangeRefusedError(
                 f"found nothing to skip: {name} needs no message up to {consumer.watermark}"
             )
-        consumer_id = consumer.id
-
-        def done(ledger: Ledger) -> bool:
-            known = ledger.consumers.get(consumer_id)
-            return known is None or known.watermark >= last
-
-        command = Skip(consumer=consumer_id, through=Position(last))
-        self._wishes.ask(f"skip of {name}", command, done)
+        self._wishes.ask(f"skip of {name}", Skip(consumer=consumer.id, through=Position(last)))
         return last
 
     def remove(self, name: str, *, drop: bool) -> None:
@@ -125,12 +106,9 @@ class EngineConsumers:
                 'none, or "backlog": "drop"',
                 backlog=consumer.backlog,
             )
-        consumer_id = consumer.id
         # What comes meanwhile is no less the operator's to decide about: `refuse` looks again.
-        command = Dismiss(consumer=consumer_id, backlog="drop" if drop else "refuse")
-        self._wishes.ask(
-            f"removal of {name}", command, lambda ledger: consumer_id not in ledger.consumers
-        )
+        command = Dismiss(consumer=consumer.id, backlog="drop" if drop else "refuse")
+        self._wishes.ask(f"removal of {name}", command)
 
     def _consumer(self, name: str) -> Consumer:
         known = self._wishes.consumers

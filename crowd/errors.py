@@ -59,6 +59,10 @@ class DrainingError(RefusedError):
     """This node is stopping; another one takes the message."""
 
 
+class KeyReusedError(CrowdError):
+    """Certainly not stored: its idempotency key came with another request before."""
+
+
 class OutcomeUnknownError(CrowdError):
     """Offered, but not seen accepted in time: it may be stored, now or soon."""
 

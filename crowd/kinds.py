@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from crowd.command import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX, read_start
+from crowd.definition import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX, read_start
+from crowd.idempotency import KEYS_MAX
 from crowd.quantity import duration_us, rate_per_s, size_bytes
 from crowd.table import Kind
 
@@ -39,7 +40,9 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # RFC 9110, 5.6.2
 _VISIBLE = re.compile(r"[!-~]+\Z")
 _PLACEHOLDER = re.compile(r"<(?:[a-zA-Z_]\w*(?:\([^()<>]*\))?:)?[a-zA-Z_]\w*>")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})\Z")
+_HOST = re.compile(r"(?:[A-Za-z0-9_~-]+(?:\.[A-Za-z0-9_~-]+)*|\[[0-9A-Fa-f:.]+\])\Z")
 _TCP = re.compile(r"(?:tcp6?|ssl):(?:port=)?([^:]*)")
+_DOOR = re.compile(r"(haproxy:)?(tls:)?(.*)\Z", re.DOTALL)
 _STATUS = re.compile(r"[345]([0-9][0-9]|xx)\Z")
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)+\Z")  # RFC 6901
 _POINTER_MAX: Final = 240
@@ -53,6 +56,21 @@ def split_address(text: str) -> tuple[str, int]:
     if match is None or not 0 < int(match[2]) < 2**16:
         raise ValueError(f"{text!r} is not host:port")
     return match[1].strip("[]"), int(match[2])
+
+
+class Door(NamedTuple):
+    """A port for producers: what comes before HTTP on it, and Twisted's endpoint string."""
+
+    is_proxied: bool
+    is_tls: bool
+    endpoint: str
+
+
+def split_door(text: str) -> Door:
+    """Return what a string of `node.http` means: ``haproxy:`` and ``tls:`` first, if they are there."""
+    match = _DOOR.match(text)
+    assert match is not None, "everything matches"
+    return Door(match[1] is not None, match[2] is not None, match[3])
 
 
 def is_shared(endpoint: str) -> bool:
@@ -112,6 +130,15 @@ def _endpoint(value: Any) -> str:
     return text
 
 
+def _door(value: Any) -> str:
+    _endpoint(split_door(_text(value)).endpoint)
+    return str(value)
+
+
+def _host(value: Any) -> str:
+    return _matching(_HOST)(value).lower()
+
+
 def _url(value: Any) -> str:
     text = _matching(_VISIBLE)(value)
     parts = urlsplit(text)
@@ -119,6 +146,7 @@ def _url(value: Any) -> str:
         raise ValueError
     if parts.query or parts.fragment or "@" in parts.netloc or text[-1] in "?#":
         raise ValueError
+    parts.hostname.encode("idna")  # its UnicodeError is a ValueError: nothing has that name
     return text.rstrip("/")
 
 
@@ -244,10 +272,18 @@ NAME: Final = Kind(
 )
 
 ENDPOINT: Final = Kind('a Twisted endpoint string such as "tcp:2104"', "", _endpoint)
-ENDPOINTS: Final[Kind[tuple[str, ...]]] = Kind(
-    'an array of Twisted endpoint strings such as ["tcp:2104"]',
+DOORS: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of Twisted endpoint strings such as ["tcp:2104"], "haproxy:" or "tls:" before each',
     (),
-    lambda value: _each(value, _endpoint, 1),
+    lambda value: _each(value, _door, 1),
+)
+CLIENTS: Final[Kind[Literal["require", "ask"]]] = Kind(
+    '"require" or "ask"', "require", _one_of("require", "ask")
+)
+HOSTS: Final[Kind[tuple[str, ...]]] = Kind(
+    'an array of names or addresses without ports, such as ["crowd.example", "[::1]"]',
+    (),
+    lambda value: _each(value, _host, 0),
 )
 PEERS: Final[Kind[dict[str, str]]] = Kind(
     'a table of name = "host:port", 1 to 32 members, no address twice', {}, _peers
@@ -262,7 +298,7 @@ RULES: Final[Kind[tuple[str, ...]]] = Kind(
 METHODS: Final[Kind[tuple[str, ...]]] = Kind(
     "an array of methods in capitals, without GET, HEAD, OPTIONS, CONNECT and TRACE",
     (),
-    lambda value: _each(value, _method, 1),
+    lambda value: _each(value, _method, 0),
 )
 READS: Final[Kind[Literal["proxy", "refuse"]]] = Kind(
     '"proxy" or "refuse"', "refuse", _one_of("proxy", "refuse")
@@ -273,11 +309,17 @@ BODY: Final = Kind('a size from "1 B" to "16 MiB"', 0, _bounded(size_bytes, 1, 1
 SIZE: Final = Kind(
     'a size from "1 MiB" to "1024 TiB", with its unit', 0, _bounded(size_bytes, _MIB, 2**50)
 )
-COUNT: Final = Kind("a whole number from 1 to 100000000", 0, _bounded(_number, 1, 100_000_000))
-# Above 1 000 attempts at once to one consumer the sockets, not the consumer, are the bound.
+KEYS: Final = Kind(
+    f"a whole number from 0, for none, to {KEYS_MAX}", 0, _bounded(_number, 0, KEYS_MAX)
+)
+# Below a second a producer could not try again; above a month the count is the bound.
+WINDOW: Final = Kind(
+    'a duration from "1 s" to "30 d", with its unit', 1, _bounded(duration_us, _S, 720 * _H)
+)
 WORKERS: Final = Kind(
     f"a whole number from 0 to {WORKERS_MAX}", 0, _bounded(_number, 0, WORKERS_MAX)
 )
+# Above 1 000 attempts at once to one consumer the sockets, not the consumer, are the bound.
 CONCURRENCY: Final = Kind("a whole number from 1 to 1000", 1, _bounded(_number, 1, 1_000))
 
 # An election takes about a second; below 100 ms every one of them would be an error.

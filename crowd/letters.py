@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from crowd.archive import Archive, Letter
+    from crowd.archive import Archive
     from crowd.clock import Clock
+    from crowd.ledger.letters import Letter
     from crowd.message import ConsumerId
     from crowd.orders import Orders, Slice
     from crowd.wishes import Wishes

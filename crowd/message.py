@@ -10,13 +10,17 @@ only to be delivered; on the way through proposal, journal and ledger it is opaq
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import chain
-from typing import Final, NewType
+from typing import TYPE_CHECKING, Final, NewType
 
 import msgspec
 
 from crowd.codec import pack, unpack
 from crowd.errors import MalformedError, MalformedMessageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Position = NewType("Position", int)
 """A message's number in the order of acceptance, counted from 1, without gaps.
@@ -33,6 +37,12 @@ ConsumerId = NewType("ConsumerId", int)
 
 FORMAT: Final = 1
 """The version of a stored message's shape."""
+
+WAIT_FIELD: Final = b"Crowd-Wait"
+"""The name of `wait_mark`'s field."""
+
+_ARRAY_OF_EIGHT: Final = b"\x88"
+_HEAD_BYTES_MAX: Final = 5
 
 TAG_LENGTH: Final = 8
 """Hexadecimal digits of a cluster's tag, which tells the ids of two clusters apart."""
@@ -75,6 +85,37 @@ def encode_message(message: Message) -> bytes:
     )
 
 
+class MessageStem:
+    """What the messages of one request have in common, encoded once: all but their bodies.
+
+    Invariant: what `encode` returns for a body is what `encode_message` returns for that message.
+    """
+
+    def __init__(self, message: Message) -> None:
+        """Take all of `message` but its body."""
+        parts = (FORMAT, message.method, message.target, list(chain.from_iterable(message.headers)))
+        self._ahead = _ARRAY_OF_EIGHT + b"".join(map(pack, parts))
+        self._behind = b"".join(map(pack, (message.received_us, message.client, message.scheme)))
+        self.bytes_max = len(self._ahead) + len(self._behind) + _HEAD_BYTES_MAX
+        """What a stored message has beside its body, at most."""
+
+    def encode(self, bodies: Sequence[bytes | msgspec.Raw]) -> list[bytes]:
+        """Return the stored form of the message with each of `bodies`, below 4 GiB."""
+        ahead, behind, head, join = self._ahead, self._behind, _head_of_bytes, b"".join
+        return [join((ahead, head(len(body)), body, behind)) for body in bodies]
+
+
+@lru_cache(maxsize=4096)  # a producer's messages are of a few hundred lengths
+def _head_of_bytes(length: int) -> bytes:
+    """Return what CBOR has before a byte string of this length (RFC 8949, section 3)."""
+    if length < 24:
+        return bytes((0x40 + length,))
+    for kind, size in ((0x58, 1), (0x59, 2)):
+        if length < 1 << 8 * size:
+            return bytes((kind,)) + length.to_bytes(size, "big")
+    return b"\x5a" + length.to_bytes(4, "big")
+
+
 def decode_message(stored: bytes) -> Message:
     """Return the message that `stored` holds; raise MalformedMessageError if it holds none."""
     try:
@@ -92,6 +133,14 @@ def decode_message(stored: bytes) -> Message:
     if set(map(type, texts)) != {bytes}:
         raise MalformedMessageError("a stored message holds something else where bytes belong")
     return message
+
+
+def wait_mark(consumer: ConsumerId) -> tuple[bytes, bytes]:
+    """Return what stands last among the headers of a message whose producer waits for `consumer`.
+
+    No producer can say it, as ``Crowd-*`` is never kept of a request; and no consumer gets it.
+    """
+    return WAIT_FIELD, b"%d" % consumer
 
 
 def message_id(tag: str, position: Position) -> str:

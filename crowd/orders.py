@@ -21,9 +21,9 @@ from crowd.wishes import PATIENCE_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from crowd.archive import Letter
     from crowd.clock import Clock, Timer
     from crowd.command import Purge, Replay
+    from crowd.ledger.letters import Letter
     from crowd.wishes import Wishes
 
 SLICE_MAX: Final = 500
@@ -146,7 +146,7 @@ class Orders:
 
         try:
             name = f"order {order.number}"
-            self._wishes.ask(name, command, lambda _: order.ended or is_done())
+            self._wishes.ask(name, command, lambda: order.ended or is_done())
         except ChangeRefusedError as error:
             self._end(order, str(error))
             return

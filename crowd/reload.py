@@ -30,7 +30,8 @@ class Reload:
 
     `path` is absolute, as a daemon changes its directory. `use` is called with a new
     configuration whose `PARTS` are those that the node began with; it may raise
-    ConfigurationError, and has changed nothing then.
+    ConfigurationError, and has changed nothing then. `files` has files read again that the configuration
+    names, whether or not it changed.
     """
 
     _log = Logger()
@@ -41,11 +42,13 @@ class Reload:
         path: Path,
         configuration: Configuration,
         use: Callable[[Configuration], None],
+        files: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._path = path
         self._configuration = configuration
         self._use = use
+        self._files = files
         self._before: Any = None
         self._asked = False
 
@@ -69,11 +72,14 @@ class Reload:
     def look(self) -> None:
         """Read the file again, and use what can be used of it."""
         self._asked = False
+        self._files()
         old = self._configuration
         try:
             read = load_file(self._path)
             used = msgspec.structs.replace(read, **{part: getattr(old, part) for part in PARTS})
-            if read.file_hash != old.file_hash:
+            # Secrets stand in files of their own, which may have changed alone.
+            signed = any(policy.signature is not None for policy in read.policies)
+            if read.file_hash != old.file_hash or signed:
                 self._use(used)
         except ConfigurationError as error:
             for problem in error.problems:
@@ -86,8 +92,6 @@ class Reload:
                 "that takes a restart",
                 key=key,
             )
-        for note in read.notes:
-            self._log.warn("not in force yet: {note}", note=note)
         self._log.info(
             "configuration read again: {words}", words="; ".join(changes(old, read)) or "no change"
         )
@@ -117,7 +121,13 @@ _KEYS: Final = {
 
 
 def changes(old: Configuration, new: Configuration) -> Iterator[str]:
-    """Yield what becomes of routes and consumers, in words."""
+    """Yield what becomes of routes, their policies, consumers and bounds, in words."""
+    asked, asks = ({each.path: each for each in one.policies} for one in (old, new))
+    for path in (*asks, *(asked.keys() - asks.keys())):
+        if asks.get(path) != asked.get(path):
+            yield f"route {path} has another policy"
+    if old.idempotency != new.idempotency:
+        yield "limits.idempotency_window and limits.idempotency_keys are changed"
     for what, key in (("route", "path"), ("consumer", "name")):
         before = {getattr(each, key): each for each in getattr(old, f"{what}s")}
         after = {getattr(each, key): each for each in getattr(new, f"{what}s")}

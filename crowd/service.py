@@ -31,9 +31,9 @@ from crowd.config import definitions, load_file, single_node
 from crowd.consumers import EngineConsumers
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
-from crowd.door import OwnDoor, wall_us
-from crowd.errors import ConfigurationError, FatalError
-from crowd.kinds import split_address
+from crowd.errors import ConfigurationError, FatalError, SecretUnreadableError
+from crowd.ingress import Behind, OwnIngress, keyrings, utc_now, wall_us
+from crowd.kinds import split_address, split_door
 from crowd.letters import EngineLetters
 from crowd.orders import Orders
 from crowd.raft import guard
@@ -45,19 +45,28 @@ from crowd.raft.seams import Bounds, Identity, Seams, Space
 from crowd.raft.storage import open_storage
 from crowd.raft.tls import MutualTLS
 from crowd.reload import Reload
-from crowd.view import EngineAcceptor, EngineChanges, EngineState, EngineView
+from crowd.view import (
+    EngineAcceptor,
+    EngineChanges,
+    EngineStandings,
+    EngineState,
+    EngineView,
+)
+from crowd.waits import EngineWaits
 from crowd.web.admin import Operators, admin_site
+from crowd.web.tls import ProducerTLS
 from crowd.web.token import open_token
 from crowd.wishes import Wishes
 from crowd.workers.crew import Crew
 from crowd.workers.process import Spawner
+from crowd.workers.worker import Engine as ForWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crowd.archive import Archive
     from crowd.config import Configuration
-    from crowd.door import Door
+    from crowd.ingress import Ingress
     from crowd.raft.wire import Hello
 
 SWITCH_INTERVAL_S: Final = 0.0005
@@ -98,10 +107,13 @@ def makeService(options: Options) -> Service:  # noqa: N802  Twisted's name
         else:
             configuration = single_node(options["upstream"], directory=options["directory"])
         security = _security(configuration, reactor)
+        _check_secrets(configuration, time.monotonic)
+        tls = configuration.node.tls
+        producer_tls = None if tls is None else ProducerTLS(tls, utc_now)
+        return Node(reactor, configuration, security, path, producer_tls)
     except ConfigurationError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         sys.exit(1)
-    return Node(reactor, configuration, security, path)
 
 
 def _security(configuration: Configuration, clock: Any) -> MutualTLS | None:
@@ -122,6 +134,19 @@ def _security(configuration: Configuration, clock: Any) -> MutualTLS | None:
     return MutualTLS(clock, cluster=cluster.name, name=configuration.node.name, **read)
 
 
+def _check_secrets(configuration: Configuration, seconds: Callable[[], float]) -> None:
+    """Read the secrets of doors; raises ConfigurationError for each that cannot be used."""
+    problems = []
+    for path, ring in keyrings(configuration, seconds).items():
+        try:
+            ring.current()
+        except SecretUnreadableError as error:
+            place = f"route[{path}].signature.secrets: {error.reference}"
+            problems.append(f"{place}: found no secret that can be used: {error.why}")
+    if problems:
+        raise ConfigurationError(tuple(problems))
+
+
 class Node(Service):
     """One crowd process."""
 
@@ -133,9 +158,11 @@ class Node(Service):
         configuration: Configuration,
         security: MutualTLS | None,
         path: Path | None = None,
+        tls: ProducerTLS | None = None,
     ) -> None:
         """Put the parts together; nothing begins before startService.
 
+        Raises ConfigurationError for a route that cannot be one, or too much for workers to be told.
         `path` is that of the configuration's file, which SIGHUP has read again.
         """
         self._reactor = reactor
@@ -151,13 +178,19 @@ class Node(Service):
         self._filesystem = DiskFileSystem()
         self.engine = self._make_engine()
         self.dispatcher = self._make_dispatcher()
+        self._waits = EngineWaits(reactor, self.engine, self.dispatcher.awaited)
         self._admin_port: Any = None
-        self._wishes = Wishes(self.engine, reactor.seconds)
+        self._wishes = Wishes(self.engine, reactor.seconds, self._chance)
         self._orders = Orders(reactor, self._wishes)
-        self._reload = None if path is None else Reload(reactor, path, configuration, self._use)
+        self._tls = tls
+        self.ingress = self._make_ingress()
+        self._reload = (
+            None
+            if path is None
+            else Reload(reactor, path, configuration, self._use, self.ingress.again)
+        )
         self.engine.applied_hooks.append(self._follow_definitions)
         self._within_s = configuration.limits.acknowledge_within_s
-        self.door = self._make_door()
 
     # --- Life ---------------------------------------------------------------------------------
 
@@ -165,8 +198,6 @@ class Node(Service):
         """Open the journal, join the cluster, and open the doors."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         node = self._configuration.node
-        for note in self._configuration.notes:
-            self._log.warn("not in force yet: {note}", note=note)
         try:
             guard.install(time.monotonic, self._chance)
             self.engine.startService()
@@ -175,8 +206,8 @@ class Node(Service):
             self._end(error)
         self.dispatcher.startService()  # type: ignore[no-untyped-call]  # Twisted's
         self._listen(node.admin, token)
-        self.door.listening.addErrback(self._cannot_listen, ", ".join(node.http))
-        self.door.startService()
+        self.ingress.listening.addErrback(self._cannot_listen, ", ".join(node.http))
+        self.ingress.startService()
         if self._reload is not None:
             self._reload.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -192,7 +223,8 @@ class Node(Service):
         if self._reload is not None:
             self._reload.stop()
         self._orders.close()
-        await self.door.stopService()
+        self._waits.close()
+        await self.ingress.stopService()
         await self.dispatcher.stopService()
         await self.engine.stopService()
         if self._admin_port is not None:
@@ -204,7 +236,16 @@ class Node(Service):
 
     def _listen(self, admin: str, token: str) -> None:
         archive = EngineArchive(self.engine)
-        view = EngineView(self.engine, self.dispatcher, self.door, self._within_s, archive)
+        view = EngineView(
+            self.engine,
+            self.dispatcher,
+            self.ingress,
+            self._within_s,
+            archive,
+            self._waits,
+            self._tls,
+            utc_now,
+        )
         site = admin_site(view, self._operators(archive), token)
         opening = self._endpoint(admin).listen(site)
         opening.addCallbacks(self._administers, self._cannot_listen, errbackArgs=(admin,))
@@ -226,7 +267,9 @@ class Node(Service):
         A route that is new is answered 503 until then. Raises ConfigurationError for a route
         that cannot be one, and has changed nothing then.
         """
-        self.door.use(configuration)
+        _check_secrets(configuration, self._reactor.seconds)
+        self.ingress.use(configuration)
+        self._waits.first = [consumer.name for consumer in configuration.consumers]
         self._configuration = configuration
         self._want_definitions(self.engine)
 
@@ -274,12 +317,10 @@ class Node(Service):
         return engine
 
     def _want_definitions(self, engine: Engine) -> None:
-        """Have the log hold the file's routes and consumers."""
+        """Have the log hold the file's routes and consumers, and its bounds of keys."""
         configuration, name = self._configuration, self._configuration.node.name
         routes, consumers = definitions(configuration)
-        define = Define(
-            node=name, file_hash=configuration.file_hash, routes=routes, consumers=consumers
-        )
+        define = Define(name, configuration.file_hash, routes, consumers, configuration.idempotency)
         engine.want(
             "configuration",
             lambda ledger: ledger.file_hashes.get(name) == configuration.file_hash,
@@ -331,6 +372,7 @@ class Node(Service):
             courier,
             lambda: engine.producers_wait,
             self._end,
+            time.thread_time,
         )
         engine.applied_hooks.append(dispatcher.advanced)
         engine.leading_hooks.append(dispatcher.leading)
@@ -338,20 +380,26 @@ class Node(Service):
         engine.letter_hooks.append(dispatcher.letters_came)
         return dispatcher
 
-    def _make_door(self) -> Door:
-        """Return the door of this process, or that of its workers."""
-        configuration = self._configuration
-        ways = [self._endpoint(text) for text in configuration.node.http]
-        acceptor = EngineAcceptor(self.engine)
+    def _make_ingress(self) -> Ingress:
+        """Return the ingress of this process, or that of its workers."""
+        configuration, engine = self._configuration, self.engine
+        endpoints = [self._endpoint(split_door(text).endpoint) for text in configuration.node.http]
+        # Its name in a read's Crowd-Through: another one after a restart does no harm.
+        name = b"%016x" % self._chance.getrandbits(64)
+        self._waits.first = [consumer.name for consumer in configuration.consumers]
+        seen = EngineStandings(engine)
         if not configuration.node.workers:
-            return OwnDoor(self._reactor, configuration, acceptor, ways)
+            behind = Behind(EngineAcceptor(engine), seen, self._waits)
+            return OwnIngress(self._reactor, configuration, behind, endpoints, name, self._tls)
         return Crew(
             self._reactor,
             configuration,
-            ways,
+            endpoints,
             spawn=Spawner(self._reactor, configuration.node.name),
-            accept_many=self.engine.proposer.accept_many,
-            state=EngineState(self.engine),
+            engine=ForWorkers(engine.proposer.accept_many, seen, self._waits),
+            state=EngineState(engine, self._waits),
+            name=name,
+            tls=self._tls,
         )
 
     def _endpoint(self, text: str) -> Any:

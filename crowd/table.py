@@ -56,7 +56,6 @@ class Findings:
         self.source = source
         self.problems: list[str] = []
         self.settings: list[Setting] = []
-        self.notes: list[str] = []
 
     def problem(self, key: str, found: str, expected: str) -> None:
         """Note that `key` holds `found` where `expected` belongs."""
@@ -136,12 +135,6 @@ class Table:
     def note(self, name: str, value: str) -> None:
         """Note what a key means that was left out and has no plain default."""
         self.findings.settings.append(Setting(self.key(name), value, is_default=True))
-
-    def not_in_force(self, name: str, instead: str) -> None:
-        """Note, if the file holds the key, what this version does instead of what it says."""
-        if name in self._content:
-            shown = show(self._content[name])
-            self.findings.notes.append(f"{self.key(name)} = {shown}: {instead}")
 
     def close(self) -> None:
         """Note each key that nothing has asked for."""

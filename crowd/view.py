@@ -7,26 +7,32 @@ changes of members are refused before the log is asked. `EngineView` reads only.
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from twisted.internet.defer import Deferred, succeed
 
 from crowd.command import MEMBERS_MAX
 from crowd.errors import ChangeRefusedError, UnknownMemberError
-from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes
+from crowd.ledger import ROSTER_BYTES_MAX, roster_bytes, standings
 from crowd.raft.membership import Standing
 from crowd.raft.status import describe
+from crowd.web.messages import Absence
 from crowd.workers.wire import State, refusal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from crowd.archive import Archive
     from crowd.config import Configuration
     from crowd.delivery.dispatcher import Dispatcher
-    from crowd.door import Door
+    from crowd.ingress import Ingress
     from crowd.ledger.members import MemberState
+    from crowd.message import Position
     from crowd.raft.engine import Engine
+    from crowd.waits import EngineWaits
+    from crowd.web.tls import ProducerTLS
 
 _STANDING: Final = {
     Standing.VOTER: "voter",
@@ -36,12 +42,17 @@ _STANDING: Final = {
 }
 
 
+RENEW_WITHIN: Final = timedelta(days=14)
+"""Renewals are made some 30 days ahead: one that is not there by now was not made."""
+
+
 class EngineAcceptor:
     """The engine as `crowd.web.ingest.Acceptor` asks for it."""
 
     def __init__(self, engine: Engine) -> None:
         self._ledger = engine.ledger
         self.accept: Any = engine.proposer.accept
+        self.accept_group: Any = engine.proposer.accept_group
         self.route_id = engine.ledger.route_id
 
     @property
@@ -51,20 +62,48 @@ class EngineAcceptor:
         return self._ledger.tag
 
 
-class EngineState:
-    """The engine as a worker's door has to know it: `crowd.workers.crew.Crew` asks."""
+class EngineStandings:
+    """The engine's ledger as `crowd.web.messages.Standings` asks for it."""
 
     def __init__(self, engine: Engine) -> None:
+        self._ledger = engine.ledger
+
+    @property
+    def tag(self) -> str | None:
+        """The cluster's tag."""
+        return self._ledger.tag
+
+    def find(self, position: Position) -> Deferred[standings.Standing | Absence]:
+        """Fire, at once, with where a message stands."""
+        if not 0 < position <= self._ledger.tip:
+            return succeed(Absence.UNKNOWN)
+        try:
+            return succeed(standings.standing_of(self._ledger, position))
+        except LookupError:
+            return succeed(Absence.RELEASED)
+
+
+class EngineState:
+    """The engine as a worker's ingress has to know it: `crowd.workers.crew.Crew` asks."""
+
+    def __init__(self, engine: Engine, waits: EngineWaits) -> None:
         self._engine = engine
+        self._waits = waits
 
     def __call__(self, configuration: Configuration) -> State:
         """Return what holds now, with the ids of this configuration's routes."""
         ledger, proposer = self._engine.ledger, self._engine.proposer
-        ids = ((route.path, ledger.route_id(route.path)) for route in configuration.routes)
+        waited = {policy.path for policy in configuration.policies if policy.wait_s}
+        routes = []
+        for path in (route.path for route in configuration.routes):
+            number = ledger.route_id(path)
+            if number is not None:
+                consumer = self._waits.consumer_of(number) if path in waited else None
+                routes.append((path, number, consumer or 0))
         refusal = proposer.refusal
         return State(
             cluster_tag=ledger.tag,
-            routes=tuple((path, number) for path, number in ids if number is not None),
+            routes=tuple(routes),
             refusal=None if refusal is None else refusal_of(refusal),
             refusals=tuple(
                 (route, refusal_of(error)) for route, error in proposer.refusals.items()
@@ -79,15 +118,21 @@ class EngineView:
         self,
         engine: Engine,
         dispatcher: Dispatcher,
-        door: Door,
+        ingress: Ingress,
         within_s: float,
         archive: Archive,
+        waits: EngineWaits,
+        tls: ProducerTLS | None = None,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Look at these parts; an election may last `within_s` before the node is unready."""
+        self._waits = waits
+        self._tls = tls
+        self._wall = wall
         self._archive = archive
         self._engine = engine
         self._dispatcher = dispatcher
-        self._door = door
+        self._ingress = ingress
         self._within_s = within_s
 
     def status(self) -> dict[str, Any]:
@@ -97,8 +142,8 @@ class EngineView:
         return {
             **describe(engine),
             "ready": all(ok for _, ok, _ in self.readiness()),
-            "connections": self._door.connections,
-            "workers": self._door.workers(),
+            "connections": self._ingress.connections,
+            "workers": self._ingress.workers(),
             "consumers": [
                 {
                     "name": consumer.definition.name,
@@ -134,8 +179,10 @@ class EngineView:
             ("journal", not engine.journal.full, self._journal()),
             ("damage", True, self._damage()),
             ("letters", not engine.letters.stuck, self._letters()),
-            *self._door.parts(),
-            ("draining", not self._door.draining, "yes" if self._door.draining else "no"),
+            ("idempotency", True, self._idempotency()),
+            *self._ingress.parts(),
+            ("draining", not self._ingress.draining, "yes" if self._ingress.draining else "no"),
+            ("certificate", True, self._certificate()),
             ("accepting", True, "yes" if refusal is None else refusal.reason),
             (
                 "configuration",
@@ -164,6 +211,18 @@ class EngineView:
         entries = [f"{holes} damaged entries, asked of the others"] if holes else []
         return "; ".join([*entries, *places]) or "none known"
 
+    def _certificate(self) -> str:
+        """Return how long producers will take the certificate of this node, in words."""
+        if self._tls is None:
+            return "none, as no port does TLS"
+        expires = self._tls.expires
+        left = expires - self._wall()
+        day = f"{expires:%Y-%m-%d}"
+        if left <= timedelta():
+            return f"ENDED on {day}: producers refuse it"
+        words = f"ends in {left.days} days, on {day}"
+        return f"WARNING: it {words}" if left < RENEW_WITHIN else words
+
     def _letters(self) -> str:
         """Return whether this node has the bytes of all letters, in words."""
         letters = self._engine.letters
@@ -173,11 +232,24 @@ class EngineView:
             return f"{letters.lacking} are lacking, asked of the others"
         return "all are here" if letters.whole else "being compared with the ledger"
 
+    def _idempotency(self) -> str:
+        """Return how many idempotency keys are remembered, and whether that was too few."""
+        ledger = self._engine.ledger
+        bounds, tally = ledger.key_bounds, ledger.key_tally
+        if not bounds.count_max:
+            return "Idempotency-Key is not looked at: limits.idempotency_keys is 0"
+        words = f"{ledger.keys_held} of {bounds.count_max} keys are remembered"
+        if tally.evicted and tally.evicted_us + bounds.window_us > ledger.log_time_us:
+            window_h = bounds.window_us / 3_600_000_000
+            words += f"; some went early, within the last {window_h:g} h: {tally.evicted} ever"
+        return words
+
     def counters(self) -> Mapping[str, float]:
         """Return the metrics' values by name, labels in braces as in the exposition format."""
         engine, ledger, journal = self._engine, self._engine.ledger, self._engine.journal
         store, scrub = engine.store, journal.upkeep_counters
         votes = [member.votes for member in ledger.members.values()]
+        keys = ledger.key_tally
         values: dict[str, float] = {
             "crowd_raft_term": engine.raft.term,
             "crowd_raft_leader": engine.raft.is_leader,
@@ -207,9 +279,19 @@ class EngineView:
             'crowd_members{role="learner"}': votes.count(False),
             "crowd_accepted_messages_total": ledger.tip,
             "crowd_backlog_bytes": ledger.backlog_bytes,
+            "crowd_idempotency_keys": ledger.keys_held,
+            "crowd_idempotency_keys_max": ledger.key_bounds.count_max,
+            "crowd_idempotency_evicted_total": keys.evicted,
+            "crowd_idempotency_mismatches_total": keys.mismatches,
+            "crowd_idempotency_replays_total": keys.replays,
             "crowd_producers_waiting": engine.proposer.waiting_count,
-            **self._door.counters(),
+            **self._ingress.counters(),
         }
+        values["crowd_waits_in_flight"] = self._waits.in_flight
+        for end, count in msgspec.structs.asdict(self._waits.tally).items():
+            values[f'crowd_waits_total{{end="{end}"}}'] = count
+        if self._tls is not None:
+            values["crowd_http_certificate_end_seconds"] = self._tls.expires.timestamp()
         if store.newest is not None:
             values["crowd_checkpoint_index"] = store.newest.index
             values["crowd_checkpoint_bytes"] = store.newest.size_bytes

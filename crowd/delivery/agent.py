@@ -62,10 +62,13 @@ class _OneConnection(Factory):
 class PreparedRequest:
     """A request as it goes over the wire: its head, with the empty line, and its body.
 
-    `body_max` is how many bytes of the answer's body are kept, as `Exchange` has it.
+    `body_max` is how many bytes of the answer's body are kept, as `Exchange` has it, and `awaited`.
     """
 
-    def __init__(self, head: bytes, body: bytes, body_max: int = 0) -> None:
+    def __init__(
+        self, head: bytes, body: bytes, body_max: int = 0, *, awaited: bool = False
+    ) -> None:
+        self.awaited = awaited
         self.head = head
         self.body = body
         self.body_max = body_max
@@ -123,7 +126,8 @@ NO_HEADERS: Final = _NoHeaders()
 class ConsumerAnswer:
     """A consumer's answer: its status, and of its headers and its body what is kept.
 
-    It has headers only if one of them is Retry-After. `whole`: all of its body is kept.
+    It has headers only if one of them is Retry-After. `fields` are all, if it is awaited. `whole`:
+    all of its body is kept.
     """
 
     version = (b"HTTP", 1, 1)
@@ -134,6 +138,7 @@ class ConsumerAnswer:
     def __init__(self, heard: Heard) -> None:
         self.code = heard.status
         self.body = heard.body
+        self.fields = heard.fields
         self.whole = heard.whole
         self.length = len(heard.body)
         self.headers: Headers = NO_HEADERS
@@ -204,7 +209,9 @@ class ConsumerAgent:
             raise TypeError(f"expected a PreparedRequest, found {bodyProducer!r}")
         now_s = self._clock.seconds()
         prepared, deadline_s = bodyProducer, now_s + self._timeout_s
-        exchange = Exchange(prepared.head, prepared.body, deadline_s, prepared.body_max)
+        exchange = Exchange(
+            prepared.head, prepared.body, deadline_s, prepared.body_max, awaited=prepared.awaited
+        )
         exchange.answered = Deferred(self._abandon)
         if self._closed:
             self._fail(exchange, FailureKind.STOPPED, "the consumer's connections are closed")

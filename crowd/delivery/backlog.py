@@ -24,12 +24,12 @@ from msgspec.structs import replace
 from crowd.command import TRIALS_MAX
 from crowd.delivery.order import ALL, Lines
 from crowd.delivery.trial import Trial, letter_number, letter_place
+from crowd.message import Position
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from crowd.delivery.order import Order
-    from crowd.message import Position
 
 WINDOW: Final = 100_000
 """How far the cursor runs ahead of the watermark (docs/explanation/delivery.md). About 25 MB at
@@ -82,11 +82,16 @@ class Backlog:
         self.waiting: list[Trial] = []  # a heap
         self.letters: list[Trial] = []  # a heap
         self.letters_known: set[int] = set()
+        self.holding: set[Position] = set()
+        """Dead messages in lines that hold their keys, at a head or behind another one."""
         # Asked for in whole portions: one place that is free is not worth a question.
         self._portion = READ_MAX if order.reads else FRESH_MAX
         self._known = {trial.position: trial for trial in known}  # not taken yet
+        self._beyond = watermark  # the next pending position, if it was found past the window
         self._fresh_went = False
         self._since_letter = 0
+        self.passed = Position(0)
+        """Up to it an operator skipped: what comes back from there is let go of."""
 
     # --- Taking -----------------------------------------------------------------------------------
 
@@ -100,18 +105,23 @@ class Backlog:
             return 0
         if self.lines is not None and len(self.lines) + self._portion > LINES_MAX:
             return 0
+        if self._is_full:
+            return 0
         room = self.watermark + WINDOW - self.cursor
-        return max(0, min(self._portion if closed else 1, room))
+        return min(self._portion if closed else 1, room)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether the window's end is reached: no pending position is left in it.
+
+        Between the cursor and that end there may be positions, none of which is pending.
+        """
+        return max(self.cursor + 1, self._beyond) > self.watermark + WINDOW
 
     @property
     def is_crowded(self) -> bool:
         """Whether the window is full of messages that were attempted, and holds up others."""
-        return (
-            self.cursor >= self.watermark + WINDOW
-            and not self.fresh
-            and bool(self.waiting)
-            and self.lines is None
-        )
+        return self._is_full and not self.fresh and bool(self.waiting) and self.lines is None
 
     def take(self, positions: Iterable[Position], keys: Sequence[bytes | None] = ()) -> None:
         """Take pending positions, rising, all above the cursor; those past the window stay.
@@ -121,6 +131,7 @@ class Backlog:
         for number, position in enumerate(positions):
             assert position > self.cursor, "a position is taken once"
             if position > self.watermark + WINDOW:
+                self._beyond = position
                 break
             self.cursor = position
             if self.lines is None or self.lines.enter(position, keys[number] if keys else ALL):
@@ -139,8 +150,25 @@ class Backlog:
         if self.lines is not None:
             for position in positions:
                 head = self.lines.leave(position)
-                if head is not None:
+                if head is not None and head not in self.holding:
                     self._ready(head)
+
+    def pass_over(self, through: Position) -> None:
+        """Let go of all messages up to `through`, which an operator skipped. Letters stay.
+
+        Costs some milliseconds for the most that may be held.
+        """
+        self.passed = max(self.passed, through)
+        if self.lines is not None:
+            self.lines.pass_over(through, self.holding)
+        gone = [position for position in self.fresh if position <= through]
+        gone += [trial.position for trial in self.waiting if trial.position <= through]
+        self.fresh = deque(position for position in self.fresh if position > through)
+        self.waiting = [trial for trial in self.waiting if trial.position > through]
+        heapify(self.waiting)
+        known = self._known.items()
+        self._known = {place: trial for place, trial in known if not 0 < place <= through}
+        self.leave(gone)
 
     def take_letters(
         self, numbers: Iterable[int], now_s: float, aged_s: float, in_flight: Container[Position]
@@ -226,16 +254,20 @@ class Backlog:
 
     def put_back(self, trials: Sequence[Trial]) -> None:
         """Have messages that were chosen, in this order, and not sent, be chosen again."""
-        new = [trial.position for trial in trials if not trial.attempts]
+        self.leave(trial.position for trial in trials if trial.position <= self.passed)
+        left = [trial for trial in trials if trial.position > self.passed]
+        new = [trial.position for trial in left if not trial.attempts]
         self.fresh.extendleft(reversed(new))
-        for trial in trials:
+        for trial in left:
             if trial.attempts:
                 heappush(self.waiting, trial)
 
     def wait(self, trial: Trial) -> None:
-        """Have a message wait for its next attempt; a letter that is gone is forgotten."""
-        if trial.position > 0:
+        """Have a message wait for its next attempt; what was skipped, or is gone, is forgotten."""
+        if trial.position > self.passed:
             heappush(self.waiting, trial)
+        elif trial.position > 0:
+            self.leave((trial.position,))
         elif letter_number(trial.position) in self.letters_known:
             heappush(self.letters, trial)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import msgspec
 
 if TYPE_CHECKING:
-    from crowd.command import Retry
+    from crowd.definition import Retry
 
 Spent: TypeAlias = Literal["attempts", "age"]
 

@@ -113,26 +113,38 @@ class BatchLane(Lane):
         self.counts.attempts += len(batch)
         tag, messages = self._around.ledger.tag, self._messages
         assert tag is not None, "a message was accepted, so the cluster is born"
+        awaited = [
+            (place, attempt.position)
+            for place, attempt in enumerate(batch)
+            if messages[attempt.position].headers[-1:] == self._mark
+        ]
         items = [
             (messages.pop(position), Naming(message_id(tag, position), position, attempt.number))
             for attempt in batch
             for position in (attempt.position,)
         ]
         answered = courier.attempt_batch(items)
-        answered.addCallback(self._batch_answered, batch[0].position).addErrback(self._broke)
+        answered.addCallback(self._batch_answered, batch[0].position, awaited)
+        answered.addErrback(self._broke)
 
     def _ask(self, courier: Courier, message: Message, naming: Naming) -> Deferred[Answer]:
         return courier.attempt_batch([(message, naming)]).addCallback(lambda answers: answers[0])
 
-    def _batch_answered(self, answers: Sequence[Answer], first: Position) -> None:
-        """Take the answers to one request. Called once for each, in the reactor."""
+    def _batch_answered(
+        self, answers: Sequence[Answer], first: Position,
+        awaited: Sequence[tuple[int, Position]] = (),
+    ) -> None:  # fmt: skip
+        """Take the answers to one request. Called once for each, in the reactor.
+
+        `awaited` are the places and positions of messages whose producers wait.
+        """
         if self._closed:
             return
         around, plan, counts = self._around, self.plan, self.counts
         now_s = around.clock.seconds()
-        closed, dead = plan.breaker.closed, len(plan.dead)
+        closed, dead = plan.breaker.closed, len(plan.endings.dead)
         outcomes = plan.answered_batch(first, answers, now_s, around.chance.random())
-        delivered, died = outcomes.count(Outcome.DELIVERED), len(plan.dead) - dead
+        delivered, died = outcomes.count(Outcome.DELIVERED), len(plan.endings.dead) - dead
         failed = len(outcomes) - delivered - died
         unknown = min(failed, outcomes.count(Outcome.UNKNOWN))
         counts.delivered += delivered
@@ -144,6 +156,11 @@ class BatchLane(Lane):
         pairs = zip(answers, outcomes, strict=True)
         bad = next((answer for answer, outcome in pairs if outcome is not Outcome.DELIVERED), None)
         self.last_problem = "" if bad is None else in_words(bad)
+        for place, position in awaited:
+            if outcomes[place] is Outcome.DELIVERED:
+                self._end(position, "delivered", answers[place])
+            elif any(each.position == position for each in plan.endings.dead[dead:]):
+                self._end(position, "dead", answers[place])
         if closed != plan.breaker.closed:
             self._turned(now_s)
         around.wake()

@@ -26,12 +26,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from crowd.delivery.forms.batch import is_shared
 from crowd.delivery.forms.gathering import Gathering
 from crowd.delivery.outcome import (
     Answered,
     FailureKind,
     Outcome,
+    asks_for_less,
     is_overload,
     outcome_of,
     shows_life,
@@ -90,6 +93,11 @@ class BatchPlan(Plan):
         super().follow(rules)
         self._begin_batch()
 
+    def pass_over(self, through: Position, now_s: float) -> None:
+        """Let go of what an operator skipped, of what has gathered too."""
+        self._give_back()
+        super().pass_over(through, now_s)
+
     # --- Gathering --------------------------------------------------------------------------------
 
     def choose(self, now_s: float) -> Attempt | None:
@@ -104,7 +112,7 @@ class BatchPlan(Plan):
         trial = self.backlog.choose_message(now_s, aged_s, turn=not self._gathered)
         if trial is None:
             return None
-        self._in_flight[trial.position] = Flight(trial, now_s, False)
+        self._in_flight[trial.position] = Flight(trial, now_s, False, (), self.blame.lives)
         return Attempt(trial.position, trial.attempts + 1)
 
     def gather(self, position: Position, size: int, now_s: float) -> None:
@@ -164,8 +172,15 @@ class BatchPlan(Plan):
         if gathered:
             if self.rate is not None:
                 self.rate.take(now_s, len(gathered))
-            first, *mates = gathered.values()
-            self._in_flight[first.position] = Flight(first, now_s, False, tuple(mates))
+            # A message ages from its first attempt on, and not while it is gathered.
+            aged_s = self._aged.aged_s(now_s)
+            first, *mates = (
+                trial if trial.attempts else replace(trial, first_s=now_s, aged_s=aged_s)
+                for trial in gathered.values()
+            )
+            self._in_flight[first.position] = Flight(
+                first, now_s, False, tuple(mates), self.blame.lives
+            )
         return [Attempt(trial.position, trial.attempts + 1) for trial in gathered.values()]
 
     def next_letter(self, now_s: float) -> Attempt | None:
@@ -177,7 +192,7 @@ class BatchPlan(Plan):
             return None
         if self.rate is not None:
             self.rate.take(now_s)
-        self._in_flight[trial.position] = Flight(trial, now_s, False)
+        self._in_flight[trial.position] = Flight(trial, now_s, False, (), self.blame.lives)
         return Attempt(trial.position, trial.attempts + 1)
 
     def next_due_s(self) -> float | None:
@@ -241,7 +256,7 @@ class BatchPlan(Plan):
                 self._done(trial.position, trial)
             else:
                 self._failed(
-                    trial, answer, outcome, now_s, chance, in_time=in_time, company=company
+                    flight, trial, answer, outcome, now_s, chance, in_time=in_time, company=company
                 )
         if not self.breaker.closed:
             self._give_back()
@@ -257,11 +272,13 @@ class BatchPlan(Plan):
         delivered = Outcome.DELIVERED in outcomes
         heard = list(zip(answers, outcomes, strict=False))
         if delivered or any(shows_life(answer, outcome) for answer, outcome in heard):
-            self.breaker.lived(probe=False)
-            if any(o is not Outcome.DELIVERED and is_overload(a) for a, o in heard):
-                self.pace.overloaded(now_s, flight.started_s)
+            self._lived(flight, now_s)
+            over = [a for a, o in heard if o is not Outcome.DELIVERED and is_overload(a)]
+            if over:
+                asked = any(map(asks_for_less, over))
+                self.pace.overloaded(now_s, flight.started_s, asked=asked)
             elif delivered:
-                self.pace.succeeded(now_s - flight.started_s, len(self._in_flight))
+                self.pace.succeeded(now_s, flight.started_s, len(self._in_flight))
             return
         holding = [each for each in heard if each[1] is Outcome.HOLD]
         answer, outcome = (holding or heard)[0]

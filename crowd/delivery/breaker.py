@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from crowd.command import Breaker as BreakerDefinition
+    from crowd.definition import Breaker as BreakerDefinition
 
 SEEN_MAX: Final = 50
 """Attempts that the share of failures is taken of: few enough that a consumer which went

@@ -42,14 +42,19 @@ class Exchange:
     """One request and its answer. `reused` and `resent` say on which connection it is.
 
     Of the answer's body `body_max` bytes are kept, whatever its status; 0 for a piece, and
-    only if the status is not 2xx.
+    only if the status is not 2xx. `awaited`: all its headers are, too.
     """
 
     __slots__ = (
-        "answered", "body", "body_max", "connect_until_s", "deadline_s", "head", "resent", "reused",
+        "answered", "awaited", "body", "body_max", "connect_until_s", "deadline_s", "head", "resent",
+        "reused",
     )  # fmt: skip
 
-    def __init__(self, head: bytes, body: bytes, deadline_s: float, body_max: int = 0) -> None:
+    def __init__(
+        self, head: bytes, body: bytes, deadline_s: float, body_max: int = 0,
+        *, awaited: bool = False,
+    ) -> None:  # fmt: skip
+        self.awaited = awaited
         self.head = head
         self.body = body
         self.body_max = body_max
@@ -63,14 +68,17 @@ class Exchange:
 class Heard:
     """What is kept of an answer: its status, some headers, and the beginning of its body.
 
-    `headers` are those that matter here, in lower case. `whole`: `body` is all of it.
+    `headers` are those that matter here, in lower case; `fields` are all, as they came, of one
+    that is awaited. `whole`: `body` is all of it.
     """
 
-    __slots__ = ("body", "headers", "status", "whole")
+    __slots__ = ("body", "fields", "headers", "status", "whole")
 
     def __init__(
-        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes, *, whole: bool
-    ) -> None:
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes, *, whole: bool,
+        fields: list[tuple[bytes, bytes]] | None = None,
+    ) -> None:  # fmt: skip
+        self.fields = fields
         self.status = status
         self.headers = headers
         self.body = body
@@ -134,6 +142,7 @@ class ConsumerConnection(TwistedProtocol):
         self._excess = False
         self._keeps_alive = False
         self._kept: list[tuple[bytes, bytes]] = []
+        self._fields: list[tuple[bytes, bytes]] | None = None  # all of them, if wanted
         self._body = b""
         self._body_max = 0
         self._body_cut = False
@@ -157,6 +166,8 @@ class ConsumerConnection(TwistedProtocol):
         self.exchange = exchange
         self._sent = True
         self._forget()
+        if exchange.awaited:
+            self._fields = []
         self.transport.writeSequence((exchange.head, exchange.body))
 
     def abort(self) -> None:
@@ -224,6 +235,8 @@ class ConsumerConnection(TwistedProtocol):
             self._framed = True
         elif lowered in _KEPT:
             self._kept.append((lowered, value))
+        if self._fields is not None and not self._head_whole:  # a trailer is none of them
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Note the status; 1xx only announce the answer (RFC 9110, 15.2)."""
@@ -253,6 +266,8 @@ class ConsumerConnection(TwistedProtocol):
             self._keeps_alive = self._parser.should_keep_alive()  # llhttp forgets it after this
         else:
             self._kept = []
+            if self._fields is not None:
+                self._fields = []
 
     # --- Ends -------------------------------------------------------------------------------------
 
@@ -264,7 +279,9 @@ class ConsumerConnection(TwistedProtocol):
     def _end(self, exchange: Exchange) -> None:
         self.exchange = None
         self._sent = False
-        heard = Heard(self._status, self._kept, self._body, whole=not self._body_cut)
+        heard = Heard(
+            self._status, self._kept, self._body, whole=not self._body_cut, fields=self._fields
+        )
         self._owner.ended(self, exchange, heard)
 
     def _break(self, exchange: Exchange, kind: FailureKind, words: str) -> None:

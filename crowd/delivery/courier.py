@@ -1,9 +1,7 @@
-"""One attempt over HTTP, through treq: the only place that names it.
+"""One attempt over HTTP, through treq.
 
-Decides how an attempt is asked of treq so that treq changes nothing: no redirects, no
-cookies, no decoding, no timeout of its own (the agent's holds for the whole attempt), one
-address that is parsed once. Translates whatever comes back into an `Answer`. Leaves what is
-sent to ``forms``.
+Decides what an attempt's answer was: translates whatever comes back into an `Answer`. Leaves
+what is sent to ``forms``, and how treq is asked to ``client``.
 
 Measured with tests/bench/delivery.py; docs/explanation/delivery.md has the figures.
 """
@@ -13,13 +11,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from hyperlink import EncodedURL
-from treq.client import HTTPClient
-from treq.cookies import IndexableCookieJar
+import msgspec
 from twisted.internet.defer import succeed
 from twisted.logger import Logger
 
-from crowd.delivery.agent import NO_HEADERS, ConsumerAgent, PreparedRequest
+from crowd.delivery.agent import ConsumerAgent, PreparedRequest
+from crowd.delivery.awaited import BODY_BYTES_MAX
+from crowd.delivery.client import Client
 from crowd.delivery.connection import PIECE_BYTES_MAX
 from crowd.delivery.endpoint import endpoint_to
 from crowd.delivery.forms.form import Form
@@ -29,57 +27,17 @@ from crowd.delivery.secrets import Keyring
 from crowd.errors import AttemptFailedError, SecretUnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from http.cookiejar import Cookie
+    from collections.abc import Callable, Sequence
 
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
     from crowd.delivery.forms.form import Outgoing
+    from crowd.delivery.forms.signing import Key
     from crowd.delivery.outcome import Answer
     from crowd.delivery.request import Naming
     from crowd.message import Message
-
-
-class _NoCookies(IndexableCookieJar):
-    """A jar that stays empty, so that no cookie of one answer is in another request."""
-
-    def add_cookie_header(self, request: Any) -> None:
-        """Add none."""
-
-    def extract_cookies(self, response: Any, request: Any) -> None:
-        """Take none."""
-
-    def __iter__(self) -> Iterator[Cookie]:
-        return iter(())
-
-
-class _ParsedURL(EncodedURL):
-    """A consumer's address that treq need not parse and encode anew at each attempt.
-
-    The agent's endpoint is fixed, and the request's own head holds its target, so this says
-    only what is asked of whom. Parsing and IDNA would cost more than the rest of treq's work,
-    and IDNA knows neither IPv6 addresses nor names with underscores.
-    """
-
-    _text = ""
-
-    @classmethod
-    def of(cls, text: str) -> _ParsedURL:
-        """Return an address, parsed."""
-        parsed = EncodedURL.from_text(text)
-        url = cls(parsed.scheme, parsed.host, parsed.path, port=parsed.port)
-        url._text = text
-        return url
-
-    def to_uri(self) -> _ParsedURL:
-        """Return itself: it is one."""
-        return self
-
-    def to_text(self, with_password: bool = False) -> str:  # noqa: ARG002, FBT001, FBT002  its signature
-        """Return the text as it was parsed."""
-        return self._text
 
 
 class HTTPCourier:
@@ -88,7 +46,7 @@ class HTTPCourier:
     _log = Logger()
 
     def __init__(
-        self, agent: ConsumerAgent, url: str, form: Form, keyring: Keyring,
+        self, agent: ConsumerAgent, url: str, form: Form, keyring: Keyring[Key],
         wall_s: Callable[[], float],
     ) -> None:  # fmt: skip
         """Make a courier. `wall_s` is the wall clock, in seconds since 1970; signatures tell it."""
@@ -96,11 +54,7 @@ class HTTPCourier:
         self._form = form
         self._keyring = keyring
         self._wall_s = wall_s
-        self._url = _ParsedURL.of(url)
-        self._cookies = _NoCookies()
-        under: Any = agent  # an IAgent, which zope says and types do not
-        self._treq = HTTPClient(under, self._cookies, data_to_body_producer=lambda data: data)
-        self._no_reactor: Any = object()  # treq asks it for its own timeout only; there is none
+        self._client = Client(agent, url)
 
     def attempt(self, message: Message, naming: Naming) -> Deferred[Answer]:
         """Make one attempt; fires with its Answer and never fails."""
@@ -109,6 +63,8 @@ class HTTPCourier:
         except SecretUnreadableError as error:
             return succeed(Failed(FailureKind.UNSIGNED, str(error)))
         outgoing = self._form.request(message, naming, keys, int(self._wall_s()))
+        if naming.awaited and self._form.is_plain:
+            return self._ask_all(outgoing).addCallbacks(self._answered_all, self._failed)
         return self._ask(outgoing).addCallbacks(self._answered, self._failed)
 
     def attempt_batch(self, items: Sequence[tuple[Message, Naming]]) -> Deferred[list[Answer]]:
@@ -128,19 +84,15 @@ class HTTPCourier:
         return asked.addCallbacks(answered, failed)
 
     def _ask(self, outgoing: Outgoing) -> Deferred[Any]:
-        prepared: Any = PreparedRequest(outgoing.head, outgoing.body, outgoing.answer_bytes_max)
-        # treq writes methods in capitals; the head has the message's own.
-        asked: Deferred[Any] = self._treq.request(
-            "POST",
-            self._url,
-            headers=NO_HEADERS,
-            data=prepared,
-            cookies=self._cookies,
-            allow_redirects=False,
-            unbuffered=True,
-            reactor=self._no_reactor,
+        return self._client.ask(
+            PreparedRequest(outgoing.head, outgoing.body, outgoing.answer_bytes_max)
         )
-        return asked
+
+    def _ask_all(self, outgoing: Outgoing) -> Deferred[Any]:
+        """Ask, and have the answer kept as a whole."""
+        return self._client.ask(
+            PreparedRequest(outgoing.head, outgoing.body, BODY_BYTES_MAX, awaited=True)
+        )
 
     def close(self) -> None:
         """Let attempts under way end, and start no more."""
@@ -159,6 +111,13 @@ class HTTPCourier:
             return Answered(status, None, piece)
         date = headers.getRawHeaders(b"date")
         return Answered(status, retry_after_s(asked[0], date[0] if date else None), piece)
+
+    def _answered_all(self, response: Any) -> Answer:
+        answer, original = self._answered(response), response.original
+        if isinstance(answer, Answered) and original.whole:
+            whole = tuple(original.fields), original.body
+            return msgspec.structs.replace(answer, whole=whole)
+        return answer
 
     def _failed(self, failure: Failure) -> Answer:
         error = failure.value
@@ -189,5 +148,5 @@ def make_courier(
         spent,
         secure=destination.scheme == "https",
     )
-    keyring = Keyring(definition.secrets, reactor.seconds)
+    keyring: Keyring[Key] = Keyring(definition.secrets, reactor.seconds)
     return HTTPCourier(agent, definition.url, Form(definition, destination), keyring, wall_s)

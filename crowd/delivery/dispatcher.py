@@ -3,11 +3,11 @@
 Decides when lanes get their turns and how long a turn is. Leaves what is attempted to each
 lane's plan, and an attempt to its courier.
 
-It works in *slices*: a slice lets every lane look at the ledger, then gives them turns, one
-attempt each, round after round, until none has one to start or the slice's time is over.
+It works in *slices*: a slice lets every lane look at the ledger, gives each one attempt, and then the
+rest of its time to the lanes in the order of their backlogs, the smallest first.
 A slice is asked for by what was applied, by an answer, or by the earliest due time of any
 lane; when there is nothing to do, no timer runs. While producers wait, a budget bounds the
-time that slices and answers take together.
+time that slices and answers take together: by what the reactor's other work leaves.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from crowd.command import Purge
+from crowd.delivery.awaited import Awaited
 from crowd.delivery.batch_lane import BatchLane
 from crowd.delivery.breaker import BreakerState
 from crowd.delivery.entries import Entries
@@ -29,11 +30,12 @@ from crowd.errors import FatalError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from crowd.clock import Clock, Timer
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
     from crowd.delivery.ports import CourierFactory, Leadership, LedgerView
+    from crowd.delivery.trial import Remembered
     from crowd.message import ConsumerId, Position
 
 SLICE_S: Final = 0.005
@@ -100,20 +102,28 @@ class Dispatcher(Service):
         couriers: CourierFactory,
         producers_wait: Callable[[], bool],
         on_fatal: Callable[[FatalError], None],
+        worked_s: Callable[[], float] | None = None,
     ) -> None:
         """Make a dispatcher that does nothing before it is told to `lead`.
 
-        `clock` is monotonic. `on_fatal` hears, once, why the node must end.
+        `clock` is monotonic. `on_fatal` hears, once, why the node must end. `worked_s` is the
+        processor time of the reactor's thread, in seconds since any moment; without it all
+        time counts as worked.
         """
         self._clock = clock
         self._ledger = ledger
         self._leadership = leadership
         self._producers_wait = producers_wait
         self._on_fatal = on_fatal
+        self._worked_s = worked_s or clock.seconds
+        self._left_off_s = 0.0  # what the thread had worked when delivery last did, or was to wait
+        self._answers_s = 0.0  # what answers took of its time since then
         self._entries = Entries(leadership.messages)
+        self.awaited = Awaited()
         self._around = Surroundings(
-            clock, chance, ledger, leadership, self._entries, couriers, self._wake, self._fail
-        )
+            clock, chance, ledger, leadership, self._entries, couriers, self.awaited, self._wake,
+            self._fail,
+        )  # fmt: skip
         self._lanes: dict[ConsumerId, Lane] = {}
         self._leads = False
         self._draining = False
@@ -174,6 +184,7 @@ class Dispatcher(Service):
     def spent(self, seconds: float) -> None:
         """Count time that answers took, outside of slices."""
         self.budget.work(seconds)
+        self._answers_s += seconds
 
     # --- Life -------------------------------------------------------------------------------------
 
@@ -203,6 +214,7 @@ class Dispatcher(Service):
             lane.close(at_once=at_once)
         self._lanes.clear()
         self._entries.clear()
+        self.awaited.clear()
         if self._next is not None:
             self._next.cancel()
             self._next = None
@@ -221,11 +233,11 @@ class Dispatcher(Service):
                 lane.redefine(known.definition)
             else:
                 # What is under way was taken by another order: it ends unheard, and is repeated.
-                lane.settle(self._clock.seconds(), at_once=True)
+                now_s = self._clock.seconds()
+                lane.settle(now_s, at_once=True)
                 lane.close()
-                self._lanes[consumer] = _lane_of(
-                    consumer, known.definition, self._around, anew=True
-                )
+                before = lane.plan.remember(now_s)
+                self._lanes[consumer] = _lane_of(consumer, known.definition, self._around, before)
 
     # --- Slices -------------------------------------------------------------------------------------
 
@@ -251,10 +263,11 @@ class Dispatcher(Service):
         started_s = self._clock.seconds()
         slice_s = SLICE_S
         if self._producers_wait():
-            if not self.budget.may_work(started_s):
+            slice_s = self.budget.slice_s(started_s, self._others_s())
+            if slice_s <= 0:
+                self._leave_off()
                 self._ask(self.budget.wait_s(started_s))
                 return
-            slice_s = self.budget.left_s
         self._working = True
         try:
             delay_s = self._work(started_s, slice_s)
@@ -268,8 +281,17 @@ class Dispatcher(Service):
         finally:
             self._working = False
             self.budget.work(self._clock.seconds() - started_s)
+            self._leave_off()
         if delay_s is not None:
             self._ask(delay_s)
+
+    def _others_s(self) -> float:
+        """Return what all others worked in this thread since delivery left off."""
+        return max(0.0, self._worked_s() - self._left_off_s - self._answers_s)
+
+    def _leave_off(self) -> None:
+        self._left_off_s = self._worked_s()
+        self._answers_s = 0.0
 
     def _fail(self, error: FatalError) -> None:
         if self._failed:
@@ -290,22 +312,38 @@ class Dispatcher(Service):
             return None
         if started_s >= self._expire_s:
             self._expire(started_s)
-        until_s = started_s + slice_s
-        # Another lane comes first each time, so that a short slice passes none over for long.
-        self._first = (self._first + 1) % max(1, len(lanes))
-        turns = lanes[self._first :] + lanes[: self._first]
-        now_s = started_s
-        while turns and now_s < until_s:
-            still = []
-            for lane in turns:
-                if not self._leadership.may_attempt():
-                    return FENCED_S
-                if lane.start_one(now_s):
-                    still.append(lane)
-            turns = still
-            now_s = self._clock.seconds()
+        if not self._start(lanes, started_s, started_s + slice_s):
+            return FENCED_S
+        now_s = self._clock.seconds()
         dues = [due for due in (lane.next_due_s() for lane in lanes) if due is not None]
         return max(0.0, min(dues) - now_s) if dues else None
+
+    def _start(self, lanes: Sequence[Lane], now_s: float, until_s: float) -> bool:
+        """Start attempts until there are none due, or no time; False if none may start (I4).
+
+        First one of each lane, another lane first each time, so that a short slice passes none
+        over for long. Then all of the lane with the smallest backlog, and of the next: where time
+        is short, what is short of it is the consumer that is behind, and not those that keep up.
+        """
+        self._first = (self._first + 1) % max(1, len(lanes))
+        still = []
+        for lane in (*lanes[self._first :], *lanes[: self._first]):
+            if now_s >= until_s:
+                return True
+            if not self._leadership.may_attempt():
+                return False
+            if lane.start_one(now_s):
+                still.append(lane)
+            now_s = self._clock.seconds()
+        known = self._ledger.consumers
+        for lane in sorted(still, key=lambda lane: known[lane.consumer].backlog):
+            while now_s < until_s:
+                if not self._leadership.may_attempt():
+                    return False
+                if not lane.start_one(now_s):
+                    break
+                now_s = self._clock.seconds()
+        return True
 
     def _expire(self, now_s: float) -> None:
         """Propose that dead letters go which were kept for as long as their consumers say."""
@@ -357,9 +395,8 @@ def _lane_of(
     consumer: ConsumerId,
     definition: ConsumerDefinition,
     around: Surroundings,
-    *,
-    anew: bool = False,
+    before: Remembered | None = None,
 ) -> Lane:
-    """Return the lane that fits a definition; `anew` as `Lane` takes it."""
+    """Return the lane that fits a definition; `before` as `Lane` takes it."""
     lane = Lane if definition.batch is None else BatchLane
-    return lane(consumer, definition, around, anew=anew)
+    return lane(consumer, definition, around, before)

@@ -29,7 +29,7 @@ from crowd.delivery.tls import ConsumerTLS
 from crowd.errors import AttemptFailedError
 
 if TYPE_CHECKING:
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
     from crowd.delivery.ports import ClientEndpoint
     from crowd.delivery.request import Destination
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from twisted.logger import Logger
 
+from crowd.delivery.awaited import Ending, ending_of
 from crowd.delivery.backlog import LETTERS_MAX
 from crowd.delivery.order import Order
-from crowd.delivery.outcome import Failed, FailureKind, Outcome, in_words
+from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome, in_words
 from crowd.delivery.pace import Rate
 from crowd.delivery.plan import Plan
 from crowd.delivery.reports import Reports, remembered_of
@@ -23,7 +24,7 @@ from crowd.delivery.request import Naming
 from crowd.delivery.rules import Rules
 from crowd.delivery.trial import letter_number, letter_place
 from crowd.errors import DamagedEntryError, FatalError, MalformedMessageError
-from crowd.message import decode_message, message_id
+from crowd.message import decode_message, message_id, wait_mark
 
 if TYPE_CHECKING:
     import random
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from crowd.clock import Clock
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
+    from crowd.delivery.awaited import Awaited, State
     from crowd.delivery.entries import Entries
     from crowd.delivery.outcome import Answer
     from crowd.delivery.ports import Courier, CourierFactory, Leadership, LedgerView
@@ -75,6 +77,7 @@ class Surroundings(NamedTuple):
     leadership: Leadership
     entries: Entries
     couriers: CourierFactory
+    awaited: Awaited
     wake: Callable[[], None]
     fail: Callable[[FatalError], None]
 
@@ -99,10 +102,9 @@ class Lane:
         consumer: ConsumerId,
         definition: ConsumerDefinition,
         around: Surroundings,
-        *,
-        anew: bool = False,
+        before: Remembered | None = None,
     ) -> None:
-        """Begin at what the ledger shows; `anew` is for one that takes another's place."""
+        """Begin at what the ledger shows, or take the place of a lane with that plan `before`."""
         self.consumer = consumer
         self.definition = definition
         self.counts = Counts()
@@ -117,14 +119,19 @@ class Lane:
         self._lacking: dict[Position, None] = {}  # letters whose bytes are not here yet
         self._came = 0  # how many of those may be here by now
         self._rate_text = ""
+        self._mark = (wait_mark(consumer),)
         ledger, leadership = around.ledger, around.leadership
         now_s = around.clock.seconds()
         rules = _rules_of(definition)
-        remembered = remembered_of(ledger.remembered(consumer), now_s, leadership.log_time_us())
+        remembered = before
+        if before is None:
+            log_us = leadership.log_time_us()
+            remembered = remembered_of(ledger.remembered(consumer), now_s, log_us)
         watermark = ledger.watermark(consumer)
         self.plan = self._plan_from(rules, watermark, now_s, remembered)
+        self._passed = ledger.consumers[consumer].passed  # which lies below the watermark
         self._read_from_s = float("-inf")
-        if anew or rules.order.any:
+        if before is not None or rules.order.any:
             self._more = True
             self._read_from_s = now_s + LEASE_S
             self.plan.begin_at(self._read_from_s, "waits for the leader before to end", now_s)
@@ -185,13 +192,17 @@ class Lane:
     def look(self, now_s: float) -> None:
         """Take from the ledger what was applied meanwhile, and new messages if there is room."""
         ledger, plan = self._around.ledger, self.plan
-        paused = ledger.consumers[self.consumer].paused or self._courier is None
+        known = ledger.consumers[self.consumer]
+        paused = known.paused or self._courier is None
         if paused != plan.paused:
             plan.set_paused(now_s, paused=paused)
         plan.applied(
             ledger.watermark(self.consumer),
             lambda position: ledger.is_settled(self.consumer, position),
         )
+        if known.passed != self._passed:
+            self._passed = known.passed
+            plan.pass_over(known.passed, now_s)
         self._look_at_letters(now_s)
         if self._came:
             self._hasten_letters(now_s)
@@ -230,6 +241,7 @@ class Lane:
             dues.append(self._read_from_s)
         if self._letters_skipped:
             dues.append(self._letters_s)
+        dues.append(plan.endings.letters_due_s())
         return min((due_s for due_s in dues if due_s is not None), default=None)
 
     # --- Order --------------------------------------------------------------------------------------
@@ -335,7 +347,7 @@ class Lane:
     def _start_letter(self, attempt: Attempt, courier: Courier) -> None:
         around, number = self._around, attempt.letter
         letter = around.ledger.letters.get(number)
-        if letter is None:
+        if letter is None or letter.target != self.consumer:  # letters are looked at now and then
             self._lacking.pop(attempt.position, None)
             self.plan.drop(attempt.position)
             return
@@ -376,27 +388,30 @@ class Lane:
             return
         tag = self._around.ledger.tag
         assert tag is not None, "a message was accepted, so the cluster is born"
-        naming = Naming(message_id(tag, position), position, attempt.number, replay)
+        # Only of its own: of a letter the producer heard long ago.
+        awaited = message.headers[-1:] == self._mark and attempt.position > 0
+        naming = Naming(message_id(tag, position), position, attempt.number, replay, awaited)
         answered = self._ask(courier, message, naming)
-        answered.addCallback(self._answered, attempt.position).addErrback(self._broke)
+        answered.addCallback(self._answered, attempt.position, awaited=awaited)
+        answered.addErrback(self._broke)
 
     def _ask(self, courier: Courier, message: Message, naming: Naming) -> Deferred[Answer]:
         return courier.attempt(message, naming)
 
-    def _answered(self, answer: Answer, position: Position) -> None:
+    def _answered(self, answer: Answer, position: Position, *, awaited: bool = False) -> None:
         """Take an answer. Called once for each attempt, in the reactor."""
         if self._closed:
             return
         around, plan, counts = self._around, self.plan, self.counts
         now_s = around.clock.seconds()
-        closed, dead = plan.breaker.closed, len(plan.dead)
+        closed, dead = plan.breaker.closed, len(plan.endings.dead)
         outcome = plan.answered(position, answer, now_s, around.chance.random())
         if outcome is Outcome.DELIVERED:
             counts.delivered += 1
             self.last_problem = ""
             self._reports.heard(now_s)
         else:
-            if len(plan.dead) > dead:
+            if len(plan.endings.dead) > dead:
                 counts.dead += 1
                 self._reports.heard(now_s)
             elif outcome is Outcome.UNKNOWN:
@@ -404,9 +419,21 @@ class Lane:
             else:
                 counts.retried += 1
             self.last_problem = in_words(answer)
+        if awaited:
+            if outcome is Outcome.DELIVERED:
+                self._end(position, "delivered", answer)
+            elif len(plan.endings.dead) > dead:
+                self._end(position, "dead", answer)
         if closed != plan.breaker.closed:
             self._turned(now_s)
         around.wake()
+
+    def _end(self, position: Position, state: State, answer: Answer) -> None:
+        """Tell who waits for a message what its consumer said."""
+        ending = Ending(state)
+        if isinstance(answer, Answered) and answer.whole is not None:
+            ending = ending_of(state, answer.status, *answer.whole)
+        self._around.awaited.ended(position, ending, self._around.clock.seconds())
 
     def _broke(self, failure: Failure) -> None:
         """End the node: the plan is not what the attempts are, which is never to be."""

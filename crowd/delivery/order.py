@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from crowd.message import Message, Position
 
 KEY_BYTES: Final = 16
@@ -142,6 +144,17 @@ class Lines:
     def is_head(self, position: Position) -> bool:
         """Return whether a position is at the head of a line."""
         return position in self._key_of
+
+    def pass_over(self, through: Position, holding: Container[Position]) -> None:
+        """Take away those that wait, up to `through`, but for those `holding` their key.
+
+        Heads stay until they leave.
+        """
+        for key, line in self._lines.items():
+            if line and min(line) <= through:
+                left = deque(p for p in line if p > through or p in holding)
+                self.waiting -= len(line) - len(left)
+                self._lines[key] = left
 
     def leave(self, position: Position) -> Position | None:
         """Take a head away; return the position that is the head now, if there is another."""

@@ -16,7 +16,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from crowd.command import WORDS_MAX, Answers
+from crowd.command import WORDS_MAX
+from crowd.definition import Answers
 
 RETRY_AFTER_DIGITS_MAX: Final = 9
 """A Retry-After of ten digits asks for more than thirty years; it is not taken seriously."""
@@ -64,12 +65,14 @@ class FailureKind(StrEnum):
 class Answered(msgspec.Struct, frozen=True, gc=False):
     """A whole answer. ``retry_after_s`` is what it asked for, in seconds, if anything.
 
-    ``piece`` is the beginning of its body, 1 024 bytes at most, and none after a 2xx.
+    ``piece`` is the beginning of its body, 1 024 bytes at most, and none after a 2xx. ``whole`` is
+    all of it, headers and body, where a producer waits for it and it is not too large.
     """
 
     status: int
     retry_after_s: float | None = None
     piece: bytes = b""
+    whole: tuple[tuple[tuple[bytes, bytes], ...], bytes] | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False):
@@ -88,6 +91,7 @@ _OURS: Final = frozenset({FailureKind.FENCED, FailureKind.STOPPED, FailureKind.U
 _NOT_NOW: Final = frozenset({408, 425, 429})  # Request Timeout, Too Early, Too Many Requests
 _NOT_SO: Final = frozenset({401, 403, 404, 407})  # who asks, or where, is wrong: for any message
 _TOO_MUCH: Final = frozenset({429, 503})
+_NOT_THERE: Final = _NOT_NOW | {502, 503, 504}  # and what a proxy says of who is gone
 _BY_TABLE: Final = Answers()
 
 
@@ -148,6 +152,24 @@ def is_overload(answer: Answer) -> bool:
     if isinstance(answer, Answered):
         return answer.status in _TOO_MUCH
     return answer.kind is FailureKind.TIMEOUT
+
+
+def asks_for_less(answer: Answer) -> bool:
+    """Return whether it says so for its own part: 429, or a 503 with the time to come back.
+
+    A 503 without, or no answer in time, may have other reasons.
+    """
+    return isinstance(answer, Answered) and (
+        answer.status == 429 or (answer.status == 503 and answer.retry_after_s is not None)
+    )
+
+
+def is_there(answer: Answer) -> bool:
+    """Return whether the consumer itself answered, and neither a proxy for it nor "not now".
+
+    Any other failure is the same for every message while the consumer is gone.
+    """
+    return isinstance(answer, Answered) and answer.status not in _NOT_THERE
 
 
 def is_of_content(answer: Answer) -> bool:

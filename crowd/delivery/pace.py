@@ -1,8 +1,8 @@
 """How fast delivery goes: its share of the reactor's time, and a consumer's own rate.
 
-Decides whether delivery may work now. While producers wait it has a share of the time and
-no more, as its every microsecond is theirs; otherwise it takes what it needs. A token
-bucket, counted in seconds of work.
+Decides whether delivery may work now. While producers wait it has what the reactor's other
+work leaves, and a small share at the least, as its every other microsecond is theirs; otherwise
+it takes what it needs. A token bucket, counted in seconds of work.
 
 Decides too when a consumer that has a rate may be attempted again. That is GCRA, the generic
 cell rate algorithm (ITU-T I.371, annex A, as virtual scheduling): one moment to remember,
@@ -17,12 +17,17 @@ from typing import Final
 from crowd.quantity import rate_per_s
 
 SHARE: Final = 0.2
-"""Of the reactor's time while producers wait. With what is not counted, the start of a slice and
-the reactor's own share of each answer, delivery then takes at most 30 %."""
+"""Of the reactor's time while producers wait and it has no moment to spare. With what is not
+counted, the start of a slice and the reactor's own share of each answer, delivery then takes at
+most 30 %."""
 
 BURST_S: Final = 0.002
 """The most that is saved up: some twenty attempts in a row, which delay an answer to a
 producer by less than the fsync that it waits for."""
+
+TURN_S: Final = 0.002
+"""While producers wait, what others leave of so long a time is delivery's, whatever its share: the
+reactor would sleep through it. As long as a burst, so that nobody waits longer for it."""
 
 RATE_BURST_S: Final = 0.1
 """A tenth of a second's attempts may come together: what was late for a slice, a timer or a
@@ -32,8 +37,12 @@ busy reactor is made up for, and a consumer's rate is reached, not only approach
 class TimeBudget:
     """Seconds of work that delivery may still do while producers wait.
 
-    Invariant: over any span in which `may_work` was obeyed, the work done is at most `share`
-    of the span, plus one burst, plus the last slice's overrun.
+    Two bounds, of which the larger holds: a share of the time, which is delivery's even where the
+    reactor is never done, and what all others left of the last turn. So delivery takes all that
+    is to spare, and nothing of what producers need beyond its share.
+
+    Invariant: over any span in which `slice_s` was obeyed, the work done is at most `share`
+    of the span, plus what others left of it, plus one burst, plus the last slice's overrun.
     """
 
     def __init__(self, share: float = SHARE, burst_s: float = BURST_S) -> None:
@@ -57,20 +66,18 @@ class TimeBudget:
         """
         self._left_s = max(-self._burst_s, self._left_s - seconds)
 
-    def may_work(self, now_s: float) -> bool:
-        """Return whether anything is left now."""
-        self._accrue(now_s)
-        return self._left_s > 0
+    def slice_s(self, now_s: float, others_s: float) -> float:
+        """Return for how long to work now; 0 or less for not at all.
 
-    @property
-    def left_s(self) -> float:
-        """The seconds of work that were left when it was last asked; negative is debt."""
-        return self._left_s
+        `others_s` is what all others worked since delivery did last, or was last told to wait.
+        """
+        self._accrue(now_s)
+        return max(self._left_s, TURN_S - others_s)
 
     def wait_s(self, now_s: float) -> float:
-        """Return the seconds until half a burst is left, so that slices are worth their start."""
+        """Return the seconds until it is worth asking again: a turn, or half a burst is left."""
         self._accrue(now_s)
-        return max(0.0, (self._burst_s / 2 - self._left_s) / self._share)
+        return max(0.0, min(TURN_S, (self._burst_s / 2 - self._left_s) / self._share))
 
 
 class Rate:

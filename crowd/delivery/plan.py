@@ -3,8 +3,9 @@
 Decides, of one consumer: whether anything is attempted now, when a message that failed comes
 back, when it is dead, and which outcomes go into the log together. Pure: time and chance are
 arguments. Leaves attempts to ``lane``, what is pending to the ledger, and each single question
-to the module that is named after it: whose turn it is to ``backlog``, and others to ``outcome``,
-``backoff``, ``breaker``, ``concurrency``, ``order`` and ``pace``.
+to the module that is named after it: whose turn it is to ``backlog``, what ended to ``endings``,
+whether a failure counts to ``blame``, and others to ``outcome``, ``backoff``, ``breaker``,
+``concurrency``, ``order`` and ``pace``.
 
 Theory of operation. A position that the ledger names as pending is *taken* once, in rising
 order; the cursor is the last one taken. From then on it is in exactly one place:
@@ -31,22 +32,25 @@ it starts. What waits for the rate is not in flight: it stays fresh or waiting.
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from crowd.delivery.backlog import Backlog
 from crowd.delivery.backoff import AnsweringClock
+from crowd.delivery.blame import Blame
 from crowd.delivery.breaker import Breaker, BreakerState
 from crowd.delivery.concurrency import Concurrency
+from crowd.delivery.endings import Endings
 from crowd.delivery.outcome import (
     Answered,
     FailureKind,
     Outcome,
+    asks_for_less,
     in_words,
     is_of_content,
     is_overload,
+    is_there,
     last_words,
     outcome_of,
     shows_life,
@@ -54,19 +58,13 @@ from crowd.delivery.outcome import (
 from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, letter_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
     from crowd.delivery.rules import Rules
     from crowd.delivery.trial import DeathReason, Trial
     from crowd.message import Position
-
-SETTLE_MAX: Final = 4_096
-"""Positions in one `Settle`; a quarter of what a command may hold."""
-
-DEAD_MAX: Final = 1_024
-"""Dead messages in no proposal yet. More attempts wait: each keeps up to 4 KiB of last words."""
 
 
 class Plan:
@@ -85,7 +83,9 @@ class Plan:
         self.rate = rate
         trials = remembered.trials if remembered is not None else ()
         self.backlog = Backlog(rules.order, watermark, trials)
+        self.endings = Endings()
         self.breaker = Breaker(rules.breaker)
+        self.blame = Blame()
         self.pace = Concurrency(rules.concurrency, adaptive=rules.adaptive)
         self.full = False
         """No more dead letters may be kept: nothing is attempted until there is room again."""
@@ -94,12 +94,6 @@ class Plan:
         self.revision = 0
         """Grows with all that the next leader should know of."""
         self._in_flight: dict[Position, Flight] = {}
-        self._delivered: list[Position] = []
-        self._dead: list[Dead] = []
-        self._proposed: deque[tuple[Position, ...]] = deque()
-        self._buried: dict[Position, Dead] = {}  # those of the proposed that are dead
-        self._holding: set[Position] = set()  # dead, and holding their key
-        self._concluded: list[int] = []
         self._asked_until_s = -math.inf  # a Retry-After's, or a beginning's
         self._asked_why = ""
         self._aged = AnsweringClock(remembered.aged_s if remembered else 0.0)
@@ -137,26 +131,6 @@ class Plan:
         """Messages that wait for another one of their key."""
         lines = self.backlog.lines
         return 0 if lines is None else lines.waiting
-
-    @property
-    def delivered(self) -> int:
-        """Outcomes that are in no proposal yet."""
-        return len(self._delivered)
-
-    @property
-    def dead(self) -> Sequence[Dead]:
-        """The dead that are in no proposal yet, in the order in which they died."""
-        return self._dead
-
-    @property
-    def concluded(self) -> Sequence[int]:
-        """Letters that were delivered and are in no proposal yet."""
-        return self._concluded
-
-    @property
-    def proposed(self) -> int:
-        """Proposals whose effect the ledger does not show yet."""
-        return len(self._proposed)
 
     @property
     def has_room(self) -> bool:
@@ -212,7 +186,8 @@ class Plan:
 
     def _count_time(self, now_s: float) -> None:
         """Let messages age from now on if, and as soon as, the consumer as a whole answers."""
-        stands = self.paused or self.full or not self.breaker.closed
+        answers = self.breaker.closed or self.blame.blamed is not None
+        stands = self.paused or self.full or not answers
         self._aged.run_from(math.inf if stands else self._asked_until_s, now_s)
 
     # --- From the ledger --------------------------------------------------------------------------
@@ -226,58 +201,52 @@ class Plan:
         self.backlog.take(positions, keys)
 
     def applied(self, watermark: Position, is_settled: Callable[[Position], bool]) -> None:
-        """Forget the proposals whose effect the ledger shows. They take effect in their order."""
-        backlog = self.backlog
-        backlog.watermark = watermark
-        while self._proposed and is_settled(self._proposed[0][-1]):
-            positions = self._proposed.popleft()
-            if self._buried and positions[-1] in self._buried:
-                self._are_letters(positions)
-        if len(self._proposed) > 1 and is_settled(self._proposed[1][-1]):
-            # A later one took effect and this did not: there was no room. It is tried again.
-            self.bury_again(is_settled)
+        """Forget what the ledger shows to have ended."""
+        self.backlog.watermark = watermark
+        self._are_letters(self.endings.applied(is_settled))
+
+    def bury_again(self, is_settled: Callable[[Position], bool]) -> None:
+        """Have the oldest burials be proposed again that had no effect."""
+        self._are_letters(self.endings.bury_again(is_settled))
 
     def _are_letters(self, positions: Sequence[Position]) -> None:
         """Let go of positions that the ledger shows buried, or have them hold their keys."""
         backlog = self.backlog
-        for position in positions:
-            del self._buried[position]
         if self.rules.holds_dead and backlog.lines is not None:
-            self._holding.update(filter(backlog.lines.is_head, positions))
+            backlog.holding.update(filter(backlog.lines.is_head, positions))
         else:
             backlog.leave(positions)
 
-    def buries(self, position: Position) -> bool:
-        """Return whether a dead message is in a proposal whose effect the ledger does not show."""
-        return position in self._buried
-
-    def bury_again(self, is_settled: Callable[[Position], bool]) -> None:
-        """Have those of the oldest proposal be proposed again, if they are dead and not buried."""
-        if self._proposed and self._proposed[0][-1] in self._buried:
-            positions = self._proposed.popleft()
-            self._are_letters([position for position in positions if is_settled(position)])
-            left = [position for position in positions if position in self._buried]
-            self._dead.extend(self._buried.pop(position) for position in left)
+    def pass_over(self, through: Position, now_s: float) -> None:
+        """Let go of what an operator skipped, up to `through`; attempts under way end first."""
+        self.revision += 1
+        self.backlog.pass_over(through)
+        self._acquit(now_s)
+        gone = self.endings.pass_over(through)
+        self.backlog.leave(gone)
+        if gone and not self.endings.dead:
+            self.set_full(now_s, full=False)
 
     def hold_key(self, position: Position, key: bytes | None) -> None:
         """Have a dead letter from before hold its key, before anything is taken."""
         assert self.backlog.lines is not None
-        if key is not None and self.backlog.lines.enter(position, key):
-            self._holding.add(position)
+        if key is not None:
+            self.backlog.lines.enter(position, key)
+            self.backlog.holding.add(position)
 
     @property
     def holds(self) -> bool:
         """Whether a dead message holds its key."""
-        return bool(self._holding)
+        return bool(self.backlog.holding)
 
     @property
     def holding(self) -> Sequence[Position]:
         """Dead messages that hold their keys, rising."""
-        return sorted(self._holding)
+        return sorted(self.backlog.holding)
 
     def release_key(self, position: Position) -> None:
         """Let go on what is behind a dead message: its letter is gone."""
-        self._holding.discard(position)
+        self.backlog.holding.discard(position)
         self.backlog.leave((position,))
 
     @property
@@ -285,8 +254,10 @@ class Plan:
         """Whether any letter was taken that is not known to be gone."""
         return bool(self.backlog.letters_known)
 
-    def take_letters(self, numbers: Iterable[int], now_s: float) -> None:
-        """Take letters as `Backlog.take_letters` does."""
+    def take_letters(self, numbers: Collection[int], now_s: float) -> None:
+        """Take letters as `Backlog.take_letters` does; those too whose end had no effect."""
+        left = self.endings.letters_without_end(numbers, now_s)
+        self.backlog.letters_known.difference_update(left)
         self.backlog.take_letters(numbers, now_s, self.aged_s(now_s), self._in_flight)
 
     def park(self, now_s: float, most: int) -> None:
@@ -295,8 +266,8 @@ class Plan:
         So one straggler pins neither the log nor the window. They are tried on as letters. Not
         in an outage, in which nothing is held up by them; and not where there is an order.
         """
-        if self.breaker.closed and self.backlog.is_crowded and not self._dead:
-            self._dead.extend(
+        if self.breaker.closed and self.backlog.is_crowded and not self.endings.dead:
+            self.endings.dead.extend(
                 Dead(trial.position, "window", 0, "", trial.attempts, trial.first_s, now_s)
                 for trial in self.backlog.take_away(most)
             )
@@ -316,7 +287,7 @@ class Plan:
         if not closed:
             self.breaker.started()
         position = trial.position
-        self._in_flight[position] = Flight(trial, now_s, not closed)
+        self._in_flight[position] = Flight(trial, now_s, not closed, (), self.blame.lives)
         return Attempt(position, trial.attempts + 1)
 
     def _may_start(self, now_s: float, *, closed: bool) -> bool:
@@ -332,7 +303,7 @@ class Plan:
     @property
     def _stands(self) -> bool:
         """Whether nothing is attempted, and no time changes that."""
-        return self.paused or self.full or len(self._dead) >= DEAD_MAX
+        return self.paused or self.full or self.endings.is_full
 
     @property
     def _may_probe(self) -> bool:
@@ -351,10 +322,14 @@ class Plan:
         self.backlog.wait(replace(flight.trial, due_s=due_s))
 
     def drop(self, position: Position) -> None:
-        """Forget what `next_attempt` returned last: the ledger settled it meanwhile."""
+        """Forget what `next_attempt` returned last: the ledger settled it meanwhile.
+
+        Or it is a letter that is gone, or waits for another consumer; it may be ordered back.
+        """
         if self._in_flight.pop(position).probe:
             self.breaker.abandoned()
         self.backlog.leave((position,))
+        self.backlog.letters_known.discard(letter_number(position))
 
     def next_due_s(self) -> float | None:
         """Return when `next_attempt` has something, or None if only an event brings it.
@@ -388,24 +363,45 @@ class Plan:
             self._put_back(flight, now_s)
             return Outcome.RETRY
         outcome = outcome_of(answer, self.rules.answers)
-        # Only what failed while the consumer as a whole answered says that the message is bad.
         in_time = self.breaker.closed
+        if flight.probe:
+            self._look_for_blame(position, answer, outcome, now_s)
         if outcome is Outcome.DELIVERED:
-            if self.breaker.lived(probe=flight.probe):
-                self._came_back(now_s)
-            self.pace.succeeded(now_s - flight.started_s, len(self._in_flight))
+            self._lived(flight, now_s)
+            self.pace.succeeded(now_s, flight.started_s, len(self._in_flight))
             self._done(position, flight.trial)
         else:
             self._hear(answer, outcome, flight, now_s)
-            self._failed(flight.trial, answer, outcome, now_s, chance, in_time=in_time)
+            self._failed(flight, flight.trial, answer, outcome, now_s, chance, in_time=in_time)
         return outcome
+
+    def _look_for_blame(
+        self, position: Position, answer: Answer, outcome: Outcome, now_s: float
+    ) -> None:
+        """Take a probe's answer as a sign of whether the message is to blame, or the consumer."""
+        backlog = self.backlog
+        beside = backlog.fresh or backlog.waiting or backlog.letters or self._in_flight
+        alone = self.in_line > 0 and not beside
+        failed = outcome is Outcome.RETRY and is_there(answer)
+        self.blame.probed(position, suspicious=alone and failed)
+        self._count_time(now_s)
+
+    def _acquit(self, now_s: float) -> None:
+        """Blame nobody (any more)."""
+        self.blame.acquit()
+        self._count_time(now_s)
+
+    def _lived(self, flight: Flight, now_s: float) -> None:
+        """Take note of a sign of life."""
+        self.blame.lives += 1
+        if self.breaker.lived(probe=flight.probe):
+            self._came_back(now_s)
 
     def _hear(self, answer: Answer, outcome: Outcome, flight: Flight, now_s: float) -> None:
         """Take what a failure says of the consumer as a whole."""
         alive = shows_life(answer, outcome)
         if alive:
-            if self.breaker.lived(probe=flight.probe):
-                self._came_back(now_s)
+            self._lived(flight, now_s)
         elif alive is None:
             if flight.probe:
                 self.breaker.abandoned()
@@ -415,13 +411,13 @@ class Plan:
                 self.backlog.prefer_fresh()
                 self._count_time(now_s)
             if is_overload(answer):
-                self.pace.overloaded(now_s, flight.started_s)
+                self.pace.overloaded(now_s, flight.started_s, asked=asks_for_less(answer))
 
     def _came_back(self, now_s: float) -> None:
         self.revision += 1
         self.pace.restart(now_s)
         self.backlog.recall(now_s)
-        self._count_time(now_s)
+        self._acquit(now_s)
 
     def _done(self, position: Position, trial: Trial) -> None:
         """Take note of a delivery."""
@@ -430,37 +426,43 @@ class Plan:
         if position < 0:
             number = letter_number(position)
             if number in self.backlog.letters_known:
-                self._concluded.append(number)
+                self.endings.concluded.append(number)
             return
-        self._delivered.append(position)
+        self.endings.delivered.append(position)
         if self.backlog.lines is not None:
             self.backlog.leave((position,))
 
     def _failed(
-        self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, chance: float,
-        *, in_time: bool, company: int = 0,
+        self, flight: Flight, trial: Trial, answer: Answer, outcome: Outcome, now_s: float,
+        chance: float, *, in_time: bool, company: int = 0,
     ) -> None:  # fmt: skip
-        """Have a message wait once more, or die.
+        """Have a message wait once more, or die. `in_time` says that the breaker was closed.
 
         `company` is above 0 if the answer was to several in one request: none of them dies of it,
         and if it may be for one of them, so many at most go together when they come back.
         """
         self.revision += 1
         shared_end = company > 0 and outcome is Outcome.DEAD
-        spares = not in_time or outcome is Outcome.HOLD or shared_end
+        counts = self.blame.counts(flight, trial, answer, in_time=in_time)
+        spares = not counts or outcome is Outcome.HOLD or shared_end
         attempts, spared = trial.attempts + 1, trial.spared + spares
         asked_s = answer.retry_after_s if isinstance(answer, Answered) else None
         if asked_s is not None and outcome is not Outcome.DEAD:
             why = f"{in_words(answer)}, and asked for {asked_s:g} s"
             self._ask(now_s + self.rules.backoff.honoured_s(asked_s), why)
             self._count_time(now_s)
-        reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, in_time=in_time)
+        if 0 < trial.position <= self.backlog.passed:
+            self.backlog.leave((trial.position,))
+            self._acquit(now_s)
+            return
+        reason = self._end_of(trial, answer, outcome, now_s, attempts - spared, counts=counts)
         if reason is not None and not company:
+            self._acquit(now_s)
             if trial.position > 0 or letter_number(trial.position) in self.backlog.letters_known:
                 status = answer.status if isinstance(answer, Answered) else 0
                 words, first_s = last_words(answer), trial.first_s
                 dead = Dead(trial.position, reason, status, words, attempts, first_s, now_s)
-                self._dead.append(dead)
+                self.endings.dead.append(dead)
             return
         due_s = now_s
         if outcome is not Outcome.DEAD:
@@ -474,56 +476,21 @@ class Plan:
                 attempts=attempts,
                 spared=spared,
                 company=company or trial.company,
+                lives=self.blame.lives,
             )
         )
 
     def _end_of(
         self, trial: Trial, answer: Answer, outcome: Outcome, now_s: float, counted: int,
-        *, in_time: bool,
+        *, counts: bool,
     ) -> DeathReason | None:  # fmt: skip
         """Return why a message is dead that failed once more, or None if it is not."""
         if outcome is Outcome.DEAD:
             return "answer" if isinstance(answer, Answered) else "undeliverable"
-        if not in_time:
+        if not counts:
             return None  # the consumer as a whole did not answer
         age_s = self._aged.aged_s(now_s) - trial.aged_s
         return self.rules.backoff.spent(counted, age_s)
-
-    # --- Outcomes -------------------------------------------------------------------------------------
-
-    def to_settle(self) -> tuple[tuple[Position, Position], ...]:
-        """Return the delivered positions of the next proposal as inclusive ranges, rising.
-
-        They stay delivered until `settle_proposed` says that the proposal was appended.
-        """
-        return ranges_of(sorted(self._delivered[:SETTLE_MAX]))
-
-    def settle_proposed(self) -> None:
-        """Take note that what `to_settle` returned last was appended to the log."""
-        self._proposed.append(tuple(self._delivered[:SETTLE_MAX]))
-        del self._delivered[:SETTLE_MAX]
-
-    def bury_proposed(self, count: int) -> None:
-        """Take note that the first `count` of `dead` are in a proposal that was appended.
-
-        They are messages of the backlog, or letters, which die under a new number.
-        """
-        buried = {dead.position: dead for dead in self._dead[:count] if dead.position > 0}
-        if buried:
-            self._proposed.append(tuple(sorted(buried)))  # the order in which they are buried
-            self._buried.update(buried)
-        del self._dead[:count]
-
-    def forget_dead_letters(self, there: Container[int]) -> None:
-        """Forget of `dead` the letters that are not `there` any more: an operator purged them."""
-        while self._dead and self._dead[0].position < 0:
-            if letter_number(self._dead[0].position) in there:
-                break
-            del self._dead[0]
-
-    def conclude_proposed(self, count: int) -> None:
-        """Take note that the first `count` of `concluded` are in a proposal that was appended."""
-        del self._concluded[:count]
 
     # --- For the next leader ----------------------------------------------------------------------
 
@@ -544,14 +511,3 @@ class Plan:
     def _kept_apart(self) -> Iterable[Trial]:
         """Return what is neither in the backlog nor in flight."""
         return ()
-
-
-def ranges_of(positions: list[Position]) -> tuple[tuple[Position, Position], ...]:
-    """Return rising, distinct `positions` as inclusive ranges."""
-    ranges: list[tuple[Position, Position]] = []
-    for position in positions:
-        if ranges and position == ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], position)
-        else:
-            ranges.append((position, position))
-    return tuple(ranges)

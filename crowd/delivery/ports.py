@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from crowd.command import Command, ConsumerDefinition, Index, Remember
+    from crowd.command import Command, Index, Remember
+    from crowd.definition import ConsumerDefinition
     from crowd.delivery.outcome import Answer
     from crowd.delivery.request import Naming
     from crowd.errors import DamagedEntryError
@@ -53,6 +54,10 @@ class ConsumerView(Protocol):
     def backlog(self) -> int:
         """How many of its messages are not settled."""
 
+    @property
+    def passed(self) -> Position:
+        """Through which position an operator last skipped: all up to it are settled."""
+
 
 class LetterView(Protocol):
     """A message that the ledger keeps outside its consumer's backlog."""
@@ -68,6 +73,10 @@ class LetterView(Protocol):
     @property
     def state(self) -> str:
         """``dead``, ``parked`` or ``replay``."""
+
+    @property
+    def target(self) -> ConsumerId:
+        """Who is to have it, if it waits."""
 
 
 class LedgerView(Protocol):

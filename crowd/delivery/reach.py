@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from ipaddress import IPv4Network
 
-    from crowd.command import Reach
+    from crowd.definition import Reach
 
     Network: TypeAlias = IPv4Network | IPv6Network
 

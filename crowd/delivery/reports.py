@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from crowd.command import LETTERS_MAX, Burial, Bury, Conclude, Remember, Settle
 from crowd.command import Trial as RememberedTrial
 from crowd.delivery.trial import Remembered, Trial, letter_number, letter_place
+from crowd.message import ConsumerId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from crowd.delivery.plan import Plan
     from crowd.delivery.ports import Leadership, LedgerView
     from crowd.delivery.trial import Dead
-    from crowd.message import ConsumerId, Position
+    from crowd.message import Position
 
 SETTLE_EVERY_S: Final = 0.1
 """Outcomes wait this long for others: at most ten entries a second for each consumer, and a
@@ -93,7 +94,7 @@ class Reports:
     def due_s(self) -> float | None:
         """Return when `send` has something to do, or None if only an event brings it."""
         due_s = self._due_s
-        if self._plan.proposed >= SETTLE_PROPOSED_MAX or self._plan.full:
+        if self._plan.endings.proposed >= SETTLE_PROPOSED_MAX or self._plan.full:
             due_s = None
         if self._burials:
             again_s = self._burials[0].since_s + BURIED_S
@@ -108,12 +109,16 @@ class Reports:
         plan.park(now_s, PARKED_MAX)
         if self._burials:
             self._look_at_burials(now_s)
-        if plan.dead:
+        if plan.endings.dead:
             self.heard(now_s)
         if self._due_s is not None:
             due = at_once or self._due_s <= now_s
-            if due or plan.full or plan.delivered + len(plan.dead) >= SETTLE_AT:
-                all_gone = (self._settle(), self._bury(now_s), self._conclude())
+            if (
+                due
+                or plan.full
+                or len(plan.endings.delivered) + len(plan.endings.dead) >= SETTLE_AT
+            ):
+                all_gone = (self._settle(), self._bury(now_s), self._conclude(now_s))
                 self._due_s = None if all(all_gone) else now_s + SETTLE_EVERY_S
         if plan.revision != self._told_revision and (at_once or self._tell_s <= now_s):
             self._remember(now_s)
@@ -125,21 +130,21 @@ class Reports:
     def _settle(self) -> bool:
         """Propose deliveries; return whether none is left."""
         plan = self._plan
-        while plan.delivered and plan.proposed < SETTLE_PROPOSED_MAX:
-            if not self._propose(Settle(self._consumer, plan.to_settle())):
+        while plan.endings.delivered and plan.endings.proposed < SETTLE_PROPOSED_MAX:
+            if not self._propose(Settle(self._consumer, plan.endings.to_settle())):
                 return False
-            plan.settle_proposed()
-        return not plan.delivered
+            plan.endings.settle_proposed()
+        return not plan.endings.delivered
 
-    def _conclude(self) -> bool:
+    def _conclude(self, now_s: float) -> bool:
         """Propose what became of letters; return whether none is left."""
-        concluded = self._plan.concluded[:LETTERS_MAX]
+        concluded = self._plan.endings.concluded[:LETTERS_MAX]
         if not concluded:
             return True
-        if not self._propose(Conclude(tuple(sorted(concluded)))):
+        if not self._propose(Conclude(self._consumer, tuple(sorted(concluded)))):
             return False
-        self._plan.conclude_proposed(len(concluded))
-        return not self._plan.concluded
+        self._plan.endings.conclude_proposed(len(concluded), now_s)
+        return not self._plan.endings.concluded
 
     # --- The dead -----------------------------------------------------------------------------------
 
@@ -150,9 +155,9 @@ class Reports:
         more can die.
         """
         plan = self._plan
-        while plan.dead and plan.proposed < SETTLE_PROPOSED_MAX:
-            plan.forget_dead_letters(self._ledger.letters)
-            if not plan.dead:
+        while plan.endings.dead and plan.endings.proposed < SETTLE_PROPOSED_MAX:
+            plan.endings.forget_dead_letters(self._waits)
+            if not plan.endings.dead:
                 break
             burials = self._next_burials(now_s)
             plan.set_full(now_s, full=burials is None, why=self.no_room)
@@ -161,17 +166,26 @@ class Reports:
             if not burials:
                 return False
             ordered = tuple(sorted(burials, key=lambda burial: burial.position))
-            if not self._propose(Bury(self._owner(plan.dead[0]), ordered)):
+            owner = self._owner(plan.endings.dead[0])
+            target = ConsumerId(0) if owner == self._consumer else self._consumer
+            if not self._propose(Bury(owner, ordered, target)):
                 return False
-            if plan.dead[0].position > 0:
+            if plan.endings.dead[0].position > 0:
                 words_bytes = sum(_words_bytes(burial) for burial in burials)
                 message_bytes = sum(len(burial.message) for burial in burials)
                 last = ordered[-1].position
                 self._burials.append(
                     _UnderWay(last, len(burials), words_bytes, message_bytes, now_s)
                 )
-            plan.bury_proposed(len(burials))
-        return not plan.dead
+            plan.endings.bury_proposed(len(burials), now_s)
+        if plan.full and not plan.endings.dead:
+            plan.set_full(now_s, full=False)  # what found no room was purged, or is not ours now
+        return not plan.endings.dead
+
+    def _waits(self, number: int) -> bool:
+        """Return whether a letter is there, and waits for this consumer."""
+        letter = self._ledger.letters.get(number)
+        return letter is not None and letter.target == self._consumer
 
     def _owner(self, dead: Dead) -> ConsumerId:
         """Return whose message it is: a letter may have been replayed to another consumer."""
@@ -182,11 +196,13 @@ class Reports:
     def _look_at_burials(self, now_s: float) -> None:
         """Forget those that took effect; have one that took none for long be proposed again."""
         plan, ledger = self._plan, self._ledger
-        self._burials = [each for each in self._burials if plan.buries(each.position)]
+        self._burials = [each for each in self._burials if plan.endings.buries(each.position)]
         if self._burials and self._burials[0].since_s + BURIED_S <= now_s:
             plan.bury_again(lambda position: ledger.is_settled(self._consumer, position))
             self._burials = [
-                each._replace(since_s=now_s) for each in self._burials if plan.buries(each.position)
+                each._replace(since_s=now_s)
+                for each in self._burials
+                if plan.endings.buries(each.position)
             ]
 
     def _next_burials(self, now_s: float) -> list[Burial] | None:
@@ -201,7 +217,7 @@ class Reports:
         count = sum(each.letters for each in under_way)
         burials: list[Burial] = []
         entry_bytes = 0
-        for dead in self._plan.dead[:LETTERS_MAX]:
+        for dead in self._plan.endings.dead[:LETTERS_MAX]:
             is_letter = dead.position < 0
             if burials and is_letter:
                 break  # it goes alone: it may be another consumer's

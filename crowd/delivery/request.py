@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from crowd.message import WAIT_FIELD
+
 if TYPE_CHECKING:
     from crowd.message import Message, Position
 
@@ -25,7 +27,10 @@ _AUTHORITY = re.compile(rb"[^/?]*://[^/?]*")
 _PORTS: Final = {"http": 80, "https": 443}
 
 # Framing is made anew for the body that is sent; Host is the consumer's.
-_OURS: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+# What says that a producer waits is for crowd alone.
+_OURS: Final = frozenset({
+    b"host", b"content-length", b"transfer-encoding", WAIT_FIELD.lower()
+})  # fmt: skip
 # Lists to whose end a proxy adds itself; the last occurrence is the end of the list.
 _LISTS: Final = frozenset({b"x-forwarded-for", b"forwarded", b"via"})
 # Kept as they came if they came: the outermost proxy saw the producer itself.
@@ -52,13 +57,15 @@ class Destination(msgspec.Struct, frozen=True):
 class Naming(msgspec.Struct, frozen=True, gc=False):
     """What tells a consumer which message this is: the same id at every attempt (I4).
 
-    ``replay`` says that an operator had it delivered again.
+    ``replay`` says that an operator had it delivered again, ``awaited`` that a producer waits for
+    the answer, which is to be kept.
     """
 
     id: str
     position: Position
     attempt: int
     replay: bool = False
+    awaited: bool = False
 
 
 def parse_destination(url: str, path: str | None) -> Destination:
@@ -110,6 +117,22 @@ def request_head(message: Message, destination: Destination, naming: Naming) -> 
 
     Every header of the message's own stands where it stood; what is added follows.
     """
+    lines = passed_on(message, destination)
+    if naming.replay:
+        lines.append(b"Crowd-Replay: 1")
+    lines.append(
+        b"Crowd-Message-Id: %b\r\nCrowd-Position: %d\r\nCrowd-Attempt: %d\r\n\r\n"
+        % (naming.id.encode("ascii"), naming.position, naming.attempt)
+    )
+    return b"\r\n".join(lines)
+
+
+def passed_on(message: Message, destination: Destination, *, sized: bool = True) -> list[bytes]:
+    """Return the lines of a request's head as they are passed on, the request line first.
+
+    With `sized` it says its body's length even if that is 0 and the message did not say it; a
+    read without a body does not (RFC 9110, 8.6).
+    """
     host = b""
     lines = [
         b"%b %b HTTP/1.1" % (message.method, target_at(destination, message.target)),
@@ -127,16 +150,10 @@ def request_head(message: Message, destination: Destination, naming: Naming) -> 
                 value = b"%d" % len(message.body)  # noqa: PLW2901  in its place, and true
             seen[lowered] = len(lines)
         lines.append(b"%b: %b" % (name, value))
-    if b"content-length" not in seen:
+    if b"content-length" not in seen and (sized or message.body):
         lines.append(b"Content-Length: %d" % len(message.body))
     _add_path(lines, seen, message, host)
-    if naming.replay:
-        lines.append(b"Crowd-Replay: 1")
-    lines.append(
-        b"Crowd-Message-Id: %b\r\nCrowd-Position: %d\r\nCrowd-Attempt: %d\r\n\r\n"
-        % (naming.id.encode("ascii"), naming.position, naming.attempt)
-    )
-    return b"\r\n".join(lines)
+    return lines
 
 
 def _add_path(lines: list[bytes], seen: dict[bytes, int], message: Message, host: bytes) -> None:

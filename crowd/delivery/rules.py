@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from crowd.command import Answers, Batch
-from crowd.command import Breaker as BreakerDefinition
+from crowd.definition import Answers, Batch
+from crowd.definition import Breaker as BreakerDefinition
 from crowd.delivery.backoff import Backoff
 from crowd.delivery.order import Order
 
 if TYPE_CHECKING:
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
 
 
 class Rules(msgspec.Struct, frozen=True):

@@ -1,15 +1,16 @@
-"""Where the secrets of a consumer's signatures are read: files and the environment.
+"""Where the secrets of signatures are read: files and the environment.
 
-Decides when they are read again. A definition holds references only, ``file:/path`` and
-``env:NAME``, as it is in every node's log; each node reads what they refer to by itself.
-Leaves what a secret may be to ``forms.signing``, whose invariant holds here too.
+Decides when they are read again. A definition or a policy holds references only, ``file:/path``
+and ``env:NAME``; each node reads what they refer to by itself. Leaves what a secret may be to
+``forms.signing``, for what is sent, and to ``crowd/door/signatures.py``, for what comes in; their
+invariant holds here too.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from crowd.delivery.forms.signing import Secret, parse_key
 from crowd.errors import SecretUnreadableError
@@ -17,7 +18,7 @@ from crowd.errors import SecretUnreadableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from crowd.delivery.forms.signing import Key
+K = TypeVar("K")
 
 READ_EVERY_S: Final = 60.0
 """A secret that was changed in its file signs a minute later, on every node, with no one told."""
@@ -29,8 +30,8 @@ FILE_BYTES_MAX: Final = 4096
 """Many times a secret's length: a larger file is another file."""
 
 
-class Keyring:
-    """The keys of one consumer, as fresh as `READ_EVERY_S`.
+class Keyring(Generic[K]):
+    """The keys of one consumer, or of one route, as fresh as `READ_EVERY_S`.
 
     It reads in the reactor's thread: a few small files once a minute, which docs/ asks to be
     on a local disk.
@@ -41,8 +42,13 @@ class Keyring:
         references: Sequence[str],
         seconds: Callable[[], float],
         variable: Callable[[str], str | None] = os.getenv,
+        parse: Callable[[Secret], K] = parse_key,  # type: ignore[assignment]  # K is a Key then
+        tell: Callable[[SecretUnreadableError], None] = lambda _: None,
     ) -> None:
         """Make a keyring that has read nothing yet. `seconds` is a monotonic clock.
+
+        `parse` makes a key of a secret, or raises ValueError, which says nothing of its content.
+        `tell` hears each time that one could not be read: once in `READ_AGAIN_S` at most.
 
         `variable` returns one of the environment. The environment itself is handed nowhere:
         where it is shown, as a traceback may, every secret in it is.
@@ -50,12 +56,14 @@ class Keyring:
         self._references = tuple(references)
         self._seconds = seconds
         self._variable = variable
-        self._keys: tuple[Key, ...] = ()
+        self._parse = parse
+        self._tell = tell
+        self._keys: tuple[K, ...] = ()
         self._trouble: SecretUnreadableError | None = None
         self._read_at_s = float("-inf")
 
-    def current(self) -> tuple[Key, ...]:
-        """Return a key for each reference, in their order; none for a consumer without secrets.
+    def current(self) -> tuple[K, ...]:
+        """Return a key for each reference, in their order; none where there are none.
 
         Raises SecretUnreadableError if one cannot be read now. Older keys are then not used:
         a secret that was taken away signs nothing more.
@@ -71,19 +79,24 @@ class Keyring:
 
     def _read(self, now_s: float) -> None:
         try:
-            self._keys = tuple([read_key(each, self._variable) for each in self._references])
+            self._keys = tuple(
+                [read_key(each, self._variable, self._parse) for each in self._references]
+            )
         except SecretUnreadableError as trouble:
             self._keys, self._trouble = (), trouble
             self._read_at_s = now_s + READ_AGAIN_S
+            self._tell(trouble)
         else:
             self._trouble = None
             self._read_at_s = now_s + READ_EVERY_S
 
 
-def read_key(reference: str, variable: Callable[[str], str | None]) -> Key:
+def read_key(
+    reference: str, variable: Callable[[str], str | None], parse: Callable[[Secret], K]
+) -> K:
     """Return the key that `reference` leads to; raise SecretUnreadableError if there is none."""
     try:
-        return parse_key(_read_secret(reference, variable))
+        return parse(_read_secret(reference, variable))
     except OSError as error:
         raise SecretUnreadableError(reference, error.strerror or "it cannot be read") from None
     except ValueError as error:

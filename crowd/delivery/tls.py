@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crowd.clock import Clock
-    from crowd.command import Proof
+    from crowd.definition import Proof
 
 LOOK_AGAIN_S: Final = 60.0
 """How long files may have changed before a new connection notices: renewals come hours

@@ -45,6 +45,7 @@ class Trial(msgspec.Struct, order=True, frozen=True, gc=False):
     ``attempts`` were made, ``spared`` of which do not count towards a bound. The first was at
     ``first_s``, when the consumer had answered for ``aged_s``. ``company`` is how many messages at
     most, itself among them, go in its next request, of a consumer that takes batches; 0 says nothing.
+    ``lives`` is how many signs of life there had been at its last failure.
     """
 
     due_s: float
@@ -54,18 +55,20 @@ class Trial(msgspec.Struct, order=True, frozen=True, gc=False):
     first_s: float
     aged_s: float
     company: int = 0
+    lives: int = 0
 
 
 class Flight(msgspec.Struct, frozen=True, gc=False):
     """An attempt under way: what it was before, when it began, and whether it is a probe.
 
-    ``mates`` are the other messages of its request.
+    ``mates`` are the other messages of its request. ``lives`` counts signs of life before it.
     """
 
     trial: Trial
     started_s: float
     probe: bool
     mates: tuple[Trial, ...] = ()
+    lives: int = 0
 
 
 class Dead(msgspec.Struct, frozen=True, gc=False):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import zlib
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from itertools import accumulate, chain, compress, pairwise
 from operator import sub
 from typing import TYPE_CHECKING, Annotated, Final
@@ -22,11 +22,14 @@ import msgspec
 from msgspec import Meta
 
 from crowd.codec import pack, unpack
-from crowd.command import INTEGER_MAX, MESSAGES_MAX
+from crowd.command import MESSAGES_MAX
 from crowd.errors import MalformedError
 from crowd.ledger.head import ROUTES_MAX, expect
+from crowd.value import INTEGER_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from crowd.ledger.head import RowsPart
 
 CHUNK_ROWS: Final = 4_096
@@ -41,8 +44,8 @@ _LEVEL: Final = 1  # the columns are nearly constant differences: more effort ga
 _FEW: Final = 4
 """Routes up to which passing over all rows once for each is quicker than a loop over them."""
 
-_ROW_BYTES: Final = 8 + 2 + 2 + 4
-"""A sealed row before it is compressed: step of the index, messages, route, bytes."""
+_ROW_BYTES: Final = 8 + 2 + 2 + 4 + 2
+"""A sealed row before it is compressed: step of the index, messages, route, bytes, gap."""
 
 _Amount = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
 _Counted = Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
@@ -51,18 +54,25 @@ _Counted = Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
 class Columns:
     """Rows in the open. ``sizes`` are the bytes of each row's messages together.
 
-    ``through`` sums them up: the bytes of all rows up to each one, it included. It is made
+    ``gaps`` count the messages of the entry that stand before a row and took no position: those
+    behind the row before it in that entry. ``through`` sums them up: the bytes of all rows up to each one, it included. It is made
     of the others.
     """
 
-    __slots__ = ("firsts", "indexes", "routes", "sizes", "through")
+    __slots__ = ("firsts", "gaps", "indexes", "routes", "sizes", "through")
 
     def __init__(self) -> None:
         self.indexes = array("Q")
         self.firsts = array("Q")
         self.routes = array("H")
         self.sizes = array("I")
+        self.gaps = array("H")
         self.through = array("Q")
+
+    def offset(self, row: int, position: int) -> int:
+        """Return the place in its batch, from 0, of the message at `position`, in this row."""
+        start = bisect_left(self.indexes, self.indexes[row])
+        return position - self.firsts[start] + sum(self.gaps[start : row + 1])
 
     def amount(self, first: int, last: int, end: int, routes: int) -> tuple[int, int]:
         """Return the messages within first-last whose route is in `routes`, and their bytes.
@@ -96,8 +106,8 @@ class Columns:
         return self.sizes[row] * (position - start + 1) // (behind - start)
 
     def state(self) -> list[bytes]:
-        """Return the columns as little-endian integers of 8, 8, 2 and 4 bytes."""
-        columns = (self.indexes, self.firsts, self.routes, self.sizes)
+        """Return the columns as little-endian integers of 8, 8, 2, 4 and 2 bytes."""
+        columns = (self.indexes, self.firsts, self.routes, self.sizes, self.gaps)
         return [_swapped(column).tobytes() for column in columns]
 
     def restore(self, part: RowsPart, last: int) -> None:
@@ -105,8 +115,8 @@ class Columns:
 
         Raises MalformedError if they cannot be: this object is of no use then.
         """
-        given = (part.indexes, part.firsts, part.routes, part.sizes)
-        columns = (self.indexes, self.firsts, self.routes, self.sizes)
+        given = (part.indexes, part.firsts, part.routes, part.sizes, part.gaps)
+        columns = (self.indexes, self.firsts, self.routes, self.sizes, self.gaps)
         for column, data in zip(columns, given, strict=True):
             expect(len(data) % column.itemsize == 0, what="open rows")
             column.frombytes(data)
@@ -121,6 +131,7 @@ class Columns:
                 0 < min(counts) <= max(counts) <= MESSAGES_MAX,
                 min(self.routes) > 0,
                 all(a <= b for a, b in pairwise(self.indexes)),
+                _fit(self.indexes, counts, self.gaps),
                 what="open rows",
             )
 
@@ -161,9 +172,9 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
 
     def open(self) -> Columns:
         """Return the columns that were sealed."""
-        steps, counts, routes, sizes = _inflated(self.section, self.columns_at, self.rows)
+        steps, counts, routes, sizes, gaps = _inflated(self.section, self.columns_at, self.rows)
         columns = Columns()
-        columns.routes, columns.sizes = routes, sizes
+        columns.routes, columns.sizes, columns.gaps = routes, sizes, gaps
         columns.indexes = array("Q", accumulate(steps[1:], initial=self.first_index))
         columns.firsts = array("Q", accumulate(counts[:-1], initial=self.first))
         columns.through = array("Q", accumulate(sizes))
@@ -190,7 +201,8 @@ def seal(columns: Columns, last: int, routes: int, bytes_before: int) -> Chunk:
     counts = array("H", (*map(sub, firsts[1:], firsts), last + 1 - firsts[-1]))
     packed = zlib.compress(
         b"".join(
-            _swapped(column).tobytes() for column in (steps, counts, columns.routes, columns.sizes)
+            _swapped(column).tobytes()
+            for column in (steps, counts, columns.routes, columns.sizes, columns.gaps)
         ),
         _LEVEL,
     )
@@ -214,7 +226,7 @@ def read_chunk(section: bytes) -> tuple[Chunk, int]:
     except msgspec.ValidationError as error:
         raise MalformedError(f"a chunk of rows: {error}") from error
     columns_at = len(section) - len(head.columns)
-    steps, counts, routes, sizes = _inflated(section, columns_at, head.rows)
+    steps, counts, routes, sizes, gaps = _inflated(section, columns_at, head.rows)
     mask = int.from_bytes(head.routes, "big")
     expect(
         steps[0] == 0,
@@ -223,6 +235,7 @@ def read_chunk(section: bytes) -> tuple[Chunk, int]:
         sum(counts) == head.last - head.first + 1,
         min(routes) > 0,
         sum(1 << route for route in set(routes)) == mask,
+        _fit(accumulate(steps), counts, gaps),
         what="chunk of rows",
     )
     chunk = Chunk(
@@ -230,6 +243,16 @@ def read_chunk(section: bytes) -> tuple[Chunk, int]:
         head.rows, section, columns_at, *_totals(counts, routes, sizes),
     )  # fmt: skip
     return chunk, sum(sizes)
+
+
+def _fit(indexes: Iterable[int], counts: Sequence[int], gaps: array[int]) -> bool:
+    """Return whether no entry has more places than a batch can, those left out among them."""
+    if not any(gaps):
+        return True  # an entry's messages are bounded by whoever counted them
+    places: dict[int, int] = {}
+    for index, count, gap in zip(indexes, counts, gaps, strict=True):
+        places[index] = places.get(index, 0) + count + gap
+    return max(places.values()) <= MESSAGES_MAX
 
 
 def _totals(
@@ -252,8 +275,8 @@ def _totals(
 
 def _inflated(
     section: bytes, columns_at: int, rows: int
-) -> tuple[array[int], array[int], array[int], array[int]]:
-    """Return steps, counts, routes and sizes. Inflates no more than the rows can take."""
+) -> tuple[array[int], array[int], array[int], array[int], array[int]]:
+    """Return steps, counts, routes, sizes and gaps. Inflates no more than the rows can take."""
     whole = rows * _ROW_BYTES
     inflater = zlib.decompressobj()
     try:
@@ -261,7 +284,7 @@ def _inflated(
     except zlib.error as error:
         raise MalformedError(f"a chunk of rows: {error}") from error
     expect(len(packed) == whole, inflater.eof, not inflater.unused_data, what="chunk of rows")
-    columns = array("Q"), array("H"), array("H"), array("I")
+    columns = array("Q"), array("H"), array("H"), array("I"), array("H")
     start = 0
     for column in columns:
         stop = start + rows * column.itemsize

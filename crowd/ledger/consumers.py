@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from crowd.command import INTEGER_MAX
 from crowd.errors import MalformedError
 from crowd.ledger.head import expect
 from crowd.ledger.ranges import RangeSet
 from crowd.message import Position
+from crowd.value import INTEGER_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
     from crowd.ledger.head import ConsumerPart, Head
     from crowd.ledger.rows import Rows
     from crowd.message import ConsumerId, RouteId
@@ -83,6 +83,8 @@ class Consumer:
         Exact for whole runs of one route in one entry; those of a run that is settled in part
         count as spread evenly, and it adds up once all of it is settled.
         """
+        self.passed = Position(0)
+        """Through which position an operator last skipped. Not state: for who holds positions."""
         self._epochs = [_Epoch(from_position, routes)]
         # Not state: nothing of it is pending within this span. What is accepted later lies
         # above, and settling or defining makes nothing pending that was not.
@@ -145,6 +147,11 @@ class Consumer:
             self.advance(rows)
         if is_skipped:
             self.skip(Position(before + 1), rows.last, rows)
+
+    def pass_over(self, through: Position, rows: Rows) -> None:
+        """Skip all of its own up to `through` that are there, by an operator's order."""
+        self.passed = min(through, rows.last)
+        self.skip(Position(1), through, rows)
 
     def skip(self, first: Position, last: Position, rows: Rows) -> None:
         """Settle what of its own is not settled within first-last, and count it as skipped."""
@@ -226,6 +233,18 @@ class Consumer:
             or position in self.settled
             or next(self._own(position, position, rows), None) is None
         )
+
+    def owns(self, position: Position, rows: Rows) -> bool:
+        """Return whether the message at `position` is, or was, its own.
+
+        Where it took other routes then, which is known above its watermark alone, the present
+        ones are gone by.
+        """
+        if not self.from_position < position <= rows.last:
+            return False
+        if position > self._epochs[0].after:
+            return next(self._own(position, position, rows), None) is not None
+        return bool(self.routes >> rows.place(position).route & 1)
 
     def has_settled(self, position: Position) -> bool:
         """Return whether `position` is settled, or not its own below a settled one."""

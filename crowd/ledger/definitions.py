@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from crowd.command import NO_FILE, Index, read_start
+from crowd.command import NO_FILE, Index
+from crowd.definition import read_start
 from crowd.ledger.consumers import ALL_ROUTES, Consumer
 from crowd.ledger.head import CONSUMERS_MAX, ROUTES_MAX, expect
 from crowd.message import ConsumerId, Position, RouteId
@@ -22,7 +23,8 @@ from crowd.message import ConsumerId, Position, RouteId
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crowd.command import ConsumerDefinition, Define, RouteDefinition
+    from crowd.command import Define
+    from crowd.definition import ConsumerDefinition, RouteDefinition
     from crowd.ledger.head import Head
     from crowd.ledger.marks import Marks
     from crowd.ledger.rows import Rows
@@ -87,18 +89,18 @@ class Definitions:
         """Consumers that were dismissed, in the order of that: the newest `GONE_MAX`."""
         self.file_hashes: dict[str, bytes] = {}
 
-    def define(self, file: Define, rows: Rows, starts: Starts) -> None:
+    def define(self, file: Define, rows: Rows, starts: Starts) -> bool:
         """Apply one node's file: add what is new, replace what it changes, remove nothing.
 
-        A consumer that is new begins where `starts` has it.
+        Returns whether it is applied. A consumer that is new begins where `starts` has it.
 
         The same file again changes nothing, so a node that starts with an old file does not
         undo what another one's brought. A file that would pass a bound changes nothing and
         leaves no hash, which shows on its node as a file not applied. An operator's order
-        (`NO_FILE`) leaves none either, and has its effect each time.
+        (`NO_FILE`) leaves none either; that it has its effect once is seen to by `heard`.
         """
         if self.file_hashes.get(file.node) == file.file_hash or not self._has_room(file):
-            return
+            return False
         if file.file_hash != NO_FILE:
             self.file_hashes[file.node] = file.file_hash
         for route in file.routes:
@@ -115,6 +117,7 @@ class Definitions:
         # All of them, as this file may define a path that another's consumer waits for.
         for consumer in self.consumers.values():
             consumer.take(self._mask(consumer.definition.routes), rows.last)
+        return True
 
     def _has_room(self, file: Define) -> bool:
         paths = {route.path for route in file.routes} | self.routes.keys()

@@ -2,8 +2,8 @@
 
 Decides which fields there are, their bounds, and how they are read from bytes that may be
 anyone's. Leaves what must hold within a part to the module that it is restored in, which
-checks its own invariants with `expect`, and the other sections to ``chunk``, ``records`` and
-``memories``.
+checks its own invariants with `expect`, and the other sections to ``chunk``, ``keys``,
+``records`` and ``memories``.
 
 The head is one CBOR array, drawn in docs/reference/ledger.md. What stands before ``rows`` is
 the state of which the digest is taken. Its shape goes by the ledger's format: a newer crowd
@@ -18,18 +18,12 @@ import msgspec
 from msgspec import Meta
 
 from crowd.codec import unpack
-from crowd.command import (
-    FORMAT,
-    INTEGER_MAX,
-    MEMBERS_MAX,
-    ConsumerDefinition,
-    Index,
-    RouteDefinition,
-    SessionId,
-    Term,
-)
+from crowd.command import FORMAT, MEMBERS_MAX, Index, SessionId, Term
+from crowd.definition import ConsumerDefinition, KeyBounds, RouteDefinition  # noqa: TC001  msgspec reads them
 from crowd.errors import MalformedError, NeedsNewerCrowdError
+from crowd.ledger.heard import HEARD_MAX, ORDER_BYTES
 from crowd.message import ConsumerId, Position, RouteId
+from crowd.value import INTEGER_MAX
 
 ROUTES_MAX: Final = 1_024
 """Routes of a cluster, from all files. A chunk of rows keeps a bit for each."""
@@ -42,6 +36,9 @@ GONE_MAX: Final = 1_024
 
 MARKS_MAX: Final = 4_096
 """Marks of when the log had reached which position: 64 KiB, copied in microseconds."""
+
+KEY_SEGMENTS_MAX: Final = 2_048
+"""Sealed segments of keys. Five million keys are 1 221 of them, and a few more by time."""
 
 DIGEST_EVERY: Final = 4_096
 """Entries between two digests that are remembered; a digest costs a few milliseconds."""
@@ -114,7 +111,11 @@ class ReleasedPart(_Part, frozen=True):
 
 
 class SessionPart(_Part, frozen=True):
-    """``numbers`` alternate: a proposal's number, its batch's first position."""
+    """``numbers`` alternate: a proposal's number, its batch's first position.
+
+    ``left_out`` has what `crowd.idempotency.pack_left_out` made, by number, of batches of which
+    something was left out.
+    """
 
     id: Annotated[SessionId, _FROM_1]
     node: _Name
@@ -122,6 +123,7 @@ class SessionPart(_Part, frozen=True):
     is_open: bool
     low: Annotated[int, _FROM_1]
     numbers: tuple[Annotated[int, _FROM_1], ...]
+    left_out: tuple[tuple[_Amount, bytes], ...]
 
 
 class SessionsPart(_Part, frozen=True):
@@ -187,6 +189,32 @@ class LettersPart(_Part, frozen=True):
     sets: tuple[tuple[_Id, Literal["dead", "parked", "replay"], _Target, bytes], ...]
 
 
+class KeyTallyPart(_Part, frozen=True):
+    """What keys came to."""
+
+    replays: _Amount
+    mismatches: _Amount
+    evicted: _Amount
+    evicted_us: _Amount
+
+
+class OpenKeysPart(_Part, frozen=True):
+    """The segment that is not sealed yet: records, and when the first and the last one came."""
+
+    since_us: _Amount
+    last_us: _Amount
+    records: bytes
+
+
+class KeysPart(_Part, frozen=True):
+    """All idempotency keys but the sealed segments, of which it has the last time and the hash."""
+
+    bounds: KeyBounds
+    tally: KeyTallyPart
+    segments: Annotated[tuple[tuple[_Amount, _Bytes32], ...], Meta(max_length=KEY_SEGMENTS_MAX)]
+    open: OpenKeysPart
+
+
 class RowsPart(_Part, frozen=True):
     """``first`` is the lowest position that has a row; the columns are those still open."""
 
@@ -195,6 +223,7 @@ class RowsPart(_Part, frozen=True):
     firsts: bytes
     routes: bytes
     sizes: bytes
+    gaps: bytes
 
 
 class Head(_Part, frozen=True):
@@ -215,6 +244,8 @@ class Head(_Part, frozen=True):
     letters: LettersPart
     memories: Annotated[tuple[tuple[_Id, _Bytes32], ...], Meta(max_length=CONSUMERS_MAX)]
     marks: Annotated[bytes, Meta(max_length=16 * MARKS_MAX)]
+    heard: Annotated[bytes, Meta(max_length=ORDER_BYTES * HEARD_MAX)]
+    keys: KeysPart
     rows: RowsPart
     digests: Annotated[tuple[tuple[_Index, _Bytes32], ...], Meta(max_length=DIGESTS_KEPT)]
 

@@ -18,7 +18,7 @@ A command without effect (a repeat, a stranger's, one before birth) moves the in
 proposal that is refused is counted too.
 
 Invariant: positions are dense. An accepted batch of n messages takes the n positions behind
-`tip`; a refused one takes none.
+`tip`; a refused one takes none, nor does a message whose idempotency key is known.
 
 Invariant: every position in the entries up to `released_index` is at or below `beginning`,
 and no consumer needs one of those, now or ever. Rows of later entries are never forgotten.
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crowd.codec import pack
 from crowd.command import (
@@ -45,6 +45,7 @@ from crowd.command import (
     Enroll,
     Expel,
     Index,
+    Once,
     OpenSession,
     Promote,
     Purge,
@@ -58,6 +59,7 @@ from crowd.command import (
     Term,
 )
 from crowd.errors import MalformedError, NeedsNewerCrowdError
+from crowd.idempotency import left_out_places
 from crowd.ledger.definitions import Starts
 from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT, GONE_MAX, Head, expect, read_head
 from crowd.ledger.questions import Questions
@@ -68,6 +70,9 @@ if TYPE_CHECKING:
 
     from crowd.ledger.consumers import Consumer
     from crowd.message import RouteId
+
+
+T = TypeVar("T")
 
 
 class Ledger(Questions):
@@ -92,8 +97,10 @@ class Ledger(Questions):
             self._accept(command)
         elif isinstance(command, Settle):
             self._apply_to_one(command)
-        else:
+        elif not isinstance(command, Once):
             self._apply_rare(command)
+        elif self.tag is not None and self._heard.hear(command):
+            self._apply_rare(command.command)
         self._remember_digest()
 
     def skip(self, index: Index, term: Term) -> None:
@@ -142,7 +149,8 @@ class Ledger(Questions):
         elif isinstance(command, Define):
             if command.node in self.members:
                 starts = Starts(self.beginning, self.log_time_us, self._marks)
-                self._definitions.define(command, self._rows, starts)
+                if self._definitions.define(command, self._rows, starts) and command.keys:
+                    self._keys.bound(command.keys, self.log_time_us)
         elif isinstance(command, Enroll | Promote | Demote | Expel):
             self._change_members(command)
         elif isinstance(command, Release):
@@ -151,7 +159,7 @@ class Ledger(Questions):
             self.format = max(self.format, command.version)
         elif isinstance(command, Conclude | Purge):
             self._let_letters_go(command)
-        elif not isinstance(command, Accept):
+        elif not isinstance(command, Accept | Once):
             self._apply_to_one(command)
 
     def _apply_to_one(
@@ -172,13 +180,13 @@ class Ledger(Questions):
         elif isinstance(command, Control):
             consumer.paused = command.action == "pause"
         elif isinstance(command, Skip):
-            consumer.skip(Position(1), command.through, self._rows)
+            consumer.pass_over(command.through, self._rows)
         elif isinstance(command, Dismiss):
             self._dismiss(consumer, command)
 
     def _let_letters_go(self, command: Conclude | Purge) -> None:
         if isinstance(command, Conclude):
-            self._letters.conclude(command.letters)
+            self._letters.conclude(command.consumer, command.letters)
         elif command.reason == "age":
             self._letters.expire(command.letters, self._buried_until_us(self.log_time_us))
         else:
@@ -234,24 +242,51 @@ class Ledger(Questions):
             if session is not None and session.is_open:
                 session.raise_low(batch.low)
             return
-        before = self.tip
-        if self.log_time_us >= self._marks.due_us or before >= self._marks.due_position:
-            self._marks.note(self.log_time_us, before)
-        sizes = [len(message) for message in batch.messages]
-        first = self._rows.append(self.applied_index, batch.routes, sizes)
+        if self.log_time_us >= self._keys.due_us:
+            self._keys.tidy(self.log_time_us)
+        first, left_out = Position(self.tip + 1), b""
+        if batch.keys:
+            left_out = self._keys.take(batch.keys, first, self.log_time_us)
         session.accepted[batch.number] = first
+        if left_out:
+            session.left_out[batch.number] = left_out
         session.raise_low(batch.low)
-        for route, count in counts.items():
-            self._definitions.accepted[route] += count
-        amounts = _amounts(batch.routes, sizes, counts)
-        for consumer in self.consumers.values():
-            consumer.accepted(amounts, before, self._rows)
+        sizes = [len(message) for message in batch.messages]
+        self._store(batch.routes, sizes, counts, left_out)
         # The messages themselves are in the chain, so that equal digests mean equal messages.
-        head = pack([self.applied_index, batch.session, batch.number, batch.routes, sizes])
+        head = pack(
+            [self.applied_index, batch.session, batch.number, batch.routes, sizes, left_out]
+        )  # fmt: skip
         chain = hashlib.sha256(self._history)
         chain.update(head)
         chain.update(b"".join(batch.messages))
         self._history = chain.digest()
+
+    def _store(
+        self,
+        routes: Sequence[RouteId],
+        sizes: Sequence[int],
+        counts: Mapping[RouteId, int],
+        left_out: bytes,
+    ) -> None:
+        """Give a batch's messages their positions, all but those that are left out.
+
+        `counts` are the messages of each route, those that are left out among them.
+        """
+        before, without = self.tip, left_out_places(left_out)
+        if len(without) == len(routes):
+            return
+        if self.log_time_us >= self._marks.due_us or before >= self._marks.due_position:
+            self._marks.note(self.log_time_us, before)
+        self._rows.append(self.applied_index, routes, sizes, without)
+        if without:
+            routes, sizes = _without(routes, without), _without(sizes, without)
+            counts = Counter(routes)
+        for route, count in counts.items():
+            self._definitions.accepted[route] += count
+        amounts = _amounts(routes, sizes, counts)
+        for consumer in self.consumers.values():
+            consumer.accepted(amounts, before, self._rows)
 
     # --- One history ---------------------------------------------------------------------------------
 
@@ -274,6 +309,8 @@ class Ledger(Questions):
             self._letters.state(),
             self._memories.state(),
             self._marks.state(),
+            self._heard.state(),
+            self._keys.state(),
         ]
 
     def digest(self) -> bytes:
@@ -289,15 +326,17 @@ class Ledger(Questions):
     # --- Captured and restored -----------------------------------------------------------------------
 
     def capture(self) -> tuple[bytes, ...]:
-        """Return the whole state as sections: the head, then chunks of rows, letters, memories.
+        """Return the whole state as sections: the head, then rows, keys, letters, memories.
 
         They are immutable, and all but the head were made before: a million entries of one
-        message, or all letters that there may be, cost well below 5 ms, measured by ``tests/unit/ledger/measure.py``. What a
-        section holds is drawn in docs/reference/ledger.md.
+        message, all letters that there may be, or half a million keys cost well below 5 ms,
+        measured by ``tests/unit/ledger/measure.py``. What a section holds is drawn in
+        docs/reference/ledger.md.
         """
         return (
             self._head(),
             *self._rows.sections(),
+            *self._keys.sections(),
             *self._letters.sections(),
             *self._memories.sections(),
         )
@@ -336,12 +375,21 @@ class Ledger(Questions):
         self._definitions.restore(head)
         memories = len(sections) - len(head.memories)
         letters = memories - head.letters.sections
-        expect(letters >= 0, what="number of sections")
-        self._rows.restore(head, sections[:letters])
+        keys = letters - len(head.keys.segments)
+        expect(keys >= 0, what="number of sections")
+        self._rows.restore(head, sections[:keys])
+        self._keys.restore(head, sections[keys:letters])
         consumers = self.consumers
         self._letters.restore(head, sections[letters:memories], consumers, self.gone)
         self._memories.restore(head, sections[memories:], consumers)
         self._marks.restore(head)
+        self._heard.restore(head.heard)
+
+
+def _without(values: Sequence[T], places: Sequence[int]) -> list[T]:
+    """Return `values` without those at `places`."""
+    gone = set(places)
+    return [value for place, value in enumerate(values) if place not in gone]
 
 
 def _amounts(

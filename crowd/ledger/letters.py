@@ -139,13 +139,14 @@ class Letters(Mapping[int, Letter]):
     def bury(self, command: Bury, consumer: Consumer | None, rows: Rows, log_time_us: int) -> None:
         """Make letters of this consumer's messages that are not settled, and settle them.
 
-        One that is a letter already, waits, and is buried as dead, dies under a new number;
-        this alone also holds for a consumer that was dismissed, for which `consumer` is None.
-        Other burials are ignored, and so are those for which there is no room.
+        One that is a letter already, waits for the command's target, and is buried as dead, dies
+        under a new number; this alone also holds for a consumer that was dismissed, for which
+        `consumer` is None. Other burials are ignored, and so are those for which there is no room.
         """
         if consumer is None and command.consumer not in self._kept:
             return
         kept = self._kept.setdefault(command.consumer, _Kept())
+        target = command.target or command.consumer
         taken: list[tuple[Burial, Record]] = []
         died: list[int] = []
         words_bytes = 0
@@ -157,7 +158,7 @@ class Letters(Mapping[int, Letter]):
             if older is None:
                 if consumer is None or consumer.is_settled(burial.position, rows):
                     continue
-            elif burial.state == "parked" or kept.state_of(older)[0] == "dead":
+            elif burial.state == "parked" or kept.state_of(older)[1] != target:
                 continue
             else:
                 died.append(older)
@@ -193,9 +194,13 @@ class Letters(Mapping[int, Letter]):
         self._records.remove(numbers)
         self._went.extend(numbers)
 
-    def conclude(self, numbers: Iterable[int]) -> None:
-        """Let go of letters that were delivered: of those of `numbers` that wait for it."""
-        gone = [record for record in self._found(numbers) if self._state_of(record) != "dead"]
+    def conclude(self, target: ConsumerId, numbers: Iterable[int]) -> None:
+        """Let go of letters that `target` was delivered: of those of `numbers` that wait for it.
+
+        One that was ordered elsewhere meanwhile stays. One that was ordered back goes: the
+        consumer that is to have it has had it.
+        """
+        gone = [record for record in self._found(numbers) if self._target_of(record) == target]
         self._remove(gone)
         for record in gone:
             self._kept[record.consumer].tally.concluded += 1
@@ -337,6 +342,9 @@ class Letters(Mapping[int, Letter]):
 
     def _state_of(self, record: Record) -> State:
         return self._kept[record.consumer].state_of(record.number)[0]
+
+    def _target_of(self, record: Record) -> ConsumerId:
+        return self._kept[record.consumer].state_of(record.number)[1]
 
     # --- Captured and restored --------------------------------------------------------------------
 

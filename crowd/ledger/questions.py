@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from crowd.command import Index, SessionId, Term
 from crowd.ledger.chunk import CHUNK_ROWS
 from crowd.ledger.definitions import Definitions, Gone, Route
+from crowd.ledger.heard import Heard
+from crowd.ledger.keys import Keys, KeyTally
 from crowd.ledger.letters import Letter, Letters, State, Tally
 from crowd.ledger.marks import Marks
 from crowd.ledger.members import Members, MemberState
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from crowd.command import Remember
+    from crowd.definition import KeyBounds
     from crowd.ledger.consumers import Consumer
 
 
@@ -59,6 +62,8 @@ class Questions:
         self._letters = Letters()
         self._memories = Memories()
         self._marks = Marks()
+        self._heard = Heard()
+        self._keys = Keys()
         self._history = bytes(32)  # a hash chain over every accepted batch
         self._bytes_below = (Position(0), 0)  # not state: a watermark and the bytes up to it
 
@@ -102,6 +107,30 @@ class Questions:
         """
         known = self._sessions.get(session)
         return None if known is None else known.accepted.get(number)
+
+    def left_out(self, session: SessionId, number: int) -> bytes:
+        """Return which messages of an accepted batch took no position, as their key was known.
+
+        As `crowd.idempotency.left_out_places` reads it: nothing, nearly always. Known for as long as
+        `acceptance` is.
+        """
+        known = self._sessions.get(session)
+        return b"" if known is None else known.left_out.get(number, b"")
+
+    @property
+    def keys_held(self) -> int:
+        """How many idempotency keys are known."""
+        return self._keys.held
+
+    @property
+    def key_bounds(self) -> KeyBounds:
+        """For how long, and how many, idempotency keys are remembered: the newest file's words."""
+        return self._keys.bounds
+
+    @property
+    def key_tally(self) -> KeyTally:
+        """What idempotency keys came to since the cluster began."""
+        return self._keys.tally
 
     # --- Asking: routes, consumers, messages -------------------------------------------------------
 
@@ -150,6 +179,10 @@ class Questions:
     def is_settled(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether `position` needs no attempt: it is settled, or not this consumer's."""
         return self.consumers[consumer].is_settled(position, self._rows)
+
+    def is_own(self, consumer: ConsumerId, position: Position) -> bool:
+        """Return whether a message is this consumer's, settled or not. LookupError as `place`."""
+        return self.consumers[consumer].owns(position, self._rows)
 
     def watermark(self, consumer: ConsumerId) -> Position:
         """Return the highest position up to which (inclusive) this consumer needs no message."""
@@ -269,6 +302,10 @@ class Questions:
     def gone(self) -> Mapping[ConsumerId, Gone]:
         """The consumers that were dismissed, in the order of that, as far as remembered."""
         return self._definitions.gone
+
+    def has_heard(self, order: bytes) -> bool:
+        """Return whether an operator's order had its effect, if it could have one."""
+        return order in self._heard
 
     def full_routes(self) -> dict[RouteId, list[str]]:
         """Return the routes that a full consumer takes which refuses, each with their names.

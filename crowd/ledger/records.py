@@ -25,10 +25,11 @@ import msgspec
 from msgspec import Meta
 
 from crowd.codec import pack, unpack
-from crowd.command import INTEGER_MAX, WORDS_MAX
+from crowd.command import WORDS_MAX
 from crowd.errors import MalformedError
 from crowd.ledger.head import expect
 from crowd.message import ConsumerId, Position
+from crowd.value import INTEGER_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

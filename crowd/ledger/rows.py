@@ -1,8 +1,9 @@
 """Where each accepted message stands: position to entry, place in the batch, and route.
 
 Decides how that map is held in memory. A row is a run of messages of one route within one
-entry; rows tile the positions without gaps, so a row needs no end. Rows are gathered in
-columns; `CHUNK_ROWS` of them are then sealed, with a summary (span, routes as a bit mask,
+entry; rows tile the positions without gaps, so a row needs no end. An entry may have places
+without a position (a repeated idempotency key), which end a run: a row knows how many stand
+before it. Rows are gathered in columns; `CHUNK_ROWS` of them are then sealed, with a summary (span, routes as a bit mask,
 bytes) that lets a search pass over the whole chunk. Leaves to ``chunk`` how that is done, to
 ``ledger`` what is accepted, and when the log no longer holds an entry.
 
@@ -16,7 +17,7 @@ entry's rows are all in one chunk.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import OrderedDict
 from itertools import groupby
 from operator import attrgetter
@@ -70,32 +71,63 @@ class Rows:
         self._sealed_rows = 0
         self._opened: OrderedDict[int, Columns] = OrderedDict()  # by first position
 
-    def append(self, index: Index, routes: Sequence[RouteId], sizes: Sequence[int]) -> Position:
+    def append(
+        self,
+        index: Index,
+        routes: Sequence[RouteId],
+        sizes: Sequence[int],
+        left_out: Sequence[int] = (),
+    ) -> Position:
         """Add one entry's messages, in order, and return the first one's position.
 
         `sizes` are the messages' bytes. `index` is above every index before it; a route is
-        below 65 536. Costs a step for each run of one route.
+        below 65 536. The places `left_out`, from 0 and rising, take no position; if all are,
+        what comes back is the next message's. Costs a step for each run of one route.
         """
         first = Position(self.last + 1)
-        if routes.count(routes[0]) == len(routes):
+        if left_out:
+            self._append_around(index, routes, sizes, left_out)
+        elif routes.count(routes[0]) == len(routes):
             self._append_row(index, first, routes[0], sum(sizes))
         else:
-            start = 0
-            for route, run in groupby(routes):
-                stop = start + sum(1 for _ in run)
-                self._append_row(index, first + start, route, sum(sizes[start:stop]))
-                start = stop
-        self.last = Position(self.last + len(routes))
+            self._append_runs(index, first, routes, sizes)
+        self.last = Position(self.last + len(routes) - len(left_out))
         if len(self._open.firsts) >= self._chunk_rows:
             self._seal()
         return first
 
-    def _append_row(self, index: int, first: int, route: int, size: int) -> None:
+    def _append_around(
+        self, index: Index, routes: Sequence[RouteId], sizes: Sequence[int], left_out: Sequence[int]
+    ) -> None:
+        """Append the runs between places that are left out."""
+        first, start, gap = self.last + 1, 0, 0
+        for stop in (*left_out, len(routes)):
+            if start < stop:
+                self._append_runs(index, first, routes[start:stop], sizes[start:stop], gap)
+                first, gap = first + stop - start, 0
+            start, gap = stop + 1, gap + 1
+
+    def _append_runs(
+        self,
+        index: Index,
+        first: int,
+        routes: Sequence[RouteId],
+        sizes: Sequence[int],
+        gap: int = 0,
+    ) -> None:
+        start = 0
+        for route, run in groupby(routes):
+            stop = start + sum(1 for _ in run)
+            self._append_row(index, first + start, route, sum(sizes[start:stop]), gap)
+            start, gap = stop, 0
+
+    def _append_row(self, index: int, first: int, route: int, size: int, gap: int = 0) -> None:
         columns = self._open
         columns.indexes.append(index)
         columns.firsts.append(first)
         columns.routes.append(route)
         columns.sizes.append(size)
+        columns.gaps.append(gap)
         self.bytes_total += size
         columns.through.append(self.bytes_total - self._open_bytes_before)
         self._open_routes |= 1 << route
@@ -136,9 +168,8 @@ class Rows:
             raise LookupError(f"position {position} is not within {self.first}-{self.last}")
         columns = self._columns_of(self._chunk_of(position))
         row = bisect_right(columns.firsts, position) - 1
-        index = columns.indexes[row]
-        start = columns.firsts[bisect_left(columns.indexes, index)]
-        return Place(Index(index), position - start, RouteId(columns.routes[row]))
+        offset = columns.offset(row, position)
+        return Place(Index(columns.indexes[row]), offset, RouteId(columns.routes[row]))
 
     def matches(self, first: int, last: int, routes: int) -> Iterator[tuple[int, int]]:
         """Yield the runs within first-last whose route is in `routes`, rising.

@@ -10,13 +10,17 @@ node that was overtaken can still learn which of its numbers were accepted.
 
 Invariant: every number known is at or above ``low`` and below ``low + PROPOSALS_MAX``, as a
 command's number is that close to its own low mark, and the session's is no lower.
+
+What was left out of a batch, as its key was known, is kept beside its number: twelve bytes for
+each such key, for as long. A proposer has a few batches under way, so that is little.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from crowd.command import PROPOSALS_MAX
+from crowd.command import MESSAGES_MAX, PROPOSALS_MAX
+from crowd.idempotency import is_left_out
 from crowd.ledger.head import expect
 from crowd.message import Position
 
@@ -30,9 +34,14 @@ outlives its proposer by seconds; a node is not started eight times in that."""
 
 
 class Session:
-    """One node's proposals. ``accepted`` maps a number to its batch's first position."""
+    """One node's proposals. ``accepted`` maps a number to its batch's first position.
 
-    __slots__ = ("accepted", "id", "is_open", "low", "node", "nonce")
+    ``left_out`` has, by number, what of a batch took no position, as `crowd.idempotency` packs it;
+    nothing for a batch that was stored whole. Where all of it was left out, its first position
+    is that of whatever was accepted next.
+    """
+
+    __slots__ = ("accepted", "id", "is_open", "left_out", "low", "node", "nonce")
 
     def __init__(self, session: SessionId, node: str, nonce: bytes) -> None:
         self.id = session
@@ -41,6 +50,7 @@ class Session:
         self.is_open = True
         self.low = 1
         self.accepted: dict[int, Position] = {}
+        self.left_out: dict[int, bytes] = {}
 
     def admits(self, number: int) -> bool:
         """Return whether the proposal of this number is to be accepted, if it came now."""
@@ -51,20 +61,30 @@ class Session:
         if low > self.low:
             self.low = low
             self.accepted = {n: first for n, first in self.accepted.items() if n >= low}
+            if self.left_out:
+                self.left_out = {n: packed for n, packed in self.left_out.items() if n >= low}
 
     def state(self) -> list[Any]:
         """Return the session as values that CBOR can say, the same on every node."""
         numbers = [part for pair in sorted(self.accepted.items()) for part in pair]
-        return [self.id, self.node, self.nonce, self.is_open, self.low, numbers]
+        left_out = sorted(self.left_out.items())
+        return [self.id, self.node, self.nonce, self.is_open, self.low, numbers, left_out]
 
-    def restore(self, part: SessionPart) -> None:
-        """Become, from new, the session whose state `part` is."""
+    def restore(self, part: SessionPart, tip: int) -> None:
+        """Become, from new, the session whose state `part` is, in a ledger up to `tip`."""
         self.is_open, self.low = part.is_open, part.low
         expect(len(part.numbers) % 2 == 0, what="accepted numbers")
         numbers = part.numbers[::2]
         firsts = map(Position, part.numbers[1::2])
         expect(all(part.low <= n < part.low + PROPOSALS_MAX for n in numbers), what="numbers")
         self.accepted = dict(zip(numbers, firsts, strict=True))
+        self.left_out = dict(part.left_out)
+        expect(
+            self.left_out.keys() <= self.accepted.keys(),
+            all(is_left_out(packed, MESSAGES_MAX, tip) for packed in self.left_out.values()),
+            all(first <= tip + (n in self.left_out) for n, first in self.accepted.items()),
+            what="accepted numbers",
+        )
 
 
 class Sessions:
@@ -126,11 +146,10 @@ class Sessions:
             self._nonces[node] = list(nonces)
         for part in head.sessions.sessions:
             session = Session(part.id, part.node, part.nonce)
-            session.restore(part)
+            session.restore(part, head.accepted.tip)
             self._by_id[part.id] = session
             self._by_node.setdefault(part.node, []).append(session)
-            last = max(session.accepted.values(), default=0)
-            expect(part.id <= head.applied.index, last <= head.accepted.tip, what="session")
+            expect(part.id <= head.applied.index, what="session")
         expect(self._by_node.keys() == self._nonces.keys(), what="sessions")
         for node, sessions in self._by_node.items():
             *closed, newest = sessions

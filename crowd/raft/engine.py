@@ -23,19 +23,15 @@ from crowd.command import (
     FORMAT,
     Accept,
     Birth,
-    Control,
     Define,
     Demote,
-    Dismiss,
     Enroll,
     Expel,
     Index,
+    Once,
     OpenSession,
     Promote,
-    Purge,
     Release,
-    Replay,
-    Skip,
     Term,
     decode_command,
     encode_command,
@@ -68,6 +64,8 @@ from crowd.raft.scrubbing import Scrubbing
 from crowd.raft.snapshots import Snapshots
 from crowd.raft.wire import (
     PROTOCOL,
+    Await,
+    AwaitEnded,
     Fetch,
     Fetched,
     FetchLetter,
@@ -107,9 +105,7 @@ nobody could tell it so: no two leaders deliver at once. The excess is for clock
 different speeds."""
 HAND_OVER_S: Final = 2.0
 """How long a stopping leader waits for a follower that can take over."""
-OFFERED_BY_PEERS: Final = (
-    Accept, OpenSession, Define, Enroll, Expel, Control, Skip, Dismiss, Replay, Purge,
-)  # fmt: skip
+OFFERED_BY_PEERS: Final = (Accept, OpenSession, Define, Enroll, Expel, Once)
 """What a follower may put into the log; the rest is the leader's own to propose."""
 BIRTH: Final = "birth"
 CHANGES: Final = (Enroll, Promote, Demote, Expel)
@@ -156,9 +152,9 @@ class Engine(Service):
         self._dead = False
         self._urgent = False
         self._offered: dict[str, int] = {}  # the index that each peer's last offer has
-        self._queued = 0  # appended at the next tick
         self._waited_s = float("-inf")
         self._quorum_s = float("-inf")
+        self._fence_s = float("-inf")  # until when a majority surely follows, as far as was looked
         self.applied_hooks: list[Callable[[], None]] = []
         """Called after entries were applied, coalesced."""
         self.leading_hooks: list[Callable[[bool], None]] = []
@@ -168,6 +164,10 @@ class Engine(Service):
         """Called when letters that `letter` was asked for may be at hand."""
         self.leaving_hooks: list[Callable[[], None]] = []
         """Called before a leader hands leadership over: the last moment to propose."""
+        self.leader_hooks: list[Callable[[], None]] = []
+        """Called when term, role or leader changed, in the middle of a tick: to be asked for a turn."""
+        self.await_hooks: list[Callable[[str, Await | AwaitEnded], None]] = []
+        """Called with what a peer said of answers that are awaited."""
         self.ledger = Ledger()
         self.proposer = Proposer(
             member.node, clock, self.offer, lambda: chance.randbytes(16),
@@ -306,7 +306,7 @@ class Engine(Service):
         asked = False
         while self._may_hand_over(asked=asked) and self._clock.seconds() < until_s:
             # What was proposed and is not in the log yet would leave the heir's log behind.
-            whole = not self._queued and self.raft.applied_index == self.journal.last_index
+            whole = not self.raft.gathered and self.raft.applied_index == self.journal.last_index
             if whole and not asked:
                 target = self.raft.hand_over()
                 asked = target is not None
@@ -377,7 +377,6 @@ class Engine(Service):
 
     def _do_tick(self) -> None:
         more = self.raft.tick()
-        self._queued = 0
         self.journal.flush()  # after the followers have it: their disks work side by side
         if more:
             self.wake()
@@ -529,7 +528,6 @@ class Engine(Service):
             return  # it is offered again
         log_time_us = self._log_clock.stamp(self._wall_us(), self._clock.seconds())
         self.raft.propose(stamp(log_time_us, encoded))
-        self._queued += 1
         self.wake()
 
     def _may_change(self, command: Enroll | Promote | Demote | Expel) -> bool:
@@ -667,9 +665,12 @@ class Engine(Service):
 
     def role_changed(self) -> None:
         """Note that term, role or leader changed: what the last leader had may be lost."""
+        self._fence_s = float("-inf")
         self._appended.clear()
         self._offered.clear()
         self.snapshots.reset()
+        for hook in self.leader_hooks:
+            hook()
         self._log.info(
             "{role} in term {term}, leader {leader}",
             role=self.raft.role.name.lower(),
@@ -683,11 +684,9 @@ class Engine(Service):
     def may_attempt(self) -> bool:
         """Tell whether a delivery may start now: this node surely leads (I4)."""
         now_s = self._clock.seconds()
-        return (
-            self._leading
-            and now_s - self.raft.led_since_s >= LEASE_S
-            and now_s - self.raft.quorum_heard_s() < FENCE_S
-        )
+        if now_s >= self._fence_s:
+            self._fence_s = self.raft.quorum_heard_s() + FENCE_S
+        return self._leading and now_s - self.raft.led_since_s >= LEASE_S and now_s < self._fence_s
 
     # --- Members --------------------------------------------------------------------------------
 
@@ -703,6 +702,7 @@ class Engine(Service):
         if self.membership.standing is not self._standing:
             self._standing = self.membership.standing
             self._log.info("this node is {standing} now", standing=self._standing.value)
+        self._fence_s = float("-inf")  # who counts is another majority
         self.raft.members_changed()
         if self._links is not None:
             self._links.follow(self.membership.addresses, self.membership.dialled)
@@ -811,6 +811,9 @@ class Engine(Service):
                 self.letters.asked(name, message)
             case LetterFetched():
                 self.letters.fetched(name, message)
+            case Await() | AwaitEnded():
+                for hook in self.await_hooks:
+                    hook(name, message)
             case _:
                 return self.raft.receive(name, message)
         return False
@@ -845,7 +848,7 @@ class Engine(Service):
             self._disconnect(name, f"it offered a {type(command).__name__}, a leader's own command")
             return
         self._append(command, encoded)
-        self._offered[name] = self.journal.last_index + self._queued
+        self._offered[name] = self.journal.last_index + self.raft.gathered
 
     def _disconnect(self, name: str, why: str) -> None:
         if self._links is not None:

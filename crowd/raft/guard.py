@@ -73,8 +73,15 @@ PRE_VOTE_ROUND_S: Final = 0.15
 """How long a pre-vote's answers are waited for before it is asked again."""
 LEADER_FALLBACK_S: Final = 1.5
 """A leader that hears no majority for so long follows again (L5)."""
+GATHER_S: Final = 0.005
+"""How long a proposal waits at most for entries before it: a disk or a network may be slow."""
+GATHER_BYTES: Final = 1 << 13
+"""So much that gathered goes at once: it is worth a message and a write of its own."""
 APPLY_SLICE_S: Final = 0.005
 """Applying holds the reactor no longer than this at a time."""
+
+
+_LEADER: Final = Role.LEADER.value
 
 
 class _Transport:
@@ -145,7 +152,8 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     """One member's Raft, safe on real disks and networks.
 
     Ticks come from outside through :meth:`tick`, peers' messages through :meth:`receive`.
-    `applied_index` is that of the checkpoint which the ledger was restored from, else 1.
+    `applied_index` is that of the checkpoint which the ledger was restored from, else 1;
+    `gather_s` bounds how long a proposal waits for entries before it.
     """
 
     def __init__(
@@ -157,6 +165,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         *,
         applied_index: int = 1,
         window: Window = WINDOW,
+        gather_s: float = GATHER_S,
     ) -> None:
         self._log = log
         self._outbox = outbox
@@ -175,6 +184,10 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._matched = 0
         self._acked = 0
         self._stuck = False
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._gathers_s = 0.0
+        self._gather_s = gather_s
         self._seen: tuple[Any, ...] = ()
         conf = SyncObjConf(
             autoTick=False,
@@ -221,7 +234,7 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     @property
     def is_leader(self) -> bool:
         """Whether this member leads its term, perhaps a past one: see `quorum_heard_s`."""
-        return bool(self._SyncObj__raftState == Role.LEADER.value)
+        return bool(self._SyncObj__raftState == _LEADER)
 
     @property
     def leads_fully(self) -> bool:
@@ -243,6 +256,11 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     def applied_index(self) -> int:
         """All entries up to it were handed to `Host.apply`."""
         return int(self._SyncObj__raftLastApplied)
+
+    @property
+    def gathered(self) -> int:
+        """How many proposed commands are not in the log yet."""
+        return len(self._gathered)
 
     def acked(self, name: str) -> int:
         """Return the highest index known to be on a follower's disk (leader only, else 0)."""
@@ -325,8 +343,11 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         return left and not self._stuck and self._host.may_apply()
 
     def propose(self, payload: bytes) -> None:
-        """Append a checked command at the next tick; only on a leader, who wakes the tick."""
-        self._applyCommand(payload, None, REGULAR[0])
+        """Append a checked command at a tick, the next or one soon; only on a leader, who wakes it."""
+        if not self._gathered:
+            self._gathers_s, self._gathered_bytes = self._now(), 0
+        self._gathered.append(payload)
+        self._gathered_bytes += len(payload)
 
     def durable(self) -> bool:
         """Use that the durable index, or term and vote, moved. True if a tick has to do."""
@@ -750,8 +771,30 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self.led_since_s = float("-inf") if is_sole else self._now()
         super()._SyncObj__onBecomeLeader()
 
+    def _checkCommandsToApply(self) -> None:
+        """Append what was proposed, or have it gather while entries before it are under way.
+
+        An entry costs every member much the same whatever is sent and written with it. So what
+        comes while entries are on their way to the disks goes together, once they are committed:
+        at once where nothing is under way, and the more at a time the longer that takes.
+        """
+        gathered = self._gathered
+        if gathered and self.is_leader:
+            is_under_way = self._log.last_index > self.commit_index
+            is_due = (
+                self._gathered_bytes >= GATHER_BYTES
+                or self._now() - self._gathers_s >= self._gather_s
+            )
+            if is_under_way and not is_due:
+                return
+            for payload in gathered:
+                self._log.add(REGULAR + payload, self._log.last_index + 1, self.term)
+        gathered.clear()  # of one who leads no more nothing is appended: it is offered again
+
     def _SyncObj__applyLogEntries(self) -> bool:
         """Apply for at most `APPLY_SLICE_S`; never twice, never past a failure (D13)."""
+        # What gathered, and the commit index that its followers wait for, go in one message.
+        self._checkCommandsToApply()
         self._replicate()  # followers first: their producers wait for the commit index
         until = self._now() + APPLY_SLICE_S
         while self.commit_index > self.applied_index and self._host.may_apply():

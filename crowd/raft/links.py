@@ -34,6 +34,7 @@ from crowd.raft.frames import encode_frame
 from crowd.raft.link import TICK_S, Link, LinkState
 from crowd.raft.wire import (
     AppendEntries,
+    AwaitEnded,
     Fetched,
     Hello,
     LetterFetched,
@@ -437,4 +438,4 @@ def _at(address: Any) -> str:
 def _is_bulk(message: PeerMessage) -> bool:
     if isinstance(message, AppendEntries):
         return bool(message.entries)
-    return isinstance(message, Offer | SnapshotPiece | Fetched | LetterFetched)
+    return isinstance(message, Offer | SnapshotPiece | Fetched | LetterFetched | AwaitEnded)

@@ -11,30 +11,42 @@ lost (D12, L6). When `acknowledge_within_s` has passed, a producer whose message
 offered hears that it is not stored; any other one hears that this is unknown, because an
 entry that was offered may still commit.
 
+Each message of an accepted batch has an outcome of its own: a position, or, where its
+idempotency key was known, the position of the first message under it, or a refusal. The ledger
+says which, and says the same of a proposal that was offered again. The messages of one request,
+a group, are in one proposal and have one answer.
+
 Everything here runs in the reactor's thread. `accept` is on the hot path: plain calls, one
-Deferred and one tuple for a message. `accept_many` takes what a worker gathered, and spares the
-Deferred.
+Deferred and one tuple for a message, or for a group. `accept_many` takes what a worker gathered, and
+spares the Deferred.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from crowd.command import Accept, OpenSession, encode_command
-from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError, RefusedError
-from crowd.message import Position
+from crowd.errors import (
+    DrainingError,
+    NoQuorumError,
+    OutcomeUnknownError,
+    RefusedError,
+)
+from crowd.idempotency import NO_KEY, keyed, moved
+from crowd.raft.proposal import MESSAGE_OVERHEAD_BYTES, Proposal, group_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from crowd.clock import Clock, Timer
     from crowd.command import Command, SessionId
-    from crowd.message import RouteId
+    from crowd.idempotency import Grouped, Replayed
+    from crowd.message import Position, RouteId
+    from crowd.raft.proposal import Due, Offered, Wanted
 
 IN_FLIGHT_MAX: Final = 4
 """Proposals under way: so that one who posts now and then need not wait for another's."""
@@ -42,6 +54,10 @@ BATCH_BYTES_MAX: Final = (1 << 20) - (1 << 14)
 """An entry stays below 1 MiB, unless one message alone is larger."""
 BATCH_MESSAGES_MAX: Final = 4096
 """Bounds the work of one entry: answering 4 096 producers takes about 40 ms in all."""
+GROUPS_BYTES_MAX: Final = 64 << 20
+"""Of groups that are not in a proposal yet. A request's messages take more than its body did, as
+each has the request's header fields, so that a bound of bodies alone would not hold them."""
+TOO_MANY: Final = "too many messages wait to be proposed"
 GATHER_S: Final = 0.001
 """How long a message waits at most for others to share its entry (see `accept`)."""
 WAVE_MIN: Final = 8
@@ -66,40 +82,8 @@ class Acceptances(Protocol):
     def acceptance(self, session: SessionId, number: int) -> Position | None:
         """Return the first position of an accepted proposal."""
 
-
-class Waiter(Protocol):
-    """Who waits for one message's fate; a Deferred is one. One of the two is called, and once."""
-
-    def callback(self, position: Position, /) -> object:
-        """Hear that the message is safe, at `position` (I1)."""
-
-    def errback(self, error: RefusedError | OutcomeUnknownError, /) -> object:
-        """Hear that the message is certainly not stored, or that nobody knows."""
-
-
-class _Batch:
-    """One proposal. `waiters` are (who, deadline), oldest first; `heard` were answered."""
-
-    __slots__ = ("command", "encoded", "heard", "offered", "offered_s", "waiters")
-
-    def __init__(self, command: Accept, waiters: list[tuple[Waiter, float]]) -> None:
-        self.command = command
-        self.encoded = encode_command(command)
-        self.waiters = waiters
-        self.heard = 0
-        self.offered = False
-        self.offered_s = float("-inf")
-
-    def forget_heard(self) -> None:
-        """Take out the messages of those who heard that they are not stored: nobody has them."""
-        assert not self.offered
-        heard, command = self.heard, self.command
-        self.command = msgspec.structs.replace(
-            command, routes=command.routes[heard:], messages=command.messages[heard:]
-        )
-        self.encoded = encode_command(self.command)
-        self.waiters = self.waiters[heard:]
-        self.heard = 0
+    def left_out(self, session: SessionId, number: int) -> bytes:
+        """Return what of it took no position, as `crowd.idempotency.left_out_places` reads it."""
 
 
 class Proposer:
@@ -128,8 +112,9 @@ class Proposer:
         self._number = 0
         self._waiting = 0
         self._expected = 0
-        self._open: deque[tuple[RouteId, bytes, Waiter, float]] = deque()
-        self._in_flight: dict[int, _Batch] = {}
+        self._open: deque[Offered] = deque()
+        self._groups_bytes = 0
+        self._in_flight: dict[int, Proposal] = {}
         self._flushing: Timer | None = None
         self._checking: Timer | None = None
         self._session_offered_s = float("-inf")
@@ -160,30 +145,59 @@ class Proposer:
         self._nonce = self._draw()
         self._check()
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+    def accept(
+        self, route: RouteId, stored: bytes, digests: bytes = NO_KEY
+    ) -> Deferred[Position | Replayed]:
         """Take a message; the Deferred fires with its position once it is safe (I1).
 
+        `digests` are of its idempotency key and of its request, if it has a key. Where that is
+        known, the Deferred fires with `Replayed`, or fails with KeyReusedError.
+
         Fails with a RefusedError if it is certainly not stored, with OutcomeUnknownError if
-        it may be. One of the two comes by `acknowledge_within_s`.
+        it may be. One of all these comes by `acknowledge_within_s`.
         """
         if self.refusal is not None:
             return fail(self.refusal)
         if self.refusals and route in self.refusals:
             return fail(self.refusals[route])
-        accepted: Deferred[Position] = Deferred()
+        accepted: Deferred[Any] = Deferred()
         deadline_s = self._clock.seconds() + self._within_s
-        self._open.append((route, stored, accepted, deadline_s))
-        self._waiting += 1
-        if self._checking is None:
-            self._checking = self._clock.callLater(CHECK_S, self._check)
-        if len(self._in_flight) < IN_FLIGHT_MAX:
-            self._gather()
+        size = len(stored) + len(digests) + MESSAGE_OVERHEAD_BYTES
+        self._open.append((route, stored, accepted, deadline_s, digests, size, 0))
+        self._take()
         return accepted
 
-    def accept_many(
-        self, offers: Iterable[tuple[RouteId, bytes, Waiter]], waited_s: float = 0.0
-    ) -> None:
-        """Take messages as `accept` does, each with who waits for it.
+    def accept_group(
+        self, route: RouteId, stored: Sequence[bytes], keys: bytes = NO_KEY
+    ) -> Deferred[Grouped]:
+        """Take the messages of one request: all of them are stored in one entry, or none is.
+
+        `keys` are their idempotency keys, packed as in `crowd.idempotency`; places count from
+        the group's first message. `stored` are 1 to `BATCH_MESSAGES_MAX` and, unless it is one
+        alone, `group_bytes` of them at most `BATCH_BYTES_MAX`.
+
+        The Deferred fires with what became of them. It fails as that of `accept` does; with
+        KeyReusedError if a key of theirs came with another request, and with a RefusedError
+        as well if `GROUPS_BYTES_MAX` wait already.
+        """
+        if self.refusal is not None:
+            return fail(self.refusal)
+        if self.refusals and route in self.refusals:
+            return fail(self.refusals[route])
+        count, size = len(stored), group_bytes(stored, keys)
+        assert 0 < count <= BATCH_MESSAGES_MAX, "a group that no entry holds"
+        assert size <= BATCH_BYTES_MAX or count == 1, "a group that no entry holds"
+        if self._groups_bytes + size > GROUPS_BYTES_MAX and self._groups_bytes:
+            return fail(RefusedError(TOO_MANY, retry_after_s=1))
+        accepted: Deferred[Any] = Deferred()
+        deadline_s = self._clock.seconds() + self._within_s
+        self._open.append((route, stored, accepted, deadline_s, keys, size, count))
+        self._groups_bytes += size
+        self._take()
+        return accepted
+
+    def accept_many(self, wanted: Iterable[Wanted], waited_s: float = 0.0) -> None:
+        """Take messages and groups as `accept` and `accept_group` do, each with who waits for it.
 
         They waited for `waited_s` already, which counts. Deadlines of what is open never fall,
         so one may come later than that by as much as the messages before it may still wait.
@@ -192,17 +206,28 @@ class Proposer:
         if self._open:
             deadline_s = max(deadline_s, self._open[-1][3])
         refusals, before = self.refusals, len(self._open)
-        for route, stored, waiter in offers:
+        for route, stored, keys, waiter in wanted:
             refusal = self.refusal
             if refusal is None and refusals:
                 refusal = refusals.get(route)
-            if refusal is None:
-                self._open.append((route, stored, waiter, deadline_s))
+            if isinstance(stored, bytes):
+                size, count = len(stored) + len(keys) + MESSAGE_OVERHEAD_BYTES, 0
             else:
+                size, count = group_bytes(stored, keys), len(stored)
+                if refusal is None and self._groups_bytes + size > GROUPS_BYTES_MAX:
+                    refusal = RefusedError(TOO_MANY, retry_after_s=1)
+            if refusal is not None:
                 waiter.errback(refusal)
-        self._waiting += len(self._open) - before
-        if not self._open:
-            return
+                continue
+            if count:
+                self._groups_bytes += size
+            self._open.append((route, stored, waiter, deadline_s, keys, size, count))
+        came = len(self._open) - before
+        if came:
+            self._take(came)
+
+    def _take(self, came: int = 1) -> None:
+        self._waiting += came
         if self._checking is None:
             self._checking = self._clock.callLater(CHECK_S, self._check)
         if len(self._in_flight) < IN_FLIGHT_MAX:
@@ -225,8 +250,7 @@ class Proposer:
                 batch = self._in_flight.pop(number)
                 self._waiting -= len(batch.waiters) - batch.heard
                 self._expected = len(batch.waiters)
-                for place in range(batch.heard, len(batch.waiters)):
-                    batch.waiters[place][0].callback(Position(position + place))
+                batch.answer(position, self._ledger.left_out(self._session, number))
         if self._open and len(self._in_flight) < IN_FLIGHT_MAX:
             self._gather()
         elif self._drained is not None:
@@ -256,7 +280,7 @@ class Proposer:
         self.refusal = DrainingError("this node is stopping")
         while self._open:
             self._waiting -= 1
-            self._open.popleft()[2].errback(DrainingError("this node is stopping"))
+            self._next()[2].errback(DrainingError("this node is stopping"))
         for number in list(self._in_flight):
             self._give_up(number, float("inf"), "this node is stopping")
 
@@ -299,16 +323,27 @@ class Proposer:
         """Make one proposal of the oldest messages, within the bounds of an entry."""
         routes: list[RouteId] = []
         messages: list[bytes] = []
-        waiters: list[tuple[Waiter, float]] = []
+        waiters: list[Due] = []
+        keys: list[bytes] = []
         size = 0
         while self._open and len(messages) < BATCH_MESSAGES_MAX:
-            size += len(self._open[0][1]) + 16
-            if messages and size > BATCH_BYTES_MAX:
+            size += self._open[0][5]
+            is_full = (
+                size > BATCH_BYTES_MAX or len(messages) + self._open[0][6] > BATCH_MESSAGES_MAX
+            )
+            if messages and is_full:
                 break
-            route, stored, accepted, deadline_s = self._open.popleft()
-            routes.append(route)
-            messages.append(stored)
-            waiters.append((accepted, deadline_s))
+            route, stored, accepted, deadline_s, key, _, count = self._next()
+            if key:
+                place = len(messages)
+                keys.append(moved(key, place) if count else keyed(place, key))
+            if isinstance(stored, bytes):
+                routes.append(route)
+                messages.append(stored)
+            else:
+                routes += [route] * count
+                messages += stored
+            waiters.append((accepted, deadline_s, count))
         self._number += 1
         accept = Accept(
             session=session,
@@ -316,8 +351,16 @@ class Proposer:
             low=min(self._in_flight, default=self._number),
             routes=tuple(routes),
             messages=tuple(messages),
+            keys=b"".join(keys),
         )
-        self._in_flight[self._number] = _Batch(accept, waiters)
+        self._in_flight[self._number] = Proposal(accept, waiters)
+
+    def _next(self) -> Offered:
+        """Take the oldest out of what gathered."""
+        offered = self._open.popleft()
+        if offered[6]:
+            self._groups_bytes -= offered[5]
+        return offered
 
     def _offer_due(self) -> None:
         now = self._clock.seconds()
@@ -339,7 +382,7 @@ class Proposer:
         while self._open and self._open[0][3] <= now:
             self._waiting -= 1
             words = f"no quorum within {self._within_s:g} s; the message was not stored"
-            self._open.popleft()[2].errback(NoQuorumError(words))
+            self._next()[2].errback(NoQuorumError(words))
         for number in list(self._in_flight):
             self._give_up(number, now, f"no acknowledgement within {self._within_s:g} s")
         self._flush()

@@ -45,6 +45,11 @@ def describe(engine: Engine) -> dict[str, Any]:
         "mended_entries": engine.repairs.mended_entries,
         "damaged_checkpoints": list(engine.store.damaged),
         "letters": len(ledger.letters),
+        "idempotency": {
+            "held": ledger.keys_held,
+            **msgspec.to_builtins(msgspec.structs.asdict(ledger.key_bounds)),
+            **msgspec.to_builtins(ledger.key_tally),
+        },
         "lacking_letters": engine.letters.lacking,
         "scrub": msgspec.to_builtins(journal.upkeep_counters),
         "snapshots_sent_bytes": engine.snapshots.sent_bytes,

@@ -12,7 +12,7 @@ section 9.6 of the dissertation. ``docs/reference/peer-protocol.md`` has every f
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -41,6 +41,13 @@ FOUNDING_BYTES_MAX: Final = 16 * 1024
 
 SNAPSHOT_PIECE_BYTES_MAX: Final = 256 * 1024
 """A piece is a millisecond of a disk, and four of them are under way at most."""
+
+WITHIN_MS_MAX: Final = 60_000
+"""The longest that a producer may wait for a consumer's answer (`crowd.policy_kinds.WAIT`)."""
+
+ANSWER_FIELDS_MAX: Final = 256
+ANSWER_BYTES_MAX: Final = 64 << 10
+"""What is passed back of a consumer's answer (`crowd.delivery.awaited`)."""
 
 REASON_LENGTH_MAX: Final = 160
 """A decoder's complaint may repeat what a peer sent; more of it than this is in no log line."""
@@ -213,6 +220,34 @@ class LetterFetched(
     message: bytes
 
 
+class Await(
+    msgspec.Struct, frozen=True, array_like=True, tag=32, forbid_unknown_fields=True, gc=False
+):
+    """A producer of the sender's waits for what `consumer` answers to the message at `position`.
+
+    For `within_ms` from now on. Clocks differ, so it is no time of day.
+    """
+
+    position: Number
+    consumer: Number
+    within_ms: Annotated[int, Meta(ge=0, le=WITHIN_MS_MAX)]
+
+
+class AwaitEnded(
+    msgspec.Struct, frozen=True, array_like=True, tag=33, forbid_unknown_fields=True, gc=False
+):
+    """How the message that was asked for ended: ``delivered``, ``dead``, or ``unknown``.
+
+    `status` is 0 where no answer of the consumer's is passed back, and the rest is empty then.
+    """
+
+    position: Number
+    state: Literal["delivered", "dead", "unknown"]
+    status: Annotated[int, Meta(ge=0, le=999)]
+    headers: Annotated[tuple[tuple[bytes, bytes], ...], Meta(max_length=ANSWER_FIELDS_MAX)]
+    body: Annotated[bytes, Meta(max_length=ANSWER_BYTES_MAX)]
+
+
 PeerMessage = (
     AppendEntries
     | NextIndex
@@ -228,6 +263,8 @@ PeerMessage = (
     | Fetched
     | FetchLetter
     | LetterFetched
+    | Await
+    | AwaitEnded
 )
 """Every kind of message between two peers that said hello."""
 

@@ -50,6 +50,7 @@ class Lane:
         self.usable = False
         self._closed = False
         self.complete = False
+        self.keeps_alive = False
         self.message_id: str | None = None
 
     def connect(self) -> None:
@@ -96,7 +97,7 @@ class Lane:
         if failure:
             self._lost(os.strerror(failure))
             return
-        self._parser = HttpResponseParser(self._callbacks)
+        self._parser = self._callbacks.parser = HttpResponseParser(self._callbacks)
         self._loop.watch(self._socket.fileno(), READ, self._ready)
         self.usable = True
         self._owner.ready(self)
@@ -134,7 +135,7 @@ class Lane:
         if not self.busy:
             self._lost("an answer to no request")
             return
-        keep = self._parser.should_keep_alive() and not self._rest
+        keep = self.keeps_alive and not self._rest
         self.busy = False
         now_s = self._loop.now_s()
         answer = Answer(now_s, now_s - self._due_s, status, self.message_id, None)
@@ -170,11 +171,14 @@ class Lane:
 class _Callbacks:
     """llhttp's callbacks: only the end of an answer matters."""
 
+    parser: HttpResponseParser
+
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
 
     def on_message_complete(self) -> None:
         self._lane.complete = True
+        self._lane.keeps_alive = self.parser.should_keep_alive()  # llhttp forgets it after this
 
 
 class _NamingCallbacks(_Callbacks):

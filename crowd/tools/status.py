@@ -102,7 +102,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         )
         lines += _damage_lines(node)
         if node["name"] == status["leader"]:
-            lines += _member_lines(node)
+            lines += _member_lines(node) + _key_lines(node)
             for consumer in node.get("consumers", []):
                 told = [
                     f"{key.replace('_', ' ')} {consumer[key]}"
@@ -120,6 +120,16 @@ def _member_lines(node: dict[str, Any]) -> list[str]:
         for name, member in node.get("members", {}).items()
     ]
     return [f"  members: {', '.join(told)}"] if told else []
+
+
+def _key_lines(node: dict[str, Any]) -> list[str]:
+    """Return how many idempotency keys are remembered, where there are any."""
+    keys = node.get("idempotency", {})
+    if not keys.get("held") and not keys.get("evicted"):
+        return []
+    told = f"{keys['held']} of {keys['count_max']} held, {keys['replays']} replays"
+    early = f", {keys['evicted']} went early" if keys["evicted"] else ""
+    return [f"  idempotency keys: {told}, {keys['mismatches']} mismatches{early}"]
 
 
 def _damage_lines(node: dict[str, Any]) -> list[str]:

@@ -28,7 +28,6 @@ from crowd.web.consumers import ConsumerPages
 from crowd.web.dashboard import PAGE, POLICY
 from crowd.web.dead import DeadPages
 from crowd.web.gate import Gate
-from crowd.web.ingest import answer
 from crowd.web.members import MemberPages
 from crowd.web.problems import (
     BODY_TOO_LARGE,
@@ -40,6 +39,7 @@ from crowd.web.problems import (
     reply_to_error,
 )
 from crowd.web.reply import make_reply
+from crowd.web.twin import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -18,7 +18,13 @@ import enum
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    INegotiated,
+    ISSLTransport,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -29,6 +35,7 @@ from crowd.web.fields import Fields
 from crowd.web.intake import Intake, Stage
 from crowd.web.limits import SLICE_BYTES
 from crowd.web.request import Request
+from crowd.web.stream import Phase
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -57,7 +64,7 @@ class Pause(enum.Flag):
     """The producer does not read its answers."""
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class Channel(TwistedProtocol):
     """A connection. `deadline_s` is when `expired` is due."""
 
@@ -80,7 +87,8 @@ class Channel(TwistedProtocol):
         self._held = 0  # bytes of the budget for the request that is being read
         self._wants = 0  # bytes that it waits for
         self._watched: Stage | None = None  # the stage whose deadline is set
-        self._expecting: tuple[bytes, bytes] | None = None  # who waits for 100 (Continue)
+        self._expecting: tuple[bytes, bytes, bytes] | None = None  # who waits for 100 (Continue)
+        self._shakes_hands = False
         self.client = b""
         self.scheme = b"http"
         self.deadline_s = 0.0
@@ -106,14 +114,30 @@ class Channel(TwistedProtocol):
         """Start to watch the connection."""
         transport = self.transport
         self.client = str(getattr(self.peer(), "host", "")).encode("ascii", "backslashreplace")
-        if ISSLTransport.providedBy(transport):
+        if ISSLTransport.providedBy(transport) or INegotiated.providedBy(transport):
             self.scheme = b"https"
+            self._shakes_hands = True
         elif ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
             self._write = getattr(transport, "writeSomeData", None)
+        if getattr(transport, "over_tls", False):  # as far as the balancer
+            self.scheme = b"https"
         transport.registerProducer(self, True)
         self.deadline_s = self._shared.idle_by_s
+        if self._shakes_hands:  # as absolute as a head's
+            self.deadline_s = self._shared.now_s + self._limits.head_s
         self._shared.opened(self)
+
+    def handshakeCompleted(self) -> None:
+        """Wait for a request: TLS is there."""
+        self._shakes_hands = False
+        if self._intake.stage is Stage.BETWEEN:
+            self.deadline_s = self._shared.idle_by_s
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is due on it, from either side."""
+        return self._intake.stage is Stage.BETWEEN and not (self._queue or self._shakes_hands)
 
     def dataReceived(self, data: bytes) -> None:
         """Take what the producer sent."""
@@ -124,9 +148,16 @@ class Channel(TwistedProtocol):
             self._feed(data)
 
     def readConnectionLost(self) -> None:
-        """Answer what is complete, then close: the producer sends no more."""
+        """Answer what is complete, then close: the producer sends no more.
+
+        A reader that does so is gone, or else waits for nothing more than an answer that comes
+        soon: not for long is an upstream kept busy for it.
+        """
         self._read_lost = True
         self._feed_rest()
+        stream = self._queue[0].stream if self._queue else None
+        if stream is not None and stream.phase is Phase.ASKED:
+            stream.due_s = self.deadline_s = self._shared.now_s + self._limits.gone_s
 
     def writeConnectionLost(self) -> None:
         """Nothing to do: after a refusal we only wait for the producer to go, or the sweep."""
@@ -144,25 +175,42 @@ class Channel(TwistedProtocol):
         self._rest.clear()
         self._intake.close()
         for request in self._queue:
+            if request.stream is not None:
+                request.stream.lost()
             request.settle(reason)
         self._queue.clear()
 
     def pauseProducing(self) -> None:
         """Stop reading: the producer does not read its answers."""
         self._pause_for(Pause.UNREAD)
+        stream = self._queue[0].stream if self._queue else None
+        if stream is not None:
+            stream.pause()
+            self.deadline_s = stream.due_s
 
     def resumeProducing(self) -> None:
         """Read again: the answers went out."""
         self._pause &= ~Pause.UNREAD
         self._shared.soon(self)
+        stream = self._queue[0].stream if self._queue else None
+        if stream is not None:
+            self.deadline_s = self._shared.answer_by_s
+            stream.resume()
 
     def stopProducing(self) -> None:
         """Nothing to do: connectionLost follows."""
 
     # --- The intake's calls -------------------------------------------------------------------------
 
-    def head(self, body_bytes: int, method: bytes, target: bytes, *, expects: bool) -> None:
-        """Make room for a body before it is read."""
+    def head(
+        self, body_bytes: int, method: bytes, target: bytes, fields: Fields, *, expects: bool
+    ) -> Reply | None:
+        """Make room for a body before it is read, unless its sender may not pass."""
+        at_head = self._shared.at_head
+        if at_head is not None:
+            reply = at_head(self, method, target, fields, waits=expects)
+            if reply is not None:
+                return reply
         held = body_bytes + self._limits.request_bytes
         if self._budget.take(held):
             self._held = held
@@ -170,7 +218,8 @@ class Channel(TwistedProtocol):
             self._wants = held
             self._budget.wait(self, held)
         if expects:
-            self._expecting = (method, target)
+            self._expecting = (method, target, fields.host)
+        return None
 
     def request(
         self, method: bytes, target: bytes, headers: list[Field], fields: Fields,
@@ -185,6 +234,8 @@ class Channel(TwistedProtocol):
             alive = False
             self._intake.end()
         request = Request(self, method, target, headers, fields, body, self._held, alive)
+        if self._intake.old_version:
+            request.old_version = True
         self._held = 0
         self._watched = None
         self._expecting = None
@@ -200,7 +251,8 @@ class Channel(TwistedProtocol):
         self._rest.clear()
         self._queue.append(request)
         self.deadline_s = self._shared.answer_by_s
-        request.reply(reply)
+        shown = self._shared.shown
+        request.reply(reply, () if shown is None else shown(*self._intake.asked))
 
     # --- Reading ------------------------------------------------------------------------------------
 
@@ -259,10 +311,10 @@ class Channel(TwistedProtocol):
         elif self._expecting is not None and not self._queue:
             self._continue(*self._expecting)
 
-    def _continue(self, method: bytes, target: bytes) -> None:
+    def _continue(self, method: bytes, target: bytes, host: bytes) -> None:
         """Ask for the body, unless the answer is certain without it."""
         self._expecting = None
-        reply = self._shared.refusal(method, target)
+        reply = self._shared.refusal(method, target, host)
         if reply is None:
             self._send(_CONTINUE)
         else:
@@ -303,7 +355,7 @@ class Channel(TwistedProtocol):
         if self._intake.stage is Stage.BODY:
             self._partial(Stage.BODY)
         self._feed_rest()
-        if not self._pause and not self._read_lost:
+        if not (self._pause or self._read_lost or self._hung_up):
             self.transport.resumeProducing()
 
     # --- Answers --------------------------------------------------------------------------------------
@@ -334,6 +386,8 @@ class Channel(TwistedProtocol):
             self._send(b"".join(out))
             for request in done:
                 self._after(request)
+        if queue and queue[0].stream is not None and not self._hung_up:
+            queue[0].stream.turn()
 
     def _send(self, data: bytes) -> None:
         """Write, at once where the transport can.
@@ -361,6 +415,45 @@ class Channel(TwistedProtocol):
                 self.deadline_s = self._shared.idle_by_s
             elif self._expecting is not None:
                 self._partial(self._intake.stage)
+
+    # --- An answer in pieces (`stream.Carrier`) -------------------------------------------------------
+
+    def last(self) -> None:
+        """Take no more requests."""
+        self._intake.end()
+
+    def ready(self, request: Request) -> None:
+        """Have an answer in pieces begin now, or when its turn comes."""
+        if self._queue and self._queue[0] is request:
+            if self._feeding:
+                self._shared.soon(self)
+            elif not self._hung_up and request.stream is not None:
+                request.stream.turn()
+
+    def release(self, request: Request) -> None:
+        """Give back what a request held of the budget: its body was passed on."""
+        self._budget.give(request.held)
+
+    def pass_on(self, data: bytes) -> None:
+        """Send bytes of the answer whose turn it is."""
+        self.deadline_s = self._shared.answer_by_s
+        self._send(data)
+
+    def ended(self, request: Request) -> None:
+        """Go on with the answers after one in pieces, all of which went out."""
+        if self._queue and self._queue[0] is request:
+            self._queue.popleft()
+            self._after(request)
+            self._shared.soon(self)
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the transport holds as much as it may."""
+        return Pause.UNREAD in self._pause
+
+    def unread_until_s(self) -> float:
+        """Return when a reader is to have taken what the transport holds from now on."""
+        return self._shared.now_s + self._limits.unread_s
 
     # --- The end --------------------------------------------------------------------------------------
 
@@ -407,6 +500,10 @@ class Channel(TwistedProtocol):
             self._intake.refuse(problems.in_flight_full())
         elif stage is Stage.HEAD or stage is Stage.BODY:
             self._intake.refuse(problems.problem_reply(problems.TOO_SLOW))
+        elif self._queue and self._queue[0].stream is not None and (
+            self._queue[0].stream.due_s > self._shared.now_s
+        ):  # fmt: skip
+            self.deadline_s = self._shared.answer_by_s  # its upstream has deadlines of its own
         else:
             self.abort()
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 from twisted.logger import Logger
 
-from crowd.command import INTEGER_MAX
+from crowd.value import INTEGER_MAX
 from crowd.web.gate import answered, told, wrong
 from crowd.web.problems import NOT_FOUND
 

@@ -15,10 +15,11 @@ import msgspec
 from msgspec import Meta
 from twisted.logger import Logger
 
-from crowd.command import INTEGER_MAX, LETTERS_MAX
+from crowd.command import LETTERS_MAX
 from crowd.errors import MalformedMessageError, UnknownLetterError
 from crowd.message import decode_message
 from crowd.quantity import rate_per_s
+from crowd.value import INTEGER_MAX
 from crowd.web.gate import AskedWrongError, answered, shown, told, wrong
 from crowd.web.problems import BAD_QUERY, NOT_HERE
 

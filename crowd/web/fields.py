@@ -9,6 +9,7 @@ consumer might take for it. Leaves framing to llhttp.
 from __future__ import annotations
 
 import enum
+import ipaddress
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -33,6 +34,9 @@ class Kind(enum.Enum):
     TRANSFER = 6
     EXPECT = 7
     UPGRADE = 8
+    TWIN = 9
+    IDEMPOTENCY = 10
+    PREFER = 11
 
 
 _KINDS: Final = {
@@ -43,6 +47,8 @@ _KINDS: Final = {
     b"transfer-encoding": Kind.TRANSFER,
     b"expect": Kind.EXPECT,
     b"upgrade": Kind.UPGRADE,
+    b"idempotency-key": Kind.IDEMPOTENCY,
+    b"prefer": Kind.PREFER,
     b"proxy-connection": Kind.DROPPED,
     b"keep-alive": Kind.DROPPED,
     b"te": Kind.DROPPED,
@@ -56,6 +62,12 @@ _KINDS: Final = {
 # section 4.1.18) has one letter for all that is none in a variable's name.
 _CROWDS: Final = re.compile(rb"crowd[^a-z0-9]")
 
+# The same servers would frame a message by these, and llhttp would not.
+_FRAMING: Final = re.compile(rb"(?:content[^a-z0-9-]length|transfer[^a-z0-9-]encoding)\Z")
+
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?\Z")
+"""RFC 9110 section 7.2, without what no name in DNS has: percent signs and sub-delims."""
+
 # A Content-Length or a Host that Connection names still stands: consumers get their own.
 _NEVER_NAMED: Final = frozenset((b"close", b"keep-alive", b"host", b"content-length"))
 
@@ -66,6 +78,8 @@ def kind_of(name: bytes) -> Kind:
     lowered = name.lower()
     if _CROWDS.match(lowered):
         return Kind.DROPPED
+    if _FRAMING.match(lowered):
+        return Kind.TWIN
     return _KINDS.get(lowered, Kind.PLAIN)
 
 
@@ -73,19 +87,26 @@ class Fields(msgspec.Struct, gc=False):
     """A request's header fields, sorted once.
 
     ``kept`` are those that travel on, in their order. ``length`` is the Content-Length, and
-    ``transfer`` the Transfer-Encoding, if the request has one. ``hosts`` counts Host fields.
-    ``encodings`` is the value of Accept-Encoding. ``unusual``: any of the fields below it.
+    ``transfer`` the Transfer-Encoding, if the request has one. ``hosts`` counts Host fields,
+    ``host`` is the value of the last one.
+    ``encodings`` is the value of Accept-Encoding. ``idempotency`` are the values of Idempotency-Key,
+    which travels on as well, and so does Prefer, if ``prefers``. ``unusual``: any of the fields below it.
+    ``flaw`` says why a request with these fields is none, and is empty where nothing is wrong.
     """
 
     kept: list[Field]
     hosts: int = 0
+    host: bytes = b""
     length: int | None = None
     encodings: bytes = b""
+    idempotency: tuple[bytes, ...] = ()
+    prefers: bool = False
     unusual: bool = False
     connection: bytes | None = None
     transfer: bytes | None = None
     expect: bytes | None = None
     upgrade: bool = False
+    flaw: str = ""
 
 
 def sort_fields(headers: Iterable[Field]) -> Fields:
@@ -99,12 +120,21 @@ def sort_fields(headers: Iterable[Field]) -> Fields:
             kept.append(field)
         elif kind is Kind.HOST:
             fields.hosts += 1
+            fields.host = field[1]
+            if not is_host(field[1]):
+                fields.unusual, fields.flaw = True, "Host is no name or address with a port"
             kept.append(field)
         elif kind is Kind.LENGTH:
             fields.length = int(field[1])
             kept.append(field)
         elif kind is Kind.ENCODINGS:
             fields.encodings = _joined(fields.encodings or None, field[1])
+            kept.append(field)
+        elif kind is Kind.IDEMPOTENCY:
+            fields.idempotency = (*fields.idempotency, field[1])
+            kept.append(field)
+        elif kind is Kind.PREFER:
+            fields.prefers = True
             kept.append(field)
         elif kind is not Kind.DROPPED:
             _note(fields, kind, field[1])
@@ -121,6 +151,8 @@ def _note(fields: Fields, kind: Kind, value: bytes) -> None:
         fields.transfer = _joined(fields.transfer, value)
     elif kind is Kind.EXPECT:
         fields.expect = _joined(fields.expect, value)
+    elif kind is Kind.TWIN:
+        fields.flaw = "a field that some servers take for Content-Length or Transfer-Encoding"
     else:
         fields.upgrade = True
 
@@ -136,6 +168,27 @@ def _drop_named(fields: Fields, connection: bytes) -> None:
 
 
 @lru_cache(maxsize=256)  # Few values are in use; a bound for inventive producers.
+def is_host(value: bytes) -> bool:
+    """Tell whether `value` can be a Host: a name or an address, and perhaps a port."""
+    match = _HOST.match(value)
+    if match is None or int(match[2] or 0) >= 2**16:
+        return False
+    if match[1] is not None:
+        try:
+            ipaddress.IPv6Address(match[1].decode("ascii"))
+        except ValueError:
+            return False
+    return True
+
+
+@lru_cache(maxsize=256)  # As above.
+def host_name(value: bytes) -> bytes:
+    """Return the name in a Host, in lower case, without its port and a dot at its end."""
+    name = value if value[-1:] == b"]" else re.sub(rb":[0-9]*\Z", b"", value)
+    return name.lower().rstrip(b".")
+
+
+@lru_cache(maxsize=256)  # As above.
 def accepts_gzip(encodings: bytes) -> bool:
     """Tell whether an Accept-Encoding allows gzip (RFC 9110 section 12.5.3), q=0 respected."""
     verdicts: dict[bytes, bool] = {}

@@ -13,13 +13,28 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from klein import Klein
 from twisted.logger import Logger
 
+from crowd.door.asked import Admitted, Refused
 from crowd.errors import NoQuorumError
+from crowd.idempotency import NO_KEY, Replayed, keyed
 from crowd.message import Message, Position, RouteId, encode_message, message_id
-from crowd.web.fields import Fields, accepts_gzip, sort_fields
-from crowd.web.problems import BAD_TARGET, failure_value, is_expected, problem_reply, reply_to_error
-from crowd.web.reply import Reply, make_reply
+from crowd.web.fields import accepts_gzip
+from crowd.web.group import TooLargeError, first_id, group_reply, keys_of_events, stored_forms
+from crowd.web.idempotency import digests_of, digests_of_event, read_key
+from crowd.web.problems import (
+    BAD_KEY,
+    BAD_TARGET,
+    BODY_TOO_LARGE,
+    failure_value,
+    is_expected,
+    problem_reply,
+    reply_to_error,
+)
+from crowd.web.reply import make_reply
 from crowd.web.request import Request
+from crowd.web.rules import rules_of
 from crowd.web.target import is_deliverable
+from crowd.web.twin import answer, fields_of, origin_of
+from crowd.web.waiting import passed_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,13 +42,22 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
-    from crowd.command import RouteDefinition
+    from crowd.definition import RouteDefinition
+    from crowd.door.door import Door
+    from crowd.door.proxies import Proxies
+    from crowd.idempotency import Grouped
+    from crowd.web.entrance import Entrance
     from crowd.web.fields import Field
+    from crowd.web.messages import MessagePages
+    from crowd.web.through import Through
+    from crowd.web.waiting import Ending, Wait, Waiting
 
 METHODS_NEVER_STORED: Final = frozenset(("GET", "HEAD", "OPTIONS", "CONNECT", "TRACE"))
 """They ask instead of telling, or are about the connection."""
 
 _ID: Final = b"Crowd-Message-Id"
+_NOTHING: Final[tuple[Field, ...]] = ()
+_REPLAYED: Final = (b"Idempotent-Replayed", b"true")
 _BODY: Final = b'{"status": "OK"}'
 _COMMON: Final = (
     (b"Content-Type", b"application/json;charset=UTF-8"),
@@ -56,113 +80,234 @@ class Acceptor(Protocol):
     def route_id(self, path: str) -> RouteId | None:
         """Return a route's id, or None while the ledger does not have it."""
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
-        """Offer a message's stored form.
+    def accept(
+        self, route: RouteId, stored: bytes, digests: bytes
+    ) -> Deferred[Position | Replayed]:
+        """Offer a message's stored form, and `digests_of` its key or `NO_KEY`.
 
-        Fires with its position once it is durable on a majority (I1); fails with a
+        Fires with its position once it is durable on a majority (I1), or with the first one's
+        if its key is known; fails with KeyReusedError if that is of another request, with a
         RefusedError if it is certainly not stored, and with OutcomeUnknownError if it may be.
+        """
+
+    def accept_group(
+        self, route: RouteId, stored: Sequence[bytes], keys: bytes
+    ) -> Deferred[Grouped]:
+        """Offer the messages of one request; `keys` are packed as in `crowd.idempotency`.
+
+        Fires with what became of them, once all of them are durable; fails as `accept` does.
         """
 
 
 class Ingest:
-    """Builds the Klein `app` of the routes; each handler offers messages to `acceptor`."""
+    """Builds the Klein `app` of the routes; each handler offers messages to `acceptor`.
+
+    Requests of the routes that have a door in `entrance` must pass it first. What `proxies`, if
+    there are any, say of a producer's address is believed.
+    """
 
     log = Logger()
 
     def __init__(
-        self, acceptor: Acceptor, routes: Sequence[RouteDefinition], wall_us: Callable[[], int]
+        self,
+        acceptor: Acceptor,
+        routes: Sequence[RouteDefinition],
+        wall_us: Callable[[], int],
+        through: Through | None = None,
+        entrance: Entrance | None = None,
+        proxies: Proxies | None = None,
+        waiting: Waiting | None = None,
+        pages: MessagePages | None = None,
     ) -> None:
+        """Take `through` for reads; without it they are refused. ValueError for a bad upstream.
+
+        Without `waiting` no producer waits for a consumer; `pages` say what became of a message.
+        """
         self.app = Klein()
+        self._proxies = proxies
         self._acceptor = acceptor
+        self._entrance = entrance
         self._wall_us = wall_us
+        self._waiting = waiting
         # Werkzeug would answer 308 at slashes, or see one path in two (`//`).
         self.app.url_map.strict_slashes = False
         self.app.url_map.redirect_defaults = False
         self.app.url_map.merge_slashes = False
         self.app.handle_errors(Exception)(self._failed)
+        if entrance is not None:
+            entrance.stand_at(self.app.url_map)
+        if pages is not None:
+            pages.stand_in(self.app)
         for route in routes:
-            self._add(route.path, [m for m in route.methods if m not in METHODS_NEVER_STORED])
+            door = None if entrance is None else entrance.door(route.path)
+            stored = [m for m in route.methods if m not in METHODS_NEVER_STORED]
+            if stored:
+                self._add(route.path, stored, route.path, self._taker(route.path, door))
+            asked = door is not None and door.answers_browsers
+            if asked:
+                self._add(route.path, ["OPTIONS"], f"{route.path} asked", self._preflight)
+            if through is not None and route.reads == "proxy":
+                reads = [m for m in through.methods if not (asked and m == "OPTIONS")]
+                self._add(route.path, reads, f"{route.path} reads", through.handler(route))
 
-    def _add(self, path: str, methods: list[str]) -> None:
+    def _taker(self, path: str, door: Door | None) -> Callable[..., Any]:
         def take(request: Any, **_: object) -> Any:
-            return self._take(path, request)
+            return self._take(path, door, request)
 
-        self.app.route(path, methods=methods, endpoint=path, strict_slashes=False)(take)
-        front, converter, _ = path.rpartition("<path:")
-        if converter and front.endswith("/") and path.endswith(">"):
-            # "all below" includes the top itself, which Werkzeug's converter leaves out.
-            self.app.route(front, methods=methods, endpoint=f"{path} itself")(take)
+        return take
 
-    def _take(self, path: str, request: Any) -> Any:
+    def _add(
+        self, path: str, methods: Sequence[str], endpoint: str, take: Callable[..., Any]
+    ) -> None:
+        for rule, name in rules_of(path, endpoint):
+            self.app.route(rule, methods=methods, endpoint=name, strict_slashes=False)(take)
+
+    def _preflight(self, request: Any, **_: object) -> Any:
+        """Answer a browser that asks before it posts. The log is not touched."""
+        assert self._entrance is not None, "a door stands in an entrance"
+        fields = request.fields if type(request) is Request else fields_of(request)
+        return answer(request, self._entrance.preflight(request.uri, fields.kept))
+
+    def _take(self, path: str, door: Door | None, request: Any) -> Any:
         """Offer a request's message. Returns what Klein waits for."""
         acceptor = self._acceptor
         route = acceptor.route_id(path)
         if route is None:
             raise NoQuorumError("this route is not in the ledger yet")
         ours = type(request) is Request
-        fields = request.fields if ours else _fields_of(request)
+        fields = request.fields if ours else fields_of(request)
         if not is_deliverable(request.uri):
-            return answer(request, problem_reply(BAD_TARGET, "expected a path without '#'"))
+            shown = _NOTHING if door is None else door.shown(fields.kept)
+            return answer(request, problem_reply(BAD_TARGET, "expected a path without '#'"), shown)
         if ours:
             connection = request.connection
             client, scheme, body = connection.client, connection.scheme, request.body
             request.answers_itself = True
         else:
-            client, scheme, body = _origin_of(request)
+            client, scheme, body = origin_of(request)
+        if self._proxies is not None:
+            client = self._proxies.client(client, fields.kept)
+        passed = Admitted("", fields.kept)
+        if door is not None:
+            entrance = self._entrance
+            assert entrance is not None, "a door stands in an entrance"
+            transport = request.connection.transport if ours else request.channel.transport
+            asked = entrance.asked(request.method, fields, body, client, transport)
+            verdict = door.admit(asked)
+            if isinstance(verdict, Refused):
+                return answer(request, entrance.refusal(verdict), door.shown(fields.kept))
+            passed = verdict
+        kept, extra = passed.headers, passed.answer
+        try:
+            key = read_key(fields.idempotency) if fields.idempotency else b""
+        except ValueError as error:
+            return answer(request, problem_reply(BAD_KEY, str(error)), extra)
+        if passed.elements is not None:
+            message = Message(
+                request.method, request.uri, tuple(kept), body, self._wall_us(), client, scheme
+            )
+            return self._take_group(path, route, request, message, passed, key, fields.encodings)
+        wait = None
+        if fields.prefers and self._waiting is not None:
+            wait, kept = self._waiting.begin(path, route, kept)
         message = Message(
-            request.method, request.uri, tuple(fields.kept), body, self._wall_us(), client, scheme
-        )  # fmt: skip
-        accepted = acceptor.accept(route, encode_message(message))
+            request.method, request.uri, tuple(kept), body, self._wall_us(), client, scheme
+        )
+        digests = _digests(path, passed, key, message) if key or passed.events else NO_KEY
+        accepted = acceptor.accept(route, encode_message(message), digests)
+        if wait is not None:
+            browsers = door is not None and door.answers_browsers
+            told = (request, fields.encodings, extra, wait, browsers)
+            return accepted.addCallbacks(self._wait, self._refused, told, {}, (request, extra))
         return accepted.addCallbacks(
-            self._accepted, self._refused, (request, fields.encodings), {}, (request,)
+            self._accepted, self._refused, (request, fields.encodings, extra), {}, (request, extra)
         )
 
-    def _accepted(self, position: Position, request: Any, encodings: bytes) -> bytes | None:
-        reply = ACCEPTED_GZIP if encodings and accepts_gzip(encodings) else ACCEPTED
-        name = message_id(self._acceptor.tag, position).encode("ascii")
-        return answer(request, reply, ((_ID, name),))
+    def _take_group(
+        self, path: str, route: RouteId, request: Any, message: Message, passed: Admitted,
+        key: bytes, encodings: bytes,
+    ) -> Any:  # fmt: skip
+        """Offer the messages that a request is; `message` is as if it were one."""
+        elements, extra = passed.elements, passed.answer
+        assert elements is not None, "it is many"
+        try:
+            stored = stored_forms(message, elements)
+        except TooLargeError as error:
+            return answer(request, problem_reply(BODY_TOO_LARGE, str(error)), extra)
+        keys = keys_of_events(path, passed.credential, passed.events)
+        if key:
+            keys = keyed(0, _digests(path, passed, key, message, len(stored)), len(stored))
+        accepted = self._acceptor.accept_group(route, stored, keys)
+        return accepted.addCallbacks(
+            self._group_accepted, self._refused, (request, encodings, extra), {}, (request, extra)
+        )
 
-    def _refused(self, failure: Failure, request: Any) -> bytes | None:
+    def _group_accepted(
+        self, grouped: Grouped, request: Any, encodings: bytes, extra: tuple[Field, ...]
+    ) -> bytes | None:
+        tag = self._acceptor.tag
+        own: tuple[Field, ...] = ((_ID, first_id(tag, grouped)), *extra)
+        if sum(count for _, count, _ in grouped.replayed) == grouped.count:
+            own = (_REPLAYED, *own)
+        return answer(request, group_reply(tag, grouped, encodings), own)
+
+    def _accepted(
+        self,
+        position: Position | Replayed,
+        request: Any,
+        encodings: bytes,
+        extra: tuple[Field, ...],
+    ) -> bytes | None:
+        reply = ACCEPTED_GZIP if encodings and accepts_gzip(encodings) else ACCEPTED
+        if isinstance(position, Replayed):
+            name = message_id(self._acceptor.tag, position.position).encode("ascii")
+            return answer(request, reply, ((_ID, name), _REPLAYED, *extra))
+        name = message_id(self._acceptor.tag, position).encode("ascii")
+        return answer(request, reply, ((_ID, name), *extra))
+
+    def _wait(
+        self, position: Position | Replayed, request: Any, encodings: bytes,
+        extra: tuple[Field, ...], wait: Wait, browsers: bool,  # noqa: FBT001  as Deferreds pass it
+    ) -> Any:  # fmt: skip
+        """Have the producer of a message that was accepted wait. Returns what Klein waits for."""
+        waiting = self._waiting
+        assert waiting is not None, "it has begun"
+        where = position.position if isinstance(position, Replayed) else position
+
+        def tell(ending: Ending | None) -> bytes | None:
+            name = message_id(self._acceptor.tag, where).encode("ascii")
+            own: tuple[Field, ...] = ((_ID, name), *extra)
+            if isinstance(position, Replayed):
+                own = (_REPLAYED, *own)
+            if ending is not None and ending.status:
+                return answer(request, passed_back(ending, wait, for_browsers=browsers), own)
+            reply = ACCEPTED_GZIP if encodings and accepts_gzip(encodings) else ACCEPTED
+            return answer(request, reply, (*waiting.usual(ending, wait, name), *own))
+
+        ended = waiting.wait(wait, where, request)
+        return tell(None) if ended is None else ended.addCallback(tell)
+
+    def _refused(self, failure: Failure, request: Any, extra: tuple[Field, ...]) -> bytes | None:
         error = failure_value(failure)
         if not is_expected(error):
             self.log.failure("a message was neither accepted nor refused", failure=failure)
-        return answer(request, reply_to_error(error))
+        return answer(request, reply_to_error(error), extra)
 
     def _failed(self, request: Any, failure: Failure) -> bytes | None:
         """Answer an error under Twisted's own HTTP server; `router` does it for the channel."""
         error = failure_value(failure)
         if not is_expected(error):
             self.log.failure("a handler failed", failure=failure)
-        return answer(request, reply_to_error(error))
+        extra = _NOTHING
+        if self._entrance:
+            extra = self._entrance.shown(request.method, request.uri, fields_of(request).kept)
+        return answer(request, reply_to_error(error), extra)
 
 
-def answer(request: Any, reply: Reply, extra: tuple[Field, ...] = ()) -> bytes | None:
-    """Send `reply` with `extra` header fields; returns what Klein is still to write.
-
-    A channel's request takes the answer whole. One of Twisted's gets it in its own terms.
-    """
-    if type(request) is Request:
-        request.reply(reply, extra)
-        return None
-    request.setResponseCode(reply.status)
-    for name, value in (*reply.headers, *extra):
-        request.setHeader(name, value)
-    request.setHeader(b"Content-Length", b"%d" % len(reply.body))
-    return reply.body
-
-
-def _fields_of(request: Any) -> Fields:
-    """Return the fields of one of Twisted's requests, which has lost their order and case."""
-    return sort_fields(
-        (name, value)
-        for name, values in request.requestHeaders.getAllRawHeaders()
-        for value in values
+def _digests(path: str, passed: Admitted, key: bytes, message: Message, count: int = 0) -> bytes:
+    """Return the digests of a request that has a key, or is an event; many messages are `count`."""
+    if not key:
+        return digests_of_event(path, passed.credential, *passed.events[0])
+    return digests_of(
+        path, passed.credential, key, message.method, message.target, message.body, count
     )
-
-
-def _origin_of(request: Any) -> tuple[bytes, bytes, bytes]:
-    """Return the client's address, the scheme, and the body of one of Twisted's requests."""
-    host = str(getattr(request.getClientAddress(), "host", ""))
-    scheme = b"https" if request.isSecure() else b"http"
-    body: bytes = request.content.read()
-    return host.encode("ascii", "backslashreplace"), scheme, body

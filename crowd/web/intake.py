@@ -11,7 +11,11 @@ read, how long that may take, and the answers. No I/O and no clock: bytes in, ca
 
 In its strict mode llhttp refuses what smuggles requests past proxies: Content-Length beside
 Transfer-Encoding, a second Content-Length, folded fields, bare CR and LF, NUL, bad chunk sizes
-(RFC 9112 sections 5 to 7 and 11.2). What it leaves open is refused in `on_headers_complete`.
+(RFC 9112 sections 5 to 7 and 11.2). What it leaves open is refused in `on_headers_complete`: its
+laxity with the blanks of a request line, its other protocols, what Host may be, and more.
+
+Two readers frame the input: ``framing`` cuts it where a head or a body ends, and llhttp reads piece
+by piece. Where the two do not end a head at the same byte, the request is refused.
 
 Invariant: at most one slice of input is looked at past any bound.
 
@@ -30,6 +34,7 @@ from twisted.python.failure import Failure
 
 from crowd.web import problems
 from crowd.web.fields import sort_fields
+from crowd.web.framing import END, LINE_EXPECTED, after_end, is_head, may_be_head, misplaced
 from crowd.web.limits import SLICE_BYTES
 from crowd.web.target import from_absolute
 
@@ -55,10 +60,13 @@ class Stage(enum.Enum):
 class Receiver(Protocol):
     """Whom an intake tells. Called from within `Intake.feed` and `Intake.refuse` only."""
 
-    def head(self, body_bytes: int, method: bytes, target: bytes, *, expects: bool) -> None:
+    def head(
+        self, body_bytes: int, method: bytes, target: bytes, fields: Fields, *, expects: bool
+    ) -> Reply | None:
         """Take note of a head; its body has `body_bytes`, or as many at most if chunked.
 
-        `expects`: the producer waits for 100 (Continue) before it sends the body.
+        `expects`: the producer waits for 100 (Continue) before it sends the body. Returns the
+        answer to a request whose body need not be read.
         """
 
     def request(
@@ -82,6 +90,8 @@ class Intake:
 
     def __init__(self, limits: WebLimits, receiver: Receiver) -> None:
         self.stage = Stage.BETWEEN
+        self.old_version = False
+        """Whether the request that was read last came as HTTP/1.0."""
         self._limits = limits
         self._receiver = receiver
         self._parser: Any = httptools.HttpRequestParser(self)
@@ -89,6 +99,11 @@ class Intake:
         self._refusal: Reply | None = None
         self._sorted: list[Field] = []
         self._fields = sort_fields(self._sorted)
+        self._raw = b""  # the head that is being read, as it came
+        self._head_seen = b""  # the last one that was found to be a head
+        self._tail = b""  # the last three bytes of a chunked body, which may begin its end
+        self._grown_bytes = 0  # what a chunked body had when it last grew
+        self._still_from = 0  # what had come by then
         self.on_message_begin()
         self.stage = Stage.BETWEEN
 
@@ -97,20 +112,56 @@ class Intake:
 
         Never raises: what is wrong with the bytes becomes one call of ``receiver.refused``.
         """
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._after_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            self._stopped(error)
-        if self.stage is Stage.HEAD or self.stage is Stage.BODY:
-            self._count(len(data))
+        start, size = 0, len(data)
+        while start < size:
+            stage = self.stage
+            if stage is Stage.BODY:
+                piece = self._body_piece(data, start)
+            elif stage is Stage.BETWEEN and not self._raw:
+                # Mostly this is a whole head; `_raw` is then the piece, without a copy.
+                end = data.find(END, start)
+                self._raw = piece = data[start : end + 4] if end >= 0 else data[start:]
+            elif stage is Stage.BETWEEN or stage is Stage.HEAD:
+                piece = data[start : after_end(self._raw[-3:], data, start)]
+                self._raw += piece
+            else:
+                return
+            try:
+                self._parser.feed_data(piece)
+            except httptools.HttpParserUpgrade:
+                self._after_upgrade()
+            except httptools.HttpParserError as error:
+                self._stopped(error)
+            start += len(piece)
+            if self._raw or (self.stage is Stage.BODY and self._fields.transfer is not None):
+                self._count(len(piece))
+
+    def _body_piece(self, data: bytes, start: int) -> bytes:
+        """Return what of `data` belongs to the body that is being read, or may end it."""
+        fields = self._fields
+        if fields.transfer is not None:
+            piece = data[start : after_end(self._tail, data, start)]
+            self._tail = (self._tail + piece)[-3:]
+            return piece
+        piece = data[start : start + (fields.length or 0) - self._body_bytes]
+        assert piece, "llhttp ends a body that has all its bytes"
+        return piece
 
     def refuse(self, reply: Reply) -> None:
         """Take nothing more, and have `reply` sent. Nothing happens after the first time."""
         if self.stage is not Stage.REFUSED:
             self.stage = Stage.REFUSED
             self._receiver.refused(reply)
+
+    @property
+    def asked(self) -> tuple[bytes, bytes, list[Field]]:
+        """What is known of the last request, for its refusal: method, target and header fields.
+
+        Before the end of its head the method is POST: that is what browsers send.
+        """
+        if self._head:
+            return self._method, self._target, self._head
+        return b"POST", self._target, self._headers
 
     def end(self) -> None:
         """Take nothing more."""
@@ -120,6 +171,7 @@ class Intake:
     def close(self) -> None:
         """Let go of the parser, which holds this object's methods: a cycle."""
         self._parser = None
+        self._raw = b""
         self.stage = Stage.REFUSED
 
     # --- llhttp's calls ------------------------------------------------------------------------
@@ -131,7 +183,9 @@ class Intake:
         self.stage = Stage.HEAD
         self._target = b""
         self._headers: list[Field] = []
+        self._head: list[Field] = []
         self._body = b""
+        self._body_bytes = 0
         self._parts: list[bytes] | None = None
         self._seen_bytes = 0
 
@@ -149,8 +203,14 @@ class Intake:
         """Check what llhttp does not, and announce the body."""
         parser = self._parser
         headers = self._head = self._headers
+        self._method = method = parser.get_method()
         self._headers = []
         self.stage = Stage.BODY
+        raw, self._raw = self._raw, b""
+        if raw != self._head_seen:
+            if not is_head(raw):
+                self._stop_line(raw)
+            self._head_seen = raw
         if self._seen_bytes or self._always_measure or len(headers) > self._limits.headers_max:
             self._measure(headers)
         self._seen_bytes = 0
@@ -161,10 +221,9 @@ class Intake:
             self._fields = sort_fields(headers)
             self._sorted = headers
         fields = self._fields
-        self._method = method = parser.get_method()
         self._alive = alive = parser.should_keep_alive()
         self._upgrading = False
-        expects = False
+        expects = self.old_version = False
         if not alive or fields.hosts != 1 or fields.unusual or method == b"CONNECT":
             expects = self._check_unusual(method, fields)
         length = fields.length or 0
@@ -172,7 +231,10 @@ class Intake:
             length = self._limits.body_bytes_max
         elif length > self._limits.body_bytes_max:
             self._stop(problems.BODY_TOO_LARGE, f"over {self._limits.body_bytes_max} bytes")
-        self._receiver.head(length, method, self._target, expects=expects)
+        reply = self._receiver.head(length, method, self._target, fields, expects=expects)
+        if reply is not None:
+            self._refusal = reply
+            raise _StopError
 
     def on_body(self, data: bytes) -> None:
         """Add a part of the body; most bodies come in one."""
@@ -191,6 +253,8 @@ class Intake:
         """Hand the request on."""
         if self._upgrading:
             return  # llhttp skips the body of an upgrade; `_after_upgrade` reads it after all
+        if self._headers:
+            self._check_trailers(self._headers)
         self.stage = Stage.BETWEEN if self._alive else Stage.ENDED
         self._receiver.request(
             self._method, self._target, self._head, self._fields,
@@ -199,14 +263,24 @@ class Intake:
 
     # --- Off the hot path ----------------------------------------------------------------------
 
+    def _stop_line(self, raw: bytes) -> Never:
+        version = self._parser.get_http_version()
+        if version == "0.9" and may_be_head(raw):  # which has none in its line
+            self._stop(problems.VERSION, f"found {version}")
+        self._stop(problems.BAD_REQUEST, LINE_EXPECTED)
+
     def _check_unusual(self, method: bytes, fields: Fields) -> bool:
         """Refuse what llhttp lets pass; return whether 100 (Continue) is expected."""
         version = self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             self._stop(problems.VERSION, f"found {version}")
+        self.old_version = version == "1.0"
+        if fields.flaw:
+            self._stop(problems.BAD_REQUEST, fields.flaw)
         if fields.hosts > 1 or (version == "1.1" and not fields.hosts):
             self._stop(problems.BAD_REQUEST, f"{fields.hosts} Host fields; expected 1")
         if fields.transfer is not None:
+            self._tail, self._grown_bytes, self._still_from = b"", 0, 0
             if version == "1.0":  # RFC 9112 section 6.1: its framing is faulty
                 self._stop(problems.BAD_REQUEST, "Transfer-Encoding in an HTTP/1.0 request")
             if fields.transfer.lower() != b"chunked":
@@ -231,21 +305,35 @@ class Intake:
         if len(headers) > self._limits.headers_max:
             self._stop(problems.HEAD_TOO_LARGE, f"over {self._limits.headers_max} fields")
 
+    def _check_trailers(self, trailers: list[Field]) -> None:
+        if misplaced(trailers):
+            self._stop(problems.BAD_REQUEST, "a trailer that belongs before the content")
+        if len(trailers) > self._limits.headers_max:
+            self._stop(problems.HEAD_TOO_LARGE, "too many trailers")
+
     def _count(self, fed_bytes: int) -> None:
         """Bound what a request that is not complete has taken of the input."""
         self._seen_bytes += fed_bytes
         seen_max = self._limits.head_bytes_max + SLICE_BYTES
-        if self.stage is Stage.HEAD:
+        if self._raw:
             if self._seen_bytes > seen_max:
                 self.refuse(_too_large(self._limits.head_bytes_max))
-        elif (
-            self._fields.transfer is not None
-            and self._seen_bytes > seen_max + _FRAMING_FACTOR * self._body_bytes_so_far()
-        ):
-            self.refuse(problems.problem_reply(problems.BAD_REQUEST, "more framing than body"))
+            elif not may_be_head(self._raw) or self._raw.endswith(END):
+                self.refuse(problems.problem_reply(problems.BAD_REQUEST, LINE_EXPECTED))
+        elif self._fields.transfer is not None:
+            self._count_chunked(seen_max)
 
-    def _body_bytes_so_far(self) -> int:
-        return self._body_bytes if self._body else 0
+    def _count_chunked(self, seen_max: int) -> None:
+        """Bound the framing of a chunked body: all of it, and what comes behind the last chunk."""
+        body_bytes = self._body_bytes
+        if self._grown_bytes != body_bytes:
+            self._grown_bytes = body_bytes
+            self._still_from = self._seen_bytes
+        still_bytes = self._seen_bytes - self._still_from
+        if len(self._headers) > self._limits.headers_max:
+            self.refuse(problems.problem_reply(problems.HEAD_TOO_LARGE, "too many trailers"))
+        elif self._seen_bytes > seen_max + _FRAMING_FACTOR * body_bytes or still_bytes > seen_max:
+            self.refuse(problems.problem_reply(problems.BAD_REQUEST, "more framing than body"))
 
     def _stop(self, problem: problems.Problem, detail: str = "") -> Never:
         """Refuse from within one of llhttp's calls."""
@@ -255,17 +343,21 @@ class Intake:
     def _stopped(self, error: httptools.HttpParserError) -> None:
         if self.stage is Stage.ENDED:
             return
-        if self._refusal is not None:
+        if self._raw and not may_be_head(self._raw):  # the first flaw, however the rest was cut
+            self.refuse(problems.problem_reply(problems.BAD_REQUEST, LINE_EXPECTED))
+        elif self._refusal is not None:
             self.refuse(self._refusal)
         elif isinstance(error, httptools.HttpParserCallbackError):
             # Not the producer's fault but a defect here: say so, and lose only this connection.
             failure = Failure(error)  # type: ignore[no-untyped-call]  # Twisted's
             self.log.failure("reading a request failed", failure=failure)
             self.refuse(problems.problem_reply(problems.INTERNAL))
+        elif str(error) == "Invalid HTTP version":
+            self.refuse(problems.problem_reply(problems.VERSION))
         else:
             self.refuse(problems.problem_reply(problems.BAD_REQUEST, str(error)))
 
-    def _after_upgrade(self, rest: bytes) -> None:
+    def _after_upgrade(self) -> None:
         """Go on behind the head of a request to upgrade, which is answered as if it were none.
 
         llhttp expects another protocol there. A new parser is told of a head with the same
@@ -273,8 +365,6 @@ class Intake:
         """
         if not self._upgrading:
             self._parser = httptools.HttpRequestParser(self)
-            if self.stage is Stage.BETWEEN and rest:
-                self.feed(rest)
             return
         self._upgrading = False
         self._parser = httptools.HttpRequestParser(_AfterHead(self))
@@ -283,8 +373,6 @@ class Intake:
         else:
             framing = b"Content-Length: %d" % (self._fields.length or 0)
         self._parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n\r\n" % framing)
-        if rest:
-            self.feed(rest)
 
 
 def _too_large(bytes_max: int) -> Reply:

@@ -2,7 +2,7 @@
 """Where producers connect: the listening ports, and what all their connections share.
 
 Decides when connections are looked at (one timer for all of them, every 0.5 s, instead of one
-for each request), how many there may be, and how they end when the node stops: no new ones,
+for each request), has no more accepted while there are too many (``acceptance``), and how they end when the node stops: no new ones,
 idle ones are closed, those with a request are answered first. Leaves the requests to
 ``router`` and each connection's own course to ``channel``.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IProtocolNegotiationFactory
@@ -20,8 +21,10 @@ from twisted.logger import Logger
 from twisted.web.http import datetimeToString
 from zope.interface import implementer
 
+from crowd.web.acceptance import Acceptance
 from crowd.web.budget import Budget
 from crowd.web.channel import Channel
+from crowd.web.entrance import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,11 +35,14 @@ if TYPE_CHECKING:
     from crowd.clock import Clock
     from crowd.web.limits import WebLimits
     from crowd.web.reply import Reply
-    from crowd.web.router import Router
+    from crowd.web.router import Router, Shown
 
 ACCEPT_QUEUED_S: Final = 0.05
 """For the reactor to accept the connections that the system has made already: when a listening
 socket closes, those that nobody accepted are reset, with the requests that they brought."""
+
+IDLE_WHEN_FULL_S: Final = 5.0
+"""How long a connection may be idle while others wait to be accepted."""
 
 SWEEP_S: Final = 0.5
 """Deadlines are of seconds; looking at 20 000 connections takes 2 ms."""
@@ -50,14 +56,26 @@ class Producers(Factory):
     log = Logger()
 
     def __init__(
-        self, clock: Clock, router: Router, limits: WebLimits, wall_s: Callable[[], float]
+        self,
+        clock: Clock,
+        router: Router,
+        limits: WebLimits,
+        wall_s: Callable[[], float],
+        tally: Tally | None = None,
     ) -> None:
         self.limits = limits
+        self.tally = tally or Tally()  # the doors count in it
         self.budget = Budget(limits.in_flight_bytes_max)
         self.handle = router.handle
+        self.at_head = router.at_head
+        self.shown: Shown | None = router.shown
         self.draining = False
         self.connections_refused = 0
         self.requests = 0  # `Channel` counts them
+        self.acceptance = Acceptance(limits.connections_max)
+        self.on_acceptance: Callable[[], None] = lambda: None
+        """Called when `acceptance` changed its mind."""
+        self._swept_s = clock.seconds()
         self._clock = clock
         self._wall_s = wall_s
         self._router = router
@@ -72,11 +90,14 @@ class Producers(Factory):
         """Have requests from here on answered by another router; those under way go on."""
         self._router = router
         self.handle = router.handle
+        self.at_head = router.at_head
+        self.shown = router.shown
 
     def buildProtocol(self, addr: IAddress | None) -> Channel | None:
         """Return a connection's protocol, or None if there are too many of them."""
         del addr
-        if self.draining or len(self._open) >= self.limits.connections_max:
+        connections_max = self.limits.connections_max + self.limits.connections_over
+        if self.draining or len(self._open) >= connections_max:
             self.connections_refused += 1
             return None
         return Channel(self)
@@ -88,9 +109,14 @@ class Producers(Factory):
         """
         return [b"http/1.1"]
 
+    def refuse(self) -> None:
+        """Count a connection that was refused before it came here."""
+        self.connections_refused += 1
+
     def start(self) -> None:
         """Start the timer."""
         self._tell_time()
+        self._swept_s = self.now_s
         self._sweep.start(SWEEP_S, now=False)
 
     def drain(self) -> Deferred[None]:
@@ -114,11 +140,19 @@ class Producers(Factory):
             self._sweep.stop()
 
     def sweep(self) -> None:
-        """See whose deadline is over."""
+        """See whose deadline is over, and how late this node is with all that it does."""
         self._tell_time()
         now_s = self.now_s
+        if self.acceptance.came(now_s - self._swept_s - SWEEP_S):
+            self.on_acceptance()
+        self._swept_s = now_s
         for channel in [each for each in self._open if each.deadline_s <= now_s]:
             channel.expired()
+        if self.acceptance.is_full:
+            idle_by_s = now_s + self.limits.idle_s - IDLE_WHEN_FULL_S
+            for channel in [each for each in self._open if each.deadline_s <= idle_by_s]:
+                if channel.is_idle:
+                    channel.expired()
 
     @property
     def connections(self) -> int:
@@ -127,9 +161,9 @@ class Producers(Factory):
 
     # --- What connections ask for ---------------------------------------------------------------
 
-    def refusal(self, method: bytes, target: bytes) -> Reply | None:
+    def refusal(self, method: bytes, target: bytes, host: bytes) -> Reply | None:
         """Return the answer that is certain before the body is read."""
-        return self._router.refusal(method, target)
+        return self._router.refusal(method, target, host)
 
     def soon(self, channel: Channel) -> None:
         """Call ``channel.turn()`` in the reactor's next turn, once."""
@@ -140,10 +174,14 @@ class Producers(Factory):
     def opened(self, channel: Channel) -> None:
         """Watch a connection."""
         self._open.add(channel)
+        if self.acceptance.count(len(self._open)):
+            self.on_acceptance()
 
     def closed(self, channel: Channel) -> None:
         """Forget a connection."""
         self._open.discard(channel)
+        if not self.acceptance.goes_on and self.acceptance.count(len(self._open)):
+            self.on_acceptance()
         self._due.pop(channel, None)
         self._tell_if_empty()
 
@@ -163,6 +201,21 @@ class Producers(Factory):
         if self._empty is not None and not self._open:
             empty, self._empty = self._empty, None
             empty.callback(None)
+
+
+class WrappedEndpoint(msgspec.Struct, frozen=True):
+    """One of Twisted's endpoints on which connections begin with something before HTTP.
+
+    ``wrapped`` returns the factory that does that beginning around the one it is given.
+    """
+
+    endpoint: Any
+    wrapped: Callable[[Any], Any]
+
+    def listen(self, factory: Any) -> Deferred[Any]:
+        """Listen, as an endpoint does."""
+        listening: Deferred[Any] = self.endpoint.listen(self.wrapped(factory))
+        return listening
 
 
 class ProducerListener(Service):
@@ -187,6 +240,7 @@ class ProducerListener(Service):
     def startService(self) -> None:
         """Listen on all endpoints."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
+        self.producers.on_acceptance = self._accept_or_not
         self.producers.start()
         opening = [endpoint.listen(self.producers) for endpoint in self._endpoints]
         for each in opening:
@@ -231,6 +285,14 @@ class ProducerListener(Service):
         if over.active():
             over.cancel()
         self.producers.stop()
+
+    def _accept_or_not(self) -> None:
+        """Have the system queue connections while there are too many, and take them up again."""
+        for port in self._ports:
+            if self.producers.acceptance.goes_on:
+                port.startReading()
+            else:
+                port.stopReading()
 
     def _failed(self, failure: Failure) -> None:
         error = failure.value

@@ -7,12 +7,15 @@ and to whoever sends it the ``Date``.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 if TYPE_CHECKING:
     from crowd.web.fields import Field
+
+
+NO_CONTENT: Final = 204
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -33,8 +36,12 @@ def phrase(status: int) -> bytes:
 
 
 def make_reply(status: int, headers: tuple[Field, ...], body: bytes) -> Reply:
-    """Return the answer of `status` with `headers` and `body`; its length is added."""
+    """Return the answer of `status` with `headers` and `body`; its length is added.
+
+    But to 204, which has no body and must not say so (RFC 9110 section 8.6).
+    """
     lines = [b"HTTP/1.1 %d %s\r\n" % (status, phrase(status))]
     lines += [b"%s: %s\r\n" % field for field in headers]
-    lines.append(b"Content-Length: %d\r\n" % len(body))
+    if status != NO_CONTENT:
+        lines.append(b"Content-Length: %d\r\n" % len(body))
     return Reply(status, headers, body, b"".join(lines))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from crowd.web.fields import Field, Fields
+    from crowd.web.stream import Stream
 
 _ALIVE = b"Connection: keep-alive\r\n\r\n"
 _CLOSE = b"Connection: close\r\n\r\n"
@@ -35,6 +36,7 @@ class Connection(Protocol):
 
     client: bytes
     scheme: bytes
+    transport: Any
 
     @property
     def date(self) -> bytes:
@@ -42,6 +44,9 @@ class Connection(Protocol):
 
     def answered(self, request: Request, wire: bytes) -> None:
         """Send `wire`, the whole answer, in its turn."""
+
+    def release(self, request: Request) -> None:
+        """Give back what `request` holds of the budget."""
 
     def peer(self) -> IAddress:
         """Return the producer's address."""
@@ -56,14 +61,18 @@ class Request:
     Read: `method`, `uri` (the request-target as it came), `path` (without the query),
     `raw_headers` (in their order and case), `fields` (the same, sorted), `body`.
     `held` is what the in-flight budget holds for it. Whoever sets `answers_itself` promises
-    to call `reply` later; the channel then waits for nothing else.
+    to call `reply` later; the channel then waits for nothing else. `stream`: it is answered in
+    pieces. `old_version`: it came as HTTP/1.0.
     """
 
     __slots__ = (
         "_args", "_code", "_content", "_finish", "_parts", "_request_headers",
         "_response_headers", "answers_itself", "body", "connection", "fields", "finished", "held",
-        "keep_alive", "method", "notified", "path", "postpath", "prepath", "raw_headers", "uri", "wire",
+        "keep_alive", "method", "notified", "old_version", "path", "postpath", "prepath",
+        "raw_headers", "stream", "uri", "wire",
     )  # fmt: skip
+
+    old_version: bool
 
     # Everything that is not set here is set when it is first needed: `_lazy` makes it.
     def __init__(
@@ -91,6 +100,7 @@ class Request:
         self.answers_itself = False
         self.notified = False
         self.wire: bytes | None = None
+        self.stream: Stream | None = None
 
     def reply(self, reply: Reply, extra: Sequence[Field] = ()) -> None:
         """Send a whole answer, with `extra` header fields. Once for each request."""
@@ -230,6 +240,7 @@ _LAZY: dict[str, Callable[[Request], Any]] = {
     "_parts": lambda _: [],
     "_request_headers": _request_headers,
     "_response_headers": lambda _: Headers(),
+    "old_version": lambda _: False,
     "postpath": _postpath,
     "prepath": lambda _: [],
 }

@@ -12,15 +12,16 @@ def from_absolute(target: bytes, headers: list[Field]) -> tuple[bytes, list[Fiel
     """Return an absolute target as a path and query, and `headers` with its authority as Host.
 
     A server must accept the absolute form, and then believe it rather than Host (section
-    3.2.2). Any other target comes back as it is.
+    3.2.2). Any other target comes back as it is, and one that is no URL of a host: with a user
+    in it (RFC 9110 section 4.2.4), or without a host. Nobody delivers those.
     """
     scheme, mark, rest = target.partition(b"://")
     if not mark or scheme.lower() not in (b"http", b"https"):
         return target, headers
     ends = [end for end in (rest.find(b"/"), rest.find(b"?")) if end >= 0]
     end = min(ends, default=len(rest))
-    authority, path = rest[:end].rpartition(b"@")[2], rest[end:]
-    if not authority:
+    authority, path = rest[:end], rest[end:]
+    if not authority or b"@" in authority:
         return target, headers
     renamed = [(n, authority if n.lower() == b"host" else value) for n, value in headers]
     return path if path[:1] == b"/" else b"/" + path, renamed

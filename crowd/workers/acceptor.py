@@ -9,29 +9,43 @@ certainly not stored. One that was offered may be: then the engine's answer is w
 moment longer than the engine takes to give one (`GRACE_S`), and after that its fate is unknown.
 The engine's answer counts from when the message came to the worker.
 
+The messages of one request, a group, are one place of one offer, and have one answer.
+
 In the reactor only. `accept` is on the hot path: one Deferred and one tuple for a message.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, fail
 
-from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError
+from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError, RefusedError
+from crowd.idempotency import NO_KEY, Grouped, Replayed
 from crowd.message import Position
-from crowd.workers.wire import OFFER_MESSAGES_MAX, Accepted, Offer, Refused, error_of
+from crowd.raft.proposal import MESSAGE_OVERHEAD_BYTES, group_bytes
+from crowd.raft.proposer import (
+    BATCH_BYTES_MAX,
+    BATCH_MESSAGES_MAX,
+    CHECK_S,
+    GROUPS_BYTES_MAX,
+    TOO_MANY,
+)
+from crowd.workers.wire import OFFER_MESSAGES_MAX, Accepted, Offer, error_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crowd.clock import Clock, Timer
     from crowd.message import RouteId
-    from crowd.workers.wire import State
+    from crowd.raft.proposal import Outcome
+    from crowd.workers.wire import Known, Refused, State, Together
 
-OFFER_BYTES_MAX: Final = (1 << 20) - (1 << 14)
+OFFER_BYTES_MAX: Final = BATCH_BYTES_MAX
 """As much as one entry of the log takes, unless one message alone is larger."""
+
+assert OFFER_MESSAGES_MAX == BATCH_MESSAGES_MAX, "what an entry holds, an offer holds"
 
 WINDOW_BYTES: Final = 8 << 20
 """Above this no more is offered until some is answered: twice what the engine's process has
@@ -44,8 +58,10 @@ GRACE_S: Final = 0.5
 """The engine looks at its deadlines every 50 ms and answers then, through a reactor that a slow
 turn may hold up by some 100 ms."""
 
-CHECK_S: Final = 0.05
-"""How often deadlines are looked at while anything waits."""
+_Waiter = Deferred[Any]
+_Gathered = tuple["RouteId", "bytes | Sequence[bytes]", bytes, _Waiter, float, int, int]
+"""A message or a group: its route, stored form or forms, digests or keys, answer, deadline in
+seconds, bytes, and a group's messages, or 0."""
 
 
 class Link(Protocol):
@@ -63,9 +79,7 @@ class _Batch:
 
     __slots__ = ("deadline_s", "left", "size_bytes", "waiters")
 
-    def __init__(
-        self, waiters: list[Deferred[Position] | None], size_bytes: int, deadline_s: float
-    ) -> None:
+    def __init__(self, waiters: list[_Waiter | None], size_bytes: int, deadline_s: float) -> None:
         self.waiters = waiters
         self.left = len(waiters)
         self.size_bytes = size_bytes
@@ -73,9 +87,14 @@ class _Batch:
 
 
 class LinkAcceptor:
-    """The engine's process as a worker's door asks for it, at the other end of `link`."""
+    """The engine's process as a worker's handlers ask for it, at the other end of `link`."""
 
-    def __init__(self, clock: Clock, link: Link, acknowledge_within_s: float) -> None:
+    def __init__(
+        self, clock: Clock, link: Link, acknowledge_within_s: float, share: int = 1
+    ) -> None:
+        """Offer through `link`. It is one of `share` that keep the bound of groups together."""
+        self._groups_bytes_max = GROUPS_BYTES_MAX // share
+        self._groups_bytes = 0
         self._clock = clock
         self._link = link
         self._within_s = acknowledge_within_s
@@ -84,14 +103,14 @@ class LinkAcceptor:
         self._refusal: Exception | None = None
         self._refusals: dict[RouteId, Exception] = {}
         self._ended: DrainingError | None = None
-        self._open: deque[tuple[RouteId, bytes, Deferred[Position], float]] = deque()
+        self._open: deque[_Gathered] = deque()
         self._sent: dict[int, _Batch] = {}
         self._sent_bytes = 0
         self._batch = 0
         self._sending: Timer | None = None
         self._checking: Timer | None = None
 
-    # --- What the door asks (crowd.web.ingest.Acceptor) ---------------------------------------
+    # --- What handlers ask (crowd.web.ingest.Acceptor) ----------------------------------------
 
     @property
     def tag(self) -> str:
@@ -103,19 +122,49 @@ class LinkAcceptor:
         """Return a route's id, or None while the ledger does not have it."""
         return self._routes.get(path)
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+    def accept(
+        self, route: RouteId, stored: bytes, digests: bytes = NO_KEY
+    ) -> Deferred[Position | Replayed]:
         """Take a message; the Deferred fires with its position once it is safe (I1).
 
-        Fails with a RefusedError if it is certainly not stored, with OutcomeUnknownError if it
-        may be. One of the two comes by `acknowledge_within_s` and `GRACE_S`.
+        With a key that is known it fires with `Replayed`, or fails with KeyReusedError. Else it
+        fails with a RefusedError if it is certainly not stored, with OutcomeUnknownError if it
+        may be. One of these comes by `acknowledge_within_s` and `GRACE_S`.
         """
-        refusal = self._ended or self._refusal
+        refusal = self._refusal_of(route)
         if refusal is not None:
             return fail(refusal)
-        if self._refusals and route in self._refusals:
-            return fail(self._refusals[route])
-        accepted: Deferred[Position] = Deferred()
-        self._open.append((route, stored, accepted, self._clock.seconds() + self._within_s))
+        return self._gather(
+            route, stored, digests, len(stored) + len(digests) + MESSAGE_OVERHEAD_BYTES, 0
+        )
+
+    def accept_group(
+        self, route: RouteId, stored: Sequence[bytes], keys: bytes = NO_KEY
+    ) -> Deferred[Grouped]:
+        """Take the messages of one request, as `Proposer.accept_group` does."""
+        refusal = self._refusal_of(route)
+        size_bytes = group_bytes(stored, keys)
+        if refusal is None and self._groups_bytes + size_bytes > self._groups_bytes_max:
+            # One alone always gets in, however many share the bound.
+            refusal = RefusedError(TOO_MANY, retry_after_s=1) if self._groups_bytes else None
+        if refusal is not None:
+            return fail(refusal)
+        self._groups_bytes += size_bytes
+        return self._gather(route, stored, keys, size_bytes, len(stored))
+
+    def _refusal_of(self, route: RouteId) -> Exception | None:
+        refusal = self._ended or self._refusal
+        if refusal is None and self._refusals:
+            refusal = self._refusals.get(route)
+        return refusal
+
+    def _gather(
+        self, route: RouteId, stored: bytes | Sequence[bytes], keys: bytes, size_bytes: int,
+        count: int,
+    ) -> _Waiter:  # fmt: skip
+        accepted: _Waiter = Deferred()
+        deadline_s = self._clock.seconds() + self._within_s
+        self._open.append((route, stored, keys, accepted, deadline_s, size_bytes, count))
         if self._checking is None:
             self._checking = self._clock.callLater(CHECK_S, self._check)
         if self._sending is None:
@@ -136,7 +185,7 @@ class LinkAcceptor:
             route: error_of(refusal) for route, refusal in state.refusals
         }
         self._tag = state.cluster_tag
-        self._routes = dict(state.routes)
+        self._routes = {path: route for path, route, _ in state.routes}
         self._refusal, self._refusals = refusal, refusals
 
     def accepted(self, answer: Accepted) -> None:
@@ -146,6 +195,21 @@ class LinkAcceptor:
             if waiter is not None:
                 waiter.callback(position)
             position = Position(position + 1)
+
+    def known(self, answer: Known) -> None:
+        """Tell a producer that its key's message is safe, and where."""
+        self._answer(answer.batch, answer.place, Replayed(answer.position))
+
+    def together(self, answer: Together) -> None:
+        """Tell a producer what became of the messages of its request."""
+        self._answer(
+            answer.batch, answer.place, Grouped(answer.first, answer.count, answer.replayed)
+        )
+
+    def _answer(self, batch: int, place: int, outcome: Outcome) -> None:
+        for waiter in self._answered(batch, place, 1):
+            if waiter is not None:
+                waiter.callback(outcome)
 
     def refused(self, answer: Refused) -> None:
         """Tell producers what the engine said. Raises MalformedFrameError."""
@@ -166,7 +230,7 @@ class LinkAcceptor:
             if timer is not None and timer.active():
                 timer.cancel()
         while self._open:
-            self._open.popleft()[2].errback(NoQuorumError(f"{words}; the message was not stored"))
+            self._next()[3].errback(NoQuorumError(f"{words}; the message was not stored"))
         for batch in list(self._sent):
             self._give_up(batch, f"{words}; the message may be stored")
 
@@ -176,30 +240,50 @@ class LinkAcceptor:
         self._sending = None
         self.resume()
 
+    def _next(self) -> _Gathered:
+        """Take the oldest out of what gathered."""
+        gathered = self._open.popleft()
+        if gathered[6]:
+            self._groups_bytes -= gathered[5]
+        return gathered
+
     def _seal(self) -> Offer:
         """Make an offer of the oldest messages, within its bounds."""
-        first_s = self._open[0][3]
+        first_s = self._open[0][4]
         routes: list[RouteId] = []
         messages: list[bytes] = []
-        waiters: list[Deferred[Position] | None] = []
+        counts: list[int] = []
+        keys: list[bytes] = []
+        waiters: list[_Waiter | None] = []
         size_bytes = 0
         while self._open and len(messages) < OFFER_MESSAGES_MAX:
-            route, stored, accepted, deadline_s = self._open[0]
-            size_bytes += len(stored) + 16
-            if messages and (size_bytes > OFFER_BYTES_MAX or deadline_s > first_s + SPREAD_S):
-                size_bytes -= len(stored) + 16
+            _, _, _, _, deadline_s, more_bytes, count = self._open[0]
+            if messages and (
+                size_bytes + more_bytes > OFFER_BYTES_MAX
+                or len(messages) + count > OFFER_MESSAGES_MAX
+                or deadline_s > first_s + SPREAD_S
+            ):
                 break
-            self._open.popleft()
+            route, stored, packed, accepted, _, _, _ = self._next()
+            size_bytes += more_bytes
             routes.append(route)
-            messages.append(stored)
+            counts.append(count)
+            keys.append(packed)
             waiters.append(accepted)
+            if isinstance(stored, bytes):
+                messages.append(stored)
+            else:
+                messages += stored
         self._batch += 1
         self._sent[self._batch] = _Batch(waiters, size_bytes, first_s + GRACE_S)
         self._sent_bytes += size_bytes
         waited_s = self._clock.seconds() + self._within_s - first_s
-        return Offer(self._batch, max(0, int(waited_s * 1e6)), tuple(routes), tuple(messages))
+        return Offer(
+            self._batch, max(0, int(waited_s * 1e6)), tuple(routes), tuple(messages),
+            tuple(counts) if any(counts) else (), tuple(keys) if any(keys) else (),
+        )  # fmt: skip
 
-    def _answered(self, number: int, place: int, count: int) -> list[Deferred[Position] | None]:
+    def _answered(self, number: int, place: int, count: int) -> list[_Waiter | None]:
         """Return who waits for these messages, None for who was answered already."""
         batch = self._sent.get(number)
         if batch is None:
@@ -218,9 +302,9 @@ class LinkAcceptor:
         """Look at the deadlines."""
         self._checking = None
         now_s = self._clock.seconds()
-        while self._open and self._open[0][3] <= now_s:
+        while self._open and self._open[0][4] <= now_s:
             words = f"no quorum within {self._within_s:g} s; the message was not stored"
-            self._open.popleft()[2].errback(NoQuorumError(words))
+            self._next()[3].errback(NoQuorumError(words))
         for number in [n for n, batch in self._sent.items() if batch.deadline_s <= now_s]:
             self._give_up(
                 number, f"no answer within {self._within_s:g} s; the message may be stored"

@@ -2,7 +2,7 @@
 
 Decides when a worker is started again (at once if it had served, else ever later), when one
 that says nothing is ended, and what is known of all of them together. Implements
-`crowd.door.Door`. Leaves processes to ``process`` and one worker's messages to ``worker``.
+`crowd.ingress.Ingress`. Leaves processes to ``process`` and one worker's messages to ``worker``.
 
 This process listens on the endpoints and never accepts: it hands the listening sockets to
 every worker. So a socket lives as long as the node does, and a connection that nobody has
@@ -19,7 +19,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from crowd.door import DRAIN_S, make_router
+from crowd.ingress import DRAIN_S, Behind, Routes
 from crowd.web.listener import narrow
 from crowd.workers.wire import Drain, configure
 from crowd.workers.worker import Worker, counted, total
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from crowd.clock import Clock, Timer
     from crowd.config import Configuration
-    from crowd.message import Position, RouteId
-    from crowd.workers.wire import State
-    from crowd.workers.worker import TakesMany
+    from crowd.web.tls import ProducerTLS
+    from crowd.workers.wire import Configure, State
+    from crowd.workers.worker import Engine
 
 STATE_S: Final = 0.1
 """How often the engine's state is compared with what the workers have: a route that is new, or
@@ -56,6 +56,12 @@ DELAY_MOST_S: Final = 5.0
 
 LEAVE_S: Final = 2.0
 """For a drained worker to end, beyond `DRAIN_S`; then it is killed."""
+
+
+_ACCEPTING: Final = "crowd_http_accepting"
+
+_NOBODY: Final[Any] = Behind(*[None] * 3)  # type: ignore[arg-type]
+"""Routes are looked at in the engine's process, and answered in others."""
 
 
 class Process(Protocol):
@@ -110,11 +116,19 @@ class Crew(Service):
         endpoints: Sequence[Any],
         *,
         spawn: Spawns,
-        accept_many: TakesMany,
+        engine: Engine,
         state: Callable[[Configuration], State],
+        name: bytes,
+        tls: ProducerTLS | None = None,
     ) -> None:
-        """Make the crew; raises ConfigurationError for a route that cannot be one."""
-        make_router(configuration, _Nobody())
+        """Make the crew; raises ConfigurationError for a route that cannot be one.
+
+        `name` is the node's in reads that pass through. `tls` has the files that workers use.
+        """
+        self._name = name
+        self._tls = tls
+        self._routes = Routes(clock, _NOBODY, 1, name)
+        self._told = self._telling(configuration)
         self.listening: Deferred[Any] = Deferred()
         self.draining = False
         self.restarts = 0
@@ -122,11 +136,10 @@ class Crew(Service):
         self._configuration = configuration
         self._endpoints = endpoints
         self._spawn = spawn
-        self._accept_many = accept_many
+        self._engine = engine
         self._state = state
         self._posts = [
-            _Post(number + 1, Worker(clock, accept_many))
-            for number in range(configuration.node.workers)
+            _Post(number + 1, Worker(clock, engine)) for number in range(configuration.node.workers)
         ]
         self._gone: dict[str, float] = {}  # what counts on of those that ended
         self._ports: list[Any] = []
@@ -136,7 +149,7 @@ class Crew(Service):
         for loop in (self._pushing, self._looking):
             loop.clock = clock  # type: ignore[assignment]  # of the interface's type
 
-    # --- What the node asks (crowd.door.Door) ---------------------------------------------------
+    # --- What the node asks (crowd.ingress.Ingress) -----------------------------------------------
 
     @property
     def connections(self) -> int:
@@ -148,6 +161,8 @@ class Crew(Service):
         workers = [post.worker for post in self._posts]
         sums = total([self._gone, *(worker.samples for worker in workers)])
         sums["crowd_workers"] = sum(worker.ready for worker in workers)
+        # They share the ports: connections are accepted while any of them accepts.
+        sums[_ACCEPTING] = any(worker.samples.get(_ACCEPTING) for worker in workers)
         sums["crowd_worker_restarts_total"] = self.restarts
         for post in self._posts:
             label = f'{{worker="{post.number}"}}'
@@ -175,10 +190,28 @@ class Crew(Service):
 
     def use(self, configuration: Configuration) -> None:
         """Have all workers go on with other routes. Raises ConfigurationError."""
-        make_router(configuration, _Nobody())
+        self._told = self._telling(configuration)
         self._configuration = configuration
+        self._tell_all()
+
+    def again(self) -> None:
+        """Have the files of producers' TLS read again, and all workers go on with them."""
+        if self._tls is None:
+            return
+        self._tls.again()
+        self._told = self._telling(self._configuration)
+        self._tell_all()
+
+    def _telling(self, configuration: Configuration) -> Configure:
+        """Return what workers are told. Raises ConfigurationError for what they could not use."""
+        self._routes.router(configuration)
+        self._routes.upstreams.keep(())
+        files = {} if self._tls is None else self._tls.contents
+        return configure(configuration, configuration.node.workers, self._name, files)
+
+    def _tell_all(self) -> None:
         for post in self._posts:
-            post.worker.tell(configure(configuration, len(self._posts)))
+            post.worker.tell(self._told)
         self._push()
 
     def startService(self) -> None:  # noqa: N802  Twisted's name
@@ -240,7 +273,7 @@ class Crew(Service):
 
     def _start(self, post: _Post) -> None:
         post.again = None
-        worker = post.worker = Worker(self._clock, self._accept_many)
+        worker = post.worker = Worker(self._clock, self._engine)
         post.started_s = self._clock.seconds()
         listening = [port.fileno() for port in self._ports]
         try:
@@ -250,7 +283,7 @@ class Crew(Service):
         except OSError as error:
             self._ended(post, str(error))
             return
-        worker.tell(configure(self._configuration, len(self._posts)))
+        worker.tell(self._told)
         worker.push(self._state(self._configuration))
 
     def _ended(self, post: _Post, how: str) -> None:
@@ -305,15 +338,3 @@ class Crew(Service):
 def delay(failures: int) -> float:
     """Return how long to wait, in seconds, after so many workers in a row that did not serve."""
     return 0.0 if not failures else float(min(DELAY_MOST_S, DELAY_FIRST_S * 2 ** (failures - 1)))
-
-
-class _Nobody:
-    """Takes no message: routes are looked at here, and answered elsewhere."""
-
-    tag = ""
-
-    def route_id(self, path: str) -> RouteId | None:
-        raise NotImplementedError(path)
-
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
-        raise NotImplementedError(route, stored)

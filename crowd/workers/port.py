@@ -44,33 +44,50 @@ class SharedPort(FileDescriptor):
 
     def __init__(self, reactor: Any, listening: socket.socket, factory: Any) -> None:
         super().__init__(reactor)
-        self.socket = listening
+        # Not `socket`: its backlog, which a port that stops makes smaller, is all workers'.
+        self._socket = listening
         self._factory = factory
         self._closed = False
+        self._resting = False
+        self._paused = False
 
     def fileno(self) -> int:
         """Return the socket's descriptor, -1 once it is closed."""
-        return self.socket.fileno()
+        return self._socket.fileno()
 
     def start(self) -> None:
         """Accept from now on."""
-        self._read(True)
+        self._read_or_not()
 
-    def _read(self, wanted: bool) -> None:  # noqa: FBT001 - it sets a state
+    def stopReading(self) -> None:  # noqa: N802 - Twisted's
+        """Accept no more for now: the others do, or the system queues who connects."""
+        self._paused = True
+        self._read_or_not()
+
+    def startReading(self) -> None:  # noqa: N802 - Twisted's
+        """Accept again."""
+        self._paused = False
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
         reader: Any = super()  # Twisted's, without types
-        (reader.startReading if wanted else reader.stopReading)()
+        if self._closed or self._paused or self._resting:
+            reader.stopReading()
+        else:
+            reader.startReading()
 
     def doRead(self) -> None:  # noqa: N802 - Twisted's
         """Accept a few of those that are queued."""
         for _ in range(ACCEPTS_MAX):
             try:
-                accepted, _address = self.socket.accept()
+                accepted, _address = self._socket.accept()
             except BlockingIOError:
                 return  # another worker was faster
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._read(False)
-                    cast("Any", self.reactor).callLater(REST_S, self._read_again)
+                    self._resting = True
+                    self._read_or_not()
+                    cast("Any", self.reactor).callLater(REST_S, self._rested)
                 return  # else it was this connection's: it is gone
             with accepted:
                 accepted.setblocking(False)
@@ -81,14 +98,15 @@ class SharedPort(FileDescriptor):
                 except OSError:
                     continue  # it was reset already
 
-    def _read_again(self) -> None:
+    def _rested(self) -> None:
+        self._resting = False
         if not self._closed:
-            self._read(True)
+            self._read_or_not()
 
     def stopListening(self) -> Deferred[None]:  # noqa: N802 - Twisted's
         """Close this process's descriptor of the socket."""
         if not self._closed:
             self._closed = True
-            self._read(False)
-            self.socket.close()
+            self._read_or_not()
+            self._socket.close()
         return succeed(None)

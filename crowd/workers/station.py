@@ -1,9 +1,10 @@
-"""A worker's own end: its door, and what the engine's process tells it.
+"""A worker's own end: its ingress, and what the engine's process tells it.
 
-Decides when the door opens (with the first state, after the configuration), what a new
+Decides when the ingress opens (with the first state, after the configuration), what a new
 configuration changes, and when the worker ends: drained when it was told to, and at once when
 the engine's process is gone, as nobody would take a message any more. Leaves messages to
-``acceptor``, requests to ``crowd.door``, and the process to ``__main__``.
+``acceptor``, what else is asked to ``questions``, requests to ``crowd.ingress``, and the process to
+``__main__``.
 """
 
 from __future__ import annotations
@@ -14,17 +15,23 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from crowd.door import OwnDoor
 from crowd.errors import ConfigurationError, MalformedFrameError
+from crowd.ingress import Behind, OwnIngress, utc_now
+from crowd.web.tls import ProducerTLS
 from crowd.workers.acceptor import LinkAcceptor
 from crowd.workers.link import WorkerLink
+from crowd.workers.questions import LinkQuestions
 from crowd.workers.wire import (
     Accepted,
     Configure,
     Drain,
+    Ended,
+    Found,
+    Known,
     Refused,
     State,
     Tally,
+    Together,
     configuration_of,
     decode_to_worker,
 )
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from crowd.clock import Clock
+    from crowd.config import Configuration
 
 TALLY_S: Final = 1.0
 
@@ -54,8 +62,10 @@ class Station:
         self._clock = clock
         self._endpoints = endpoints
         self._ended = ended
+        self._questions = LinkQuestions(self.link)
         self._acceptor: LinkAcceptor | None = None
-        self._door: OwnDoor | None = None
+        self._ingress: OwnIngress | None = None
+        self._files: dict[str, bytes] = {}
         self._is_open = False
         self._leaving = False
         self._drained = False
@@ -79,9 +89,18 @@ class Station:
             raise MalformedFrameError(f"found {type(frame).__name__}; expected Configure first")
         elif isinstance(frame, Accepted):
             self._acceptor.accepted(frame)
+        elif isinstance(frame, Known):
+            self._acceptor.known(frame)
+        elif isinstance(frame, Together):
+            self._acceptor.together(frame)
         elif isinstance(frame, Refused):
             self._acceptor.refused(frame)
+        elif isinstance(frame, Found):
+            self._questions.found(frame)
+        elif isinstance(frame, Ended):
+            self._questions.ended(frame)
         elif isinstance(frame, State):
+            self._questions.state(frame)
             self._acceptor.state(frame)
             self._open()
         elif isinstance(frame, Drain):
@@ -96,6 +115,7 @@ class Station:
         """End: producers hear what is known of their messages."""
         if self._acceptor is not None:
             self._acceptor.end("the node's engine is gone")
+        self._questions.end("the node's engine is gone")
         if self._drained:
             self._ended()
         elif not self._leaving:
@@ -107,33 +127,53 @@ class Station:
 
     def _configure(self, frame: Configure) -> None:
         configuration = configuration_of(frame)
+        files, self._files = self._files, dict(frame.files)
         try:
-            if self._door is not None:
-                self._door.use(configuration)
+            if self._ingress is None:
+                self._begin(configuration, frame)
                 return
-            self._acceptor = LinkAcceptor(
-                self._clock, self.link, configuration.limits.acknowledge_within_s
-            )
-            self._door = OwnDoor(
-                self._clock, configuration, self._acceptor, self._endpoints, share=frame.workers
-            )
+            self._ingress.use(configuration)
+            if files != self._files:
+                self._ingress.again()
         except ConfigurationError as error:  # the engine's process had looked at it
             raise MalformedFrameError(str(error)) from None
 
+    def _begin(self, configuration: Configuration, frame: Configure) -> None:
+        self._acceptor = LinkAcceptor(
+            self._clock, self.link, configuration.limits.acknowledge_within_s, frame.workers
+        )
+        files = configuration.node.tls
+        # The engine's process has read them, perhaps as another user: here they come from it.
+        tls = (
+            None
+            if files is None
+            else ProducerTLS(files, utc_now, lambda path: self._files.get(path, b""))
+        )
+        self._ingress = OwnIngress(
+            self._clock,
+            configuration,
+            Behind(self._acceptor, self._questions, self._questions),
+            self._endpoints,
+            frame.through,
+            tls,
+            share=frame.workers,
+        )
+
     def _open(self) -> None:
-        if self._is_open or self._leaving or self._door is None:
+        if self._is_open or self._leaving or self._ingress is None:
             return
         self._is_open = True
-        self._door.startService()
+        self._ingress.startService()
         self._counting.start(TALLY_S)
 
     def _count(self) -> None:
-        if self._door is not None and self.link.writable:
-            self.link.write([Tally(tuple(self._door.counters().items()))])
+        if self._ingress is not None and self.link.writable:
+            counters = self._ingress.counters().items()
+            self.link.write([Tally(tuple((sample, float(value)) for sample, value in counters))])
 
     async def _drain(self) -> None:
-        if self._door is not None and self._is_open:
-            await self._door.stopService()
+        if self._ingress is not None and self._is_open:
+            await self._ingress.stopService()
             self._counting.stop()
             self._count()
         if self.link.open:
@@ -143,9 +183,9 @@ class Station:
             self._ended()
 
     async def _leave(self) -> None:
-        if self._door is not None and self._is_open:
+        if self._ingress is not None and self._is_open:
             self._counting.stop()
-            await self._door.leave(LEAVE_S)
+            await self._ingress.leave(LEAVE_S)
         self._ended()
 
     def _failed(self, failure: Any) -> None:

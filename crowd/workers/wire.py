@@ -6,12 +6,12 @@ connection to ``link``, and what follows from a frame to ``station`` (in the wor
 side takes only the other one's kinds; anything else is refused whole (I6). Both processes run
 the same build, as one starts the other, so there is no version.
 
-Messages pass in their stored form. Neither side looks into it.
+Messages pass in their stored form, and keys as digests. Neither side looks into them.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta
@@ -20,15 +20,22 @@ from crowd.codec import pack, unpack
 from crowd.config import Configuration
 from crowd.errors import (
     BacklogFullError,
+    ConfigurationError,
     DrainingError,
+    KeyReusedError,
     MalformedError,
     MalformedFrameError,
     NoQuorumError,
     OutcomeUnknownError,
     RefusedError,
 )
+from crowd.idempotency import DIGESTS_BYTES, is_keyed
 from crowd.kinds import WORKERS_MAX
-from crowd.message import Position, RouteId
+from crowd.message import ConsumerId, Position, RouteId
+from crowd.raft.frames import FRAME_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NUMBER_MAX: Final = 2**63 - 1
 OFFER_MESSAGES_MAX: Final = 4096
@@ -38,7 +45,16 @@ REASON_LENGTH_MAX: Final = 1024
 """What a refusal says to a producer; the longest names every consumer of a route."""
 
 SAMPLES_MAX: Final = 256
-"""Samples in one tally. The door counts a handful of things."""
+"""Samples in one tally. An ingress counts some fifty."""
+
+WITHIN_MS_MAX: Final = 3_600_000
+"""Far above what a route lets a producer wait."""
+
+CONFIGURATION_BYTES_MAX: Final = FRAME_BYTES_MAX - (1 << 20)
+"""What one frame holds, with room for the rest of it."""
+
+FILES_MAX: Final = 3
+"""A certificate, its key, and an authority."""
 
 COMPLAINT_LENGTH_MAX: Final = 160
 """A decoder's complaint may repeat what was received; more of it than this is in no log line."""
@@ -47,27 +63,57 @@ Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
 _Counted = Annotated[int, Meta(ge=1, le=NUMBER_MAX)]
 _Place = Annotated[int, Meta(ge=0, lt=OFFER_MESSAGES_MAX)]
 _Count = Annotated[int, Meta(ge=1, le=OFFER_MESSAGES_MAX)]
+_Position = Annotated[Position, Meta(ge=1, le=NUMBER_MAX)]
 _RouteId = Annotated[RouteId, Meta(ge=1, le=NUMBER_MAX)]
 
 
 class Offer(
     msgspec.Struct, frozen=True, array_like=True, tag=1, forbid_unknown_fields=True, gc=False
 ):
-    """From a worker: messages for the log, with one route each.
+    """From a worker: messages for the log, each with its route, and groups of them.
 
-    ``batch`` counts its offers from 1. The messages waited for ``waited_us`` in the worker.
+    ``batch`` counts its offers from 1. What is in it waited for ``waited_us`` in the worker.
+
+    A place is one message, or one group: ``counts`` has each place's messages, 0 for one that is no
+    group, and is empty if all are none. ``keys`` has a message's digests or a group's keys, as
+    `crowd.idempotency` packs them, and is empty if nothing has a key.
     """
 
     batch: _Counted
     waited_us: Number
     routes: Annotated[tuple[_RouteId, ...], Meta(min_length=1, max_length=OFFER_MESSAGES_MAX)]
     messages: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=OFFER_MESSAGES_MAX)]
+    counts: tuple[Annotated[int, Meta(ge=0, le=OFFER_MESSAGES_MAX)], ...] = ()
+    keys: tuple[bytes, ...] = ()
+
+
+class Look(
+    msgspec.Struct, frozen=True, array_like=True, tag=3, forbid_unknown_fields=True, gc=False
+):
+    """From a worker: where does the message at ``position`` stand? Answered by `Found`.
+
+    ``number`` counts a worker's questions, of both kinds, from 1.
+    """
+
+    number: _Counted
+    position: _Position
+
+
+class Await(
+    msgspec.Struct, frozen=True, array_like=True, tag=4, forbid_unknown_fields=True, gc=False
+):
+    """From a worker: what does ``consumer`` say to the message at ``position``? `Ended` answers."""
+
+    number: _Counted
+    position: _Position
+    consumer: Annotated[ConsumerId, Meta(ge=1, le=NUMBER_MAX)]
+    within_ms: Annotated[int, Meta(ge=0, le=WITHIN_MS_MAX)]
 
 
 class Tally(
     msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True, gc=False
 ):
-    """From a worker, once a second: its door's metrics, by their samples' names.
+    """From a worker, once a second: its ingress's metrics, by their samples' names.
 
     The first one says that it takes requests now.
     """
@@ -81,13 +127,20 @@ class Tally(
 class Configure(
     msgspec.Struct, frozen=True, array_like=True, tag=16, forbid_unknown_fields=True, gc=False
 ):
-    """To a worker: the node's configuration, first of all and whenever it changes.
+    """To a worker: the node's configuration, first of all and whenever it or a file of it changes.
 
-    The worker is one of ``workers``, which share the node's bounds. See `configuration_of`.
+    The worker is one of ``workers``, which share the node's bounds, and the node's name in reads
+    that pass through is ``through``. ``files`` are those of producers' TLS that are in use, each
+    with its path: a private key is among them. See `configuration_of`.
     """
 
     workers: Annotated[int, Meta(ge=1, le=WORKERS_MAX)]
+    through: Annotated[bytes, Meta(max_length=64)]
     configuration: bytes
+    files: Annotated[tuple[tuple[str, bytes], ...], Meta(max_length=FILES_MAX)] = ()
+
+    def __repr__(self) -> str:
+        return "Configure(...)"  # not the key
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -101,14 +154,15 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class State(
     msgspec.Struct, frozen=True, array_like=True, tag=17, forbid_unknown_fields=True, gc=False
 ):
-    """To a worker, when it changes: what of the engine's state a door needs.
+    """To a worker, when it changes: what of the engine's state an ingress needs.
 
-    The ids of those routes that the ledger has, by path; and what is refused now, on all
-    routes or on some. The engine decides again about what is offered.
+    Of those routes that the ledger has: path, id, and the consumer that its producers may wait
+    for, 0 if there is none; and what is refused now, on all routes or on some. The engine decides
+    again about what is offered.
     """
 
     cluster_tag: str | None
-    routes: tuple[tuple[str, _RouteId], ...]
+    routes: tuple[tuple[str, _RouteId, Number], ...]
     refusal: Refusal | None
     refusals: tuple[tuple[_RouteId, Refusal], ...]
 
@@ -118,13 +172,37 @@ class Accepted(
 ):
     """To a worker: ``count`` messages of a batch, from ``place`` on, are safe (I1).
 
-    Their positions are ``position`` and those that follow it.
+    None of them is a group. Their positions are ``position`` and those that follow it.
     """
 
     batch: _Counted
     place: _Place
     count: _Count
-    position: Annotated[Position, Meta(ge=1, le=NUMBER_MAX)]
+    position: _Position
+
+
+class Known(
+    msgspec.Struct, frozen=True, array_like=True, tag=21, forbid_unknown_fields=True, gc=False
+):
+    """To a worker: the message at ``place`` was not stored, as its key's first is at ``position``."""
+
+    batch: _Counted
+    place: _Place
+    position: _Position
+
+
+class Together(
+    msgspec.Struct, frozen=True, array_like=True, tag=22, forbid_unknown_fields=True, gc=False
+):
+    """To a worker: what became of the group at ``place``, as `crowd.idempotency.Grouped` says it."""
+
+    batch: _Counted
+    place: _Place
+    first: _Position
+    count: _Count
+    replayed: Annotated[
+        tuple[tuple[_Place, _Count, _Position], ...], Meta(max_length=OFFER_MESSAGES_MAX)
+    ]
 
 
 class Refused(
@@ -144,13 +222,50 @@ class Drain(
     """To a worker: take no more, answer what is under way, and end."""
 
 
-FromWorker: TypeAlias = Offer | Tally
-ToWorker: TypeAlias = Configure | State | Accepted | Refused | Drain
+class Found(
+    msgspec.Struct, frozen=True, array_like=True, tag=23, forbid_unknown_fields=True, gc=False
+):
+    """To a worker: where the message stands that it asked for with ``number``.
+
+    ``consumers`` are names, states and failed attempts. Without a route the message was not found,
+    and ``state`` says why, as a `crowd.web.messages.Absence`.
+    """
+
+    number: _Counted
+    route: str | None
+    state: str
+    consumers: tuple[tuple[str, str, Number], ...]
+
+
+class Ended(
+    msgspec.Struct, frozen=True, array_like=True, tag=24, forbid_unknown_fields=True, gc=False
+):
+    """To a worker: how the wait ended that it asked for with ``number``.
+
+    It is an answer as `crowd.delivery.awaited.Ending` has it; ``unknown`` is none in time.
+    """
+
+    number: _Counted
+    state: Literal["delivered", "dead", "unknown"]
+    status: Annotated[int, Meta(ge=0, le=999)]
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+FromWorker: TypeAlias = Offer | Tally | Look | Await
+ToWorker: TypeAlias = (
+    Configure | State | Accepted | Known | Together | Refused | Drain | Found | Ended
+)
+
+PassingError: TypeAlias = RefusedError | OutcomeUnknownError | KeyReusedError
 
 ERRORS: Final[tuple[type[RefusedError | OutcomeUnknownError], ...]] = (
     RefusedError, NoQuorumError, BacklogFullError, DrainingError, OutcomeUnknownError,
 )  # fmt: skip
 """The errors that pass, by their numbers here."""
+
+KEY_REUSED: Final = len(ERRORS)
+"""The number of `KeyReusedError`, which passes too and is not to be tried again."""
 
 _PLAIN: Final = (bytes,)  # byte strings: they pass as they are, not as base64 text
 _KINDS_FROM: Final[dict[Any, Any]] = {k.__struct_config__.tag: k for k in get_args(FromWorker)}
@@ -165,9 +280,26 @@ def encode(frame: FromWorker | ToWorker) -> bytes:
 def decode_from_worker(data: bytes) -> FromWorker:
     """Return what a worker said; raise MalformedFrameError if it is anything else."""
     frame: FromWorker = _decode(data, _KINDS_FROM)
-    if type(frame) is Offer and len(frame.routes) != len(frame.messages):
-        raise MalformedFrameError(f"{len(frame.routes)} routes for {len(frame.messages)} messages")
+    if type(frame) is Offer:
+        _check(frame)
     return frame
+
+
+def _check(offer: Offer) -> None:
+    """Raise MalformedFrameError if what an offer says of its places does not fit together."""
+    places, counts, keys = len(offer.routes), offer.counts, offer.keys
+    if len(counts) not in (0, places) or len(keys) not in (0, places):
+        raise MalformedFrameError(f"{len(counts)} counts and {len(keys)} keys for {places} places")
+    messages = sum([count or 1 for count in counts]) if counts else places
+    if messages != len(offer.messages):
+        raise MalformedFrameError(f"found {len(offer.messages)} messages; expected {messages}")
+    for place, packed in enumerate(keys):
+        if not packed:
+            continue
+        count = counts[place] if counts else 0
+        is_sound = is_keyed(packed, count) if count else len(packed) == DIGESTS_BYTES
+        if not is_sound:
+            raise MalformedFrameError("keys that are none")
 
 
 def decode_to_worker(data: bytes) -> ToWorker:
@@ -194,10 +326,12 @@ def _bounded(error: Exception) -> str:
 
 
 def refusal_of(error: BaseException) -> Refusal:
-    """Return what of an error passes. One that is not of `ERRORS` leaves the outcome unknown.
+    """Return what of an error passes. One that is none of these leaves the outcome unknown.
 
     The special classes stand behind the general ones there, so the last that fits decides.
     """
+    if isinstance(error, KeyReusedError):
+        return Refusal(KEY_REUSED, str(error)[:REASON_LENGTH_MAX], 0)
     for kind, known in reversed(list(enumerate(ERRORS))):
         if isinstance(error, known):
             return Refusal(kind, error.reason[:REASON_LENGTH_MAX], error.retry_after_s)
@@ -205,16 +339,31 @@ def refusal_of(error: BaseException) -> Refusal:
     return Refusal(ERRORS.index(OutcomeUnknownError), unknown, 1)
 
 
-def error_of(refusal: Refusal) -> RefusedError | OutcomeUnknownError:
+def error_of(refusal: Refusal) -> PassingError:
     """Return the error that passed; raise MalformedFrameError if there is no such kind."""
+    if refusal.kind == KEY_REUSED:
+        return KeyReusedError(refusal.reason)
     if refusal.kind >= len(ERRORS):
         raise MalformedFrameError(f"found an error of kind {refusal.kind}; expected a known one")
     return ERRORS[refusal.kind](refusal.reason, retry_after_s=refusal.retry_after_s)
 
 
-def configure(configuration: Configuration, workers: int) -> Configure:
-    """Return the frame that brings `configuration` to one of so many workers."""
-    return Configure(workers, msgspec.json.encode(configuration))
+def configure(
+    configuration: Configuration, workers: int, through: bytes, files: Mapping[str, bytes]
+) -> Configure:
+    """Return the frame that brings `configuration` to one of so many workers.
+
+    Raises ConfigurationError for one that no frame holds.
+    """
+    frame = Configure(
+        workers, through, msgspec.json.encode(configuration), tuple(sorted(files.items()))
+    )
+    size_bytes = len(frame.configuration) + sum(map(len, files.values()))
+    if size_bytes > CONFIGURATION_BYTES_MAX:
+        words = f"found {size_bytes} bytes of it, schemas included; expected"
+        bound = f"{words} {CONFIGURATION_BYTES_MAX} at most, as workers are told all of it"
+        raise ConfigurationError((f"node.workers: {bound}",))
+    return frame
 
 
 def configuration_of(frame: Configure) -> Configuration:

@@ -2,7 +2,8 @@
 
 Decides how answers go back (all of one turn in one write, runs of positions in one frame) and
 what of a worker's numbers is believed. Hands messages on as they came: nothing is decoded
-here but the frame around them. Leaves processes to ``crew``, and messages to the proposer.
+here but the frame around them. Leaves processes to ``crew``, messages to the proposer, and what a
+worker asks to the ledger and to those that keep waits.
 
 Two objects for a message would be a third of what it costs here; there is one, which is its
 waiter (`_Message`), without a Deferred.
@@ -10,26 +11,38 @@ waiter (`_Message`), without a Deferred.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from crowd.delivery.awaited import UNKNOWN
 from crowd.errors import MalformedFrameError
+from crowd.idempotency import NO_KEY, Grouped, Replayed
 from crowd.metrics import MetricType, parse_sample
 from crowd.raft.frames import FRAME_BYTES_MAX
-from crowd.workers.acceptor import WINDOW_BYTES
+from crowd.raft.proposal import group_bytes
+from crowd.web.messages import Absence
+from crowd.workers.acceptor import OFFER_BYTES_MAX, WINDOW_BYTES
 from crowd.workers.wire import (
     Accepted,
+    Await,
+    Ended,
+    Found,
+    Known,
+    Look,
     Offer,
     Refused,
+    Together,
     decode_from_worker,
     refusal_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from crowd.clock import Clock
-    from crowd.message import Position, RouteId
-    from crowd.raft.proposer import Waiter
+    from crowd.delivery.awaited import Ending
+    from crowd.raft.proposal import Outcome, Wanted
+    from crowd.web.messages import Standing, Standings
+    from crowd.web.waiting import Waits
     from crowd.workers.link import WorkerLink
     from crowd.workers.wire import State, Tally, ToWorker
 
@@ -40,10 +53,16 @@ IN_FLIGHT_BYTES_MAX: Final = WINDOW_BYTES + FRAME_BYTES_MAX
 class TakesMany(Protocol):
     """What `Proposer.accept_many` is."""
 
-    def __call__(
-        self, offers: Iterable[tuple[RouteId, bytes, Waiter]], waited_s: float = 0.0
-    ) -> None:
-        """Take messages, each with who waits for it; all are told, now or later."""
+    def __call__(self, wanted: Iterable[Wanted], waited_s: float = 0.0) -> None:
+        """Take messages and groups, each with who waits for it; all are told, now or later."""
+
+
+class Engine(NamedTuple):
+    """What the engine's process does for a worker."""
+
+    accept_many: TakesMany
+    standings: Standings
+    waits: Waits
 
 
 class _Offering:
@@ -59,7 +78,7 @@ class _Offering:
 
 
 class _Message:
-    """Who waits for one message of an offer: `crowd.raft.proposer.Waiter`."""
+    """Who waits for one place of an offer, a message or a group: `crowd.raft.proposal.Waiter`."""
 
     __slots__ = ("offering", "place")
 
@@ -67,42 +86,57 @@ class _Message:
         self.offering = offering
         self.place = place
 
-    def callback(self, position: Position, /) -> None:
-        self.offering.worker.decided(self.offering, self.place, position, None)
+    def callback(self, outcome: Outcome, /) -> None:
+        self.offering.worker.decided(self.offering, self.place, outcome, None)
 
     def errback(self, error: Exception, /) -> None:
         self.offering.worker.decided(self.offering, self.place, None, error)
 
 
 class _Run:
-    """Messages of one offer that follow one another and have the same fate."""
+    """Places of one offer that follow one another and have the same fate.
 
-    __slots__ = ("count", "error", "offering", "place", "position")
+    A group, and a message whose key was known, is one on its own.
+    """
+
+    __slots__ = ("count", "error", "offering", "outcome", "place")
 
     def __init__(
-        self, offering: _Offering, place: int, position: Position | None, error: Exception | None
+        self, offering: _Offering, place: int, outcome: Outcome | None, error: Exception | None
     ) -> None:
         self.offering = offering
         self.place = place
-        self.position = position
+        self.outcome = outcome
         self.error = error
         self.count = 1
 
+    def goes_on_with(self, outcome: Outcome | None, error: Exception | None) -> bool:
+        """Whether the next place's fate is one more of this run."""
+        if outcome is None:
+            return self.error is not None and self.error is error
+        own = self.outcome
+        return isinstance(own, int) and isinstance(outcome, int) and own + self.count == outcome
+
     def frame(self) -> ToWorker:
-        batch = self.offering.batch
-        if self.position is not None:
-            return Accepted(batch, self.place, self.count, self.position)
-        assert self.error is not None
-        return Refused(batch, self.place, self.count, refusal_of(self.error))
+        batch, place, outcome = self.offering.batch, self.place, self.outcome
+        if outcome is None:
+            assert self.error is not None
+            return Refused(batch, place, self.count, refusal_of(self.error))
+        if isinstance(outcome, Replayed):
+            return Known(batch, place, outcome.position)
+        if isinstance(outcome, Grouped):
+            replayed: Any = outcome.replayed  # its positions are plain numbers there
+            return Together(batch, place, outcome.first, outcome.count, replayed)
+        return Accepted(batch, place, self.count, outcome)
 
 
 class Worker:
     """A worker's end in the engine's process: `crowd.workers.link.LinkKeeper`.
 
-    `samples` are its door's metrics as of its last tally; `ready` once there was one.
+    `samples` are its ingress's metrics as of its last tally; `ready` once there was one.
     """
 
-    def __init__(self, clock: Clock, accept_many: TakesMany) -> None:
+    def __init__(self, clock: Clock, engine: Engine) -> None:
         self.link: WorkerLink | None = None
         self.in_flight = 0
         self.in_flight_bytes = 0
@@ -111,7 +145,7 @@ class Worker:
         self.silent_ticks = 0
         self.why_lost = ""
         self._clock = clock
-        self._accept_many = accept_many
+        self._engine = engine
         self._state: State | None = None
         self._runs: list[_Run] = []
         self._answering = False
@@ -135,10 +169,14 @@ class Worker:
         """Take what the worker said. Raises MalformedFrameError."""
         frame = decode_from_worker(data)
         self.silent_ticks = 0
-        if type(frame) is Offer:
+        if isinstance(frame, Offer):
             self._offered(frame)
+        elif isinstance(frame, Look):
+            self._look(frame)
+        elif isinstance(frame, Await):
+            self._wait(frame)
         else:
-            self._counted(frame)  # type: ignore[arg-type]  # there are two kinds
+            self._counted(frame)
 
     def link_writable(self) -> None:
         """Nothing: the next state is pushed with the next look."""
@@ -155,18 +193,26 @@ class Worker:
     def _offered(self, offer: Offer) -> None:
         messages = offer.messages
         size_bytes = sum(map(len, messages))
-        offering = _Offering(self, offer.batch, len(messages), size_bytes)
-        self.in_flight += len(messages)
+        places = len(offer.routes)
+        offering = _Offering(self, offer.batch, places, size_bytes)
+        waiters = [_Message(offering, place) for place in range(places)]
+        if offer.counts or offer.keys:
+            wanted = list(_places(offer, waiters))
+        else:
+            wanted = [
+                (route, stored, NO_KEY, waiter)
+                for route, stored, waiter in zip(offer.routes, messages, waiters, strict=True)
+            ]
+        self.in_flight += places
         self.in_flight_bytes += size_bytes
         if self.in_flight_bytes > IN_FLIGHT_BYTES_MAX and self.link is not None:
             self.link.read(False)
-        waiters = [_Message(offering, place) for place in range(len(messages))]
-        self._accept_many(zip(offer.routes, messages, waiters, strict=True), offer.waited_us / 1e6)
+        self._engine.accept_many(wanted, offer.waited_us / 1e6)
 
     def decided(
-        self, offering: _Offering, place: int, position: Position | None, error: Exception | None
+        self, offering: _Offering, place: int, outcome: Outcome | None, error: Exception | None
     ) -> None:
-        """Note a message's fate; the worker hears it at the end of this turn."""
+        """Note a place's fate; the worker hears it at the end of this turn."""
         offering.left -= 1
         self.in_flight -= 1
         if not offering.left:
@@ -176,19 +222,17 @@ class Worker:
         runs = self._runs
         if runs:
             run = runs[-1]
-            count = run.count
-            if run.offering is offering and run.place + count == place:
-                if position is None:
-                    follows = run.error is error
-                else:
-                    follows = run.position is not None and run.position + count == position
-                if follows:
-                    run.count = count + 1
-                    return
+            if (
+                run.offering is offering
+                and run.place + run.count == place
+                and run.goes_on_with(outcome, error)
+            ):
+                run.count += 1
+                return
         elif not self._answering:
             self._answering = True
             self._clock.callLater(0, self._answer)
-        runs.append(_Run(offering, place, position, error))
+        runs.append(_Run(offering, place, outcome, error))
 
     def _answer(self) -> None:
         self._answering = False
@@ -197,6 +241,31 @@ class Worker:
             self.link.write([run.frame() for run in runs])
             if self.in_flight_bytes <= IN_FLIGHT_BYTES_MAX:
                 self.link.read(True)
+
+    # --- Questions -------------------------------------------------------------------------------
+
+    def _look(self, look: Look) -> None:
+        """Tell where a message stands, which the ledger here can always say."""
+
+        def found(found: Standing | Absence) -> None:
+            if isinstance(found, Absence):
+                self.tell(Found(look.number, None, found.value, ()))
+                return
+            consumers = tuple((each.name, each.state, each.attempts) for each in found.consumers)
+            self.tell(Found(look.number, found.route, found.state, consumers))
+
+        self._engine.standings.find(look.position).addCallback(found)
+
+    def _wait(self, wait: Await) -> None:
+        """Tell how a message ended for its consumer. A wait never fails."""
+
+        def ended(ending: Ending | None) -> None:
+            known = UNKNOWN if ending is None else ending
+            self.tell(Ended(wait.number, known.state, known.status, known.headers, known.body))
+
+        self._engine.waits.wait(wait.position, wait.consumer, wait.within_ms / 1000).addCallback(
+            ended
+        )
 
     # --- Numbers ---------------------------------------------------------------------------------
 
@@ -209,6 +278,26 @@ class Worker:
                 raise MalformedFrameError("a tally of something that is no metric") from None
         self.samples = samples
         self.ready = True
+
+
+def _places(offer: Offer, waiters: list[_Message]) -> Iterator[Wanted]:
+    """Yield what stands at each place of an offer in which there are groups or keys.
+
+    Raises MalformedFrameError for a group that no entry holds, before anything was taken.
+    """
+    at = 0
+    for place, waiter in enumerate(waiters):
+        count = offer.counts[place] if offer.counts else 0
+        keys = offer.keys[place] if offer.keys else NO_KEY
+        if not count:
+            yield offer.routes[place], offer.messages[at], keys, waiter
+            at += 1
+            continue
+        stored = offer.messages[at : at + count]
+        if count > 1 and group_bytes(stored, keys) > OFFER_BYTES_MAX:
+            raise MalformedFrameError("a group that no entry holds")
+        yield offer.routes[place], stored, keys, waiter
+        at += count
 
 
 def total(parts: Iterable[dict[str, float]]) -> dict[str, float]:

@@ -36,20 +36,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
-from crowd.command import (
-    Accept,
-    Batch,
-    Birth,
-    ConsumerDefinition,
-    Define,
-    Index,
-    Member,
-    OpenSession,
-    Retry,
-    RouteDefinition,
-    SessionId,
-    Term,
-)
+from crowd.command import Accept, Birth, Define, Index, Member, OpenSession, SessionId, Term
+from crowd.definition import Batch, ConsumerDefinition, Retry, RouteDefinition
 from crowd.delivery.agent import ConsumerAgent, PreparedRequest
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher

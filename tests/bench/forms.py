@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
 
-from crowd.command import Batch, ConsumerDefinition, Retry
+from crowd.definition import Batch, ConsumerDefinition, Retry
 from crowd.delivery.courier import make_courier
 from crowd.delivery.forms.form import Form
 from crowd.delivery.forms.signing import Secret, parse_key

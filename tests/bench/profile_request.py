@@ -1,10 +1,15 @@
-"""Where one request's CPU time goes, in microseconds, by node and room.
+"""Where a message's processor time goes, in microseconds, by node and room.
 
     .venv/bin/python -m tests.bench.profile_request [--seconds 8]
+    .venv/bin/python -m tests.bench.profile_request --rate 3000 --deliver [--functions 40]
 
-Starts three nodes whose consumer is down, posts to the first one on 64 connections, and samples
-every node with py-spy (``pip install -e '.[bench]'``). A node's user time, as the system counts
-it, is shared out among rooms by what its samples were doing; system time is a row of its own.
+Starts three nodes and samples each (`sampling/sitecustomize.py`). Without `--rate` the first node is
+posted to as fast as it answers, on 64 connections; with it all nodes are, at that rate, on 256. The
+consumer is down, or with `--deliver` a fast one. A node's processor time, as the system counts it, is
+shared out among rooms by what its samples were doing, calls of the system included.
+
+Prints the nodes' shares a message accepted; and how often a second each process was switched to, which on
+a machine with fewer processors than processes costs more than most of what they do then.
 """
 
 from __future__ import annotations
@@ -12,27 +17,29 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
+from crowd.tools.status import gather
 from tests.bench.backlog_memory import BODY
-from tests.integration.cluster import Nodes, free_ports
+from tests.bench.sustained import processor_s
+from tests.integration.cluster import Nodes, eventually, free_ports
 
 ROOMS = (
+    (r"crowd/delivery/|/treq/", "delivery: plan, treq, connections"),
     (r"crowd/web/|klein/|werkzeug/|crowd/message\.py", "web: parse, Klein, encode, answer"),
     (r"crowd/raft/proposer\.py", "proposer"),
     (r"crowd/raft/journal/", "journal"),
     (r"crowd/raft/(wire|frames|link|links|tls)\.py|protocols/tls\.py|OpenSSL/", "peers and TLS"),
     (r"crowd/ledger/|crowd/command\.py|crowd/codec\.py", "ledger and commands"),
     (r"crowd/raft/|pysyncobj/", "engine"),
-    (r"crowd/delivery/", "delivery"),
+    (r"twisted/web/", "delivery: plan, treq, connections"),
 )
-TICK = os.sysconf("SC_CLK_TCK")
+SAMPLING = Path(__file__).parent / "sampling"
 
 
 def room(stack):
@@ -41,63 +48,106 @@ def room(stack):
         for pattern, name in ROOMS:
             if re.search(pattern, frame):
                 return name
-    return "reactor"
+    return "reactor, and threads"
 
 
-def cpu_s(pid):
-    """Return a process's (user, system) seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) / TICK, int(fields[12]) / TICK
+def switches(pid):
+    """Return how often a process's threads were switched to (proc(5))."""
+    words = "".join((task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
+    return sum(int(count) for count in re.findall(r"ctxt_switches:\s*(\d+)", words))
+
+
+class Profile:
+    """Three nodes that are sampled while a load runs."""
+
+    def __init__(self, directory, options):
+        self.directory = Path(directory)
+        self.options = options
+        os.environ["CROWD_SAMPLES"] = str(directory)
+        paths = [str(SAMPLING), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+        port = free_ports(1) + 5
+        self.nodes = Nodes(directory, upstream=f"http://127.0.0.1:{port}")
+        if options.deliver:
+            self.nodes.spawn("sink", "--port", str(port))
+
+    def run(self):
+        """Load and sample; print the table."""
+        nodes, options = self.nodes, self.options
+        leader = nodes.leader()
+        body = self.directory / "body"
+        body.write_bytes(BODY % (b"x" * (327 - len(BODY) + 2)))
+        urls = [node.http + "/leads" for node in nodes.nodes.values()]
+        load = nodes.spawn(
+            "load", "--url", *(urls if options.rate else urls[:1]), "--rate", str(options.rate),
+            "--seconds", str(options.seconds + 3), "--body", str(body), "--json",
+            "--connections", "256" if options.rate else "64", stdout=-1,
+        )  # fmt: skip
+        time.sleep(2)
+        pids = {name: node.pid for name, node in nodes.nodes.items()}
+        before = self._look(leader, pids)
+        for pid in pids.values():
+            os.kill(pid, signal.SIGUSR1)
+        time.sleep(options.seconds)
+        for pid in pids.values():
+            os.kill(pid, signal.SIGUSR2)
+        after = self._look(leader, pids)
+        nodes.finish(load)
+        took_s, accepted, delivered = (max(1e-9, after[n] - before[n]) for n in range(3))
+        print(
+            f"{leader} leads; {accepted / took_s:.0f} accepted and {delivered / took_s:.0f} "
+            "delivered a second; µs of CPU for each accepted"
+        )
+        for name, pid in pids.items():
+            spent_s = after[3][name] - before[3][name]
+            switched = (after[4][name] - before[4][name]) / took_s
+            print(
+                f"\n{name}: {spent_s / accepted * 1e6:.1f}, switched to {switched:.0f} times a second"
+            )
+            self._print_rooms(pid, spent_s / accepted * 1e6, functions=name == leader)
+
+    def _look(self, leader, pids):
+        """Return time, accepted, delivered, and each node's processor time and switches."""
+        (status,) = gather([self.nodes.nodes[leader].admin])["nodes"]
+        return (
+            time.monotonic(),
+            status["position"],
+            status["consumers"][0]["watermark"],
+            {name: processor_s(pid) for name, pid in pids.items()},
+            {name: switches(pid) for name, pid in pids.items()},
+        )
+
+    def _print_rooms(self, pid, spent_us, *, functions):
+        samples = self.directory / str(pid)
+        eventually("the samples", samples.exists)
+        rooms, within = Counter(), Counter()
+        for line in samples.read_text().splitlines():
+            stack, _, count = line.rpartition(" ")
+            rooms[room(stack)] += int(count)
+            for frame in set(stack.split(";")):
+                within[frame] += int(count)
+        for what, count in rooms.most_common():
+            print(f"  {spent_us * count / rooms.total():6.1f}  {what}")
+        for frame, count in within.most_common(self.options.functions) if functions else ():
+            path, _, function = frame.rpartition(":")
+            where = "/".join(path.split("/")[-2:])
+            print(f"    {spent_us * count / rooms.total():6.1f}  in {function} ({where})")
 
 
 def main():
     """Measure, and print a table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=0.0, help="requests a second (default: all)")
+    parser.add_argument("--deliver", action="store_true", help="to a fast consumer")
+    parser.add_argument("--functions", type=int, default=0, help="so many of the leader's, too")
     options = parser.parse_args()
-    spy = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if spy is None:
-        print("found no py-spy; pip install -e '.[bench]'", file=sys.stderr)
-        return 1
     with tempfile.TemporaryDirectory(prefix="crowd-profile-") as directory:
-        nodes = Nodes(directory, upstream=f"http://127.0.0.1:{free_ports(1) + 5}")
-        body = Path(directory) / "body"
-        body.write_bytes(BODY % (b"x" * (327 - len(BODY) + 2)))
+        profile = Profile(directory, options)
         try:
-            leader = nodes.leader()
-            load = nodes.load("--body", str(body), names=["a"], rate=0, seconds=options.seconds + 2)
-            time.sleep(1)
-            before = {name: cpu_s(node.pid) for name, node in nodes.nodes.items()}
-            accepted = nodes.status()["nodes"][0]["position"]
-            spies = [
-                subprocess.Popen(
-                    [spy, "record", "--gil", "-r", "200", "-d", str(options.seconds),
-                     "-f", "raw", "-o", f"{directory}/{name}.raw", "--pid", str(node.pid)],
-                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )
-                for name, node in nodes.nodes.items()
-            ]  # fmt: skip
-            for each in spies:
-                each.wait()
-            accepted = nodes.status()["nodes"][0]["position"] - accepted
-            after = {name: cpu_s(node.pid) for name, node in nodes.nodes.items()}
-            nodes.finish(load)
-            print(f"{accepted} requests to a; {leader} leads; µs of CPU for each request")
-            for name in nodes.nodes:
-                user, system = (
-                    (ended - begun) / accepted * 1e6
-                    for begun, ended in zip(before[name], after[name], strict=True)
-                )
-                rooms: Counter[str] = Counter()
-                for line in Path(f"{directory}/{name}.raw").read_text().splitlines():
-                    stack, _, count = line.rpartition(" ")
-                    rooms[room(stack)] += int(count)
-                print(f"\n{name}: {user + system:.1f}")
-                print(f"  {system:6.1f}  kernel: sockets, disk, wake-ups")
-                for what, count in rooms.most_common():
-                    print(f"  {user * count / rooms.total():6.1f}  {what}")
+            profile.run()
         finally:
-            nodes.close()
+            profile.nodes.close()
     return 0
 
 

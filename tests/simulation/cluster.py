@@ -14,20 +14,20 @@ import time
 import msgspec
 from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
-from crowd.command import Batch
 from crowd.errors import DirectoryError
 from crowd.raft import guard
-from tests.simulation import faults
+from tests.simulation import manners, plans, sizes
 from tests.simulation.checks import LOOK_EVERY_S, Checks
 from tests.simulation.consumers import Consumer
+from tests.simulation.faults import Injector
+from tests.simulation.log_checks import ElectionSafety
 from tests.simulation.network import Network
-from tests.simulation.node import Node, consumer_definition, route_definitions
+from tests.simulation.node import Node
+from tests.simulation.process import route_definitions
 from tests.simulation.producers import Producers
 from tests.simulation.world import START_S, World
 
 ROUTES = ("/orders", "/leads")
-BATCHES = 0.3
-"""The share of consumers that take many messages in one request."""
 HEAL_WITHIN_S = 15.0
 """Elections, links and retries take a few seconds each; nothing takes more, or it is a defect."""
 DRAIN_WITHIN_S = 5.0
@@ -72,8 +72,9 @@ class Cluster:
         self.raise_errors = raise_errors
         world = self.world = World(plan.seed, keep_trace=keep_trace)
         guard.install(world.seconds, world.guard_chance)
+        sizes.use(plan)
         chance = random.Random(f"{plan.seed} load")
-        self.names = list(faults.names_of(plan.size))
+        self.names = list(plans.names_of(plan.size))
         self.routes = route_definitions(ROUTES)
         self.nodes = {}
         self.checks = Checks(self)
@@ -81,15 +82,17 @@ class Cluster:
         peers = self.addresses() if plan.size > 1 else {}
         for name in self.names:
             self.nodes[name] = Node(self, name, peers)
-        self.consumers, self.consumer_definitions = {}, ()
-        for place in range(plan.consumers):
-            self._add_consumer(f"consumer-{place}", (), chance) if place != 1 else (
-                self._add_consumer(f"consumer-{place}", (ROUTES[0],), chance)
-            )
+        self.consumers = {}
+        """Every consumer's service that ever was, by its name."""
+        self._consumer_chance = chance
+        self.consumer_definitions = tuple(
+            self.make_consumer(f"consumer-{place}", (ROUTES[0],) if place == 1 else ())
+            for place in range(plan.consumers)
+        )
         self.producers = Producers(
             world, self.nodes, lambda: self.names, self.checks, chance, patience_s=plan.patience_s
         )
-        self.injector = faults.Injector(self)
+        self.injector = Injector(self)
         self.operation = None
         """The member that is to leave, as ("expel", name)."""
         self.joining = []
@@ -97,18 +100,19 @@ class Cluster:
         self.heals = 0
         self.elections = 0
 
-    def _add_consumer(self, name, routes, chance):
-        self.consumers[name] = Consumer(
-            self.world, name, routes, random.Random(f"{self.plan.seed} {name}")
+    def make_consumer(self, name, routes):
+        """Set a consumer's service up, and return how it is to be defined."""
+        plan = self.plan
+        service = Consumer(self.world, name, routes, random.Random(f"{plan.seed} {name}"))
+        self.consumers[name] = service
+        batches = random.Random(f"{plan.seed} {name} takes batches")
+        definition = manners.plain(name, routes, self._consumer_chance, batches)
+        chance = random.Random(f"{plan.seed} {name} manners")
+        if chance.random() >= plan.mannerly:
+            return definition
+        return manners.draw(
+            definition, chance, bent=plan.bent, messages=plan.messages, body_bytes=plan.body_bytes
         )
-        concurrency = chance.randrange(1, 8)
-        own = random.Random(f"{self.plan.seed} {name} takes batches")
-        batch = Batch("ndjson", own.choice((1, 3, 20)), linger_us=own.choice((0, 20_000)))
-        definition = consumer_definition(
-            name, routes, concurrency=concurrency, timeout_us=300_000,
-            batch=batch if own.random() < BATCHES else None,
-        )  # fmt: skip
-        self.consumer_definitions = (*self.consumer_definitions, definition)
 
     # --- What others ask --------------------------------------------------------------------------
 
@@ -215,9 +219,9 @@ class Cluster:
             deliveries=deliveries,
             duplicates=deliveries - sum(map(len, done)),
             entries=len(self.checks.truth.entries),
-            elections=len(self.checks.all[1]._leaders),
+            elections=len(self.checks.one(ElectionSafety)._leaders),
             longest_wait_s=round(self.producers.longest_wait_s, 3),
-            healed_s=round(world.now - START_S - faults.FAULTS_S, 3),
+            healed_s=round(world.now - START_S - plans.FAULTS_S, 3),
             violation=str(world.violation) if world.violation else None,
             trace_sha256=world.digest(),
         )  # fmt: skip
@@ -227,12 +231,12 @@ class Cluster:
         world.trace(f"seed {plan.seed} {plan.profile} size {plan.size}")
         for node in self.nodes.values():
             world.after(0.2 * chance.random(), node.start)
-        times = sorted(chance.uniform(0.5, faults.FAULTS_S) for _ in range(plan.messages))
+        times = sorted(chance.uniform(0.5, plans.FAULTS_S) for _ in range(plan.messages))
         self.producers.plan(_in_waves(times, chance), ROUTES, plan.body_bytes)
         for fault in plan.faults:
             world.after(fault.at_s, self.injector.inject, fault)
         world.after(LOOK_EVERY_S, self._look)
-        world.run(START_S + faults.FAULTS_S)
+        world.run(START_S + plans.FAULTS_S)
         if world.violation is None:
             self._heal()
 
@@ -271,12 +275,12 @@ class Cluster:
         wake_s = world.now
         self.network.heal()
         for consumer in self.consumers.values():
-            consumer.mood = "well"
+            consumer.cure()
         for node in self.present():
             node.system.full = False
             node.system.trap = node.commit_trap = None
             node.system.faults.clear()
-            node.disk_s = self.plan.disk_s
+            node.disk_s, node.letters_s = self.plan.disk_s, None
             process = node.process
             if node.is_gone:
                 continue
@@ -290,8 +294,9 @@ class Cluster:
         missing, fewest = "nothing was looked at", math.inf
         while world.now < until_s and world.violation is None and missing:
             world.run(world.now + HEAL_LOOK_S)
-            missing, left = self._missing(), self._unsettled()
-            if missing == _unsettled_words(left) and left < fewest:
+            self.injector.operators.see_to_all()
+            missing, left = self._missing(), self._left()
+            if missing == _left_words(left) and left < fewest:
                 fewest, until_s = left, max(until_s, world.now + DRAIN_WITHIN_S)
         if world.violation is not None:
             return
@@ -325,18 +330,23 @@ class Cluster:
             letters = other.letters
             kept = letters.whole and not letters.pending_bytes
             yield not kept and f"{process.name} lacks letters"
-        yield _unsettled_words(self._unsettled())
+        yield _left_words(self._left())
         indices = {process.name: process.engine.ledger.applied_index for process in processes}
         yield len(set(indices.values())) > 1 and f"ledgers are at {indices}"
 
-    def _unsettled(self):
-        """Return how many deliveries are still to be made, as the leader knows them."""
+    def _left(self):
+        """Return how much is still to be delivered, as the leader knows it; pauses count, too."""
         leader = self.leader
-        consumers = leader.engine.ledger.consumers.values() if leader is not None else ()
-        return sum(consumer.backlog for consumer in consumers)
+        if leader is None:
+            return 0
+        ledger = leader.engine.ledger
+        return sum(
+            consumer.backlog + len(ledger.letters_due(consumer.id, 0, 10_000)) + consumer.paused
+            for consumer in ledger.consumers.values()
+        )
 
 
-def _unsettled_words(count):
+def _left_words(count):
     return f"{count} deliveries are not settled" if count else ""
 
 

@@ -190,10 +190,11 @@ class DurableLog:
 class SimulatedWriter:
     """The journal's thread, of one process."""
 
-    def __init__(self, world, process, *, chance):
+    def __init__(self, world, process, *, chance, of_letters=False):
         self._world = world
         self._process = process
         self._chance = chance
+        self._of_letters = of_letters
         self._jobs = deque()
         self._busy = False
         self._closed = False
@@ -222,7 +223,8 @@ class SimulatedWriter:
     def _begin(self):
         self._busy = True
         node = self._process.node
-        took_s = node.disk_s[0] + self._chance.random() * (node.disk_s[1] - node.disk_s[0])
+        least_s, most_s = (self._of_letters and node.letters_s) or node.disk_s
+        took_s = least_s + self._chance.random() * (most_s - least_s)
         self._world.at(self._process.clock.look() + took_s, self._end, owner=self._process)
 
     def _end(self):

@@ -1,8 +1,7 @@
-"""Which faults occur, drawn from the seed before the run, and what each of them does.
+"""What each kind of fault does to a cluster.
 
-Decides a run's `Plan`: plain values, so that a failing run can be shrunk by taking faults
-away. `inject` carries one out. A fault whose condition does not hold when its time comes does
-nothing: the generator knows no leader yet, and the failure model is kept here. It is:
+`inject` carries one out. A fault whose condition does not hold when its time comes does nothing.
+Which faults there are is in ``plans``; the failure model is kept here. It is:
 
 - any process may end, stop or lose power at any step, all of them at once too;
 - any message may be late, held or lost; any link may be half-open; any way may be blocked;
@@ -19,162 +18,12 @@ import random
 import msgspec
 
 from tests.simulation.disk import DIRECTORY, Trap
+from tests.simulation.operators import Operators
+from tests.simulation.plans import FAULTS_S, OPERATORS
 from tests.simulation.world import START_S
 
-FAULTS_S = 11.0
-"""How long faults occur. Elections take about a second, so many follow one another."""
-BEGIN_S = 0.3
 SLOW_DISK_S = (0.02, 0.4)
 CLOCK_JUMP_US = 4 * 3600 * 10**6
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """What happens when, where, for how long, and how much of it.
-
-    `node` is a name, or ``leader``: whoever leads then. `other` is a second node or the name
-    of a consumer. `count` is the n of an n-th step; `power`: the machine loses power, too.
-    """
-
-    at_s: float
-    kind: str
-    node: str = ""
-    other: str = ""
-    for_s: float = 0.0
-    count: int = 0
-    power: bool = False
-    chance: float = 0.0
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """All that is decided of a run before it begins."""
-
-    seed: int
-    profile: str
-    size: int
-    faults: tuple[Fault, ...]
-    latency_s: float = 0.001
-    disk_s: tuple[float, float] = (0.0005, 0.003)
-    segment_bytes: int = 8192
-    cache_bytes: int = 4096
-    consumers: int = 2
-    messages: int = 200
-    body_bytes: int = 200
-    within_s: float = 2.0
-    patience_s: float = 2.5
-    retention_us: int = 0
-    checkpoint_entries: int = 60
-
-
-NETWORK = (
-    "partition", "one-way", "bridge", "cut-off", "slow-link", "half-open", "reset", "slow-network",
-)  # fmt: skip
-DISK = (
-    "slow-disk", "failed-sync", "failed-write", "full-disk", "bit-rot", "memory-rot", "tail-rot",
-)  # fmt: skip
-MEMBERS = ("add-member", "remove-member", "replace-member", "replace-disk")
-NODES = (
-    "kill", "power", "kill-all", "power-all", "trap-step", "trap-sync", "trap-write", "trap-send",
-    "trap-commit", "restart", "restart-all", "pause", "pause-in-turn", "pause-cut-off",
-    "clock-jump",
-)  # fmt: skip
-CONSUMERS = ("consumer-slow", "consumer-failing", "consumer-mute", "consumer-gone")
-KINDS = (*NETWORK, *DISK, *NODES, *MEMBERS, *CONSUMERS)
-FAMILIES = {
-    "network": NETWORK,
-    "disk": DISK,
-    "nodes": NODES,
-    "members": (*MEMBERS, "kill", "power", "power-all", "cut-off", "partition", "slow-disk"),
-    "torn": ("trap-step", "trap-sync", "trap-write", "power", "power-all", "cut-off", "slow-disk"),
-    "rotten": ("bit-rot", "memory-rot", "tail-rot", "restart", "kill", "cut-off"),
-    "deposed": ("cut-off", "one-way", "partition", "slow-disk", "pause", "slow-link", "kill"),
-    "relapse": ("failed-sync", "failed-sync", "failed-write", "kill", "power", "cut-off"),
-    "backlog": ("consumer-gone", "consumer-failing", "kill", "cut-off", "power", "replace-disk"),
-    "birth": ("kill", "power", "partition", "one-way", "slow-network", "slow-disk", "trap-step"),
-    "room": ("full-disk", "full-disk", "full-disk", "restart", "slow-link"),
-    "woken": ("pause-cut-off", "pause-cut-off", "pause-in-turn", "consumer-slow"),
-    "snapshots": ("replace-disk", "add-member", "trap-step", "trap-sync", "power", "slow-disk"),
-}
-ALONE = frozenset((*DISK, *NODES, *CONSUMERS)) - {"bit-rot", "tail-rot", "pause-cut-off"}
-"""What can happen to a cluster of one."""
-
-PROFILES = ("quiet", "single", "few", "mixed", "network", "disk", "nodes", "members", "storm")
-WEIGHTS = (1, 4, 5, 8, 4, 5, 6, 4, 4)
-HUNTS = ("torn", "rotten", "deposed", "relapse", "backlog", "birth", "room", "woken", "snapshots")
-"""Profiles that no seed draws by itself: each looks for what a certain guard keeps away."""
-BIRTH_S = 1.5
-
-
-def make_plan(seed, *, profile=None, size=None):
-    """Return the plan that a seed stands for."""
-    chance = random.Random(f"{seed} plan")
-    drawn = chance.choices(PROFILES, WEIGHTS)[0]
-    profile = profile or drawn
-    drawn_size = chance.choices((1, 3, 5), (2, 16, 3))[0]
-    size = size or drawn_size
-    names = names_of(size)
-    kinds = [kind for kind in KINDS if size > 1 or kind in ALONE]
-    count = 0
-    if profile == "single":
-        kinds, count = [chance.choice(kinds)], chance.randrange(1, 6)
-    elif profile == "few":
-        kinds, count = chance.sample(kinds, 3), chance.randrange(4, 12)
-    elif profile == "mixed":
-        count = chance.randrange(4, 14)
-    elif profile in FAMILIES:
-        kinds = [kind for kind in kinds if kind in FAMILIES[profile]] or kinds
-        count = chance.randrange(4, 14)
-    elif profile == "storm":
-        count = chance.randrange(15, 35)
-    moments = _moments(chance, count)
-    if profile == "birth":
-        moments = [chance.uniform(0.0, BIRTH_S) for _ in moments]
-    elif profile in HUNTS:
-        moments = [*moments, *_moments(chance, count)]
-    faults = [_draw(chance, chance.choice(kinds), names, at_s) for at_s in moments]
-    return Plan(
-        seed=seed,
-        profile=profile,
-        size=size,
-        faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
-        latency_s=chance.choice((0.0003, 0.001, 0.005, 0.02)),
-        disk_s=chance.choice(((0.0002, 0.001), (0.0005, 0.003), (0.002, 0.02))),
-        segment_bytes=chance.choice((4096, 8192, 16384)),
-        cache_bytes=chance.choice((0, 2048, 65536)),
-        consumers=chance.randrange(1, 4),
-        messages=chance.randrange(60, 320) * 3 // (2 + size // 2),
-        body_bytes=chance.choice((40, 200, 2000)),
-        within_s=chance.choice((0.5, 2.0, 2.0, 4.0)),
-        patience_s=chance.choice((0.7, 2.5, 5.0)),
-        retention_us=chance.choice((0, 0, 1_000_000)),
-        checkpoint_entries=20 if profile == "snapshots" else chance.choice((20, 60, 60, 10_000)),
-    )
-
-
-def names_of(size):
-    return tuple("abcde"[:size])
-
-
-def _moments(chance, count):
-    """Return when faults occur: spread evenly, or a few at a time and then quiet."""
-    if chance.random() < 0.6:
-        return [chance.uniform(BEGIN_S, FAULTS_S) for _ in range(count)]
-    centres = [chance.uniform(BEGIN_S, FAULTS_S - 2.0) for _ in range(1 + count // 6)]
-    return [min(FAULTS_S, chance.choice(centres) + chance.expovariate(1.5)) for _ in range(count)]
-
-
-def _draw(chance, kind, names, at_s):
-    node = chance.choice((*names, "leader"))
-    for_s = chance.choice((0.05, 0.3, 1.0, 2.5, 5.0)) * (0.5 + chance.random())
-    return Fault(
-        at_s=round(at_s, 4),
-        kind=kind,
-        node=node,
-        other=chance.choice(names) if len(names) > 1 else "",
-        for_s=round(for_s, 4),
-        count=chance.choice((1, 2, 3, chance.randrange(1, 40))),
-        power=chance.random() < 0.5,
-        chance=round(chance.random(), 6),
-    )
 
 
 class Injector:
@@ -183,13 +32,17 @@ class Injector:
     def __init__(self, cluster):
         self._cluster = cluster
         self._world = cluster.world
+        self.operators = Operators(cluster)
         self.occurred = {}
         """By kind: how many had an effect."""
 
     def inject(self, fault):
         """Carry a fault out, if what it needs is there."""
         node = self._node(fault.node)
-        done = _ACTIONS[fault.kind](self, fault, node)
+        if fault.kind in OPERATORS:
+            done = self.operators.carry_out(fault.kind, fault, node)
+        else:
+            done = _ACTIONS[fault.kind](self, fault, node)
         effect = "none" if done is False else fault.node
         self._world.trace(f"fault {fault.kind} {effect} {fault.other} {fault.for_s:g}")
         if done is not False:
@@ -502,16 +355,41 @@ class Injector:
 
     # --- Consumers --------------------------------------------------------------------------------
 
-    def _consumer(self, mood, fault):
+    def _consumer(self, fault):
         consumers = list(self._cluster.consumers.values())
-        consumer = consumers[int(fault.chance * len(consumers))]
-        consumer.mood = mood
-        self._world.after(fault.for_s, setattr, consumer, "mood", "well")
+        return consumers[int(fault.chance * len(consumers))]
+
+    def _poison(self, fault, node):
+        """Have a consumer refuse some messages, each time; for good, or for some seconds."""
+        consumer = self._consumer(fault)
+        consumer.poison(random.Random(fault.chance))
+        if fault.power:
+            self._world.after(2 * fault.for_s, setattr, consumer, "poison_every", 0)
+
+    def _slow_letters(self, fault, node):
+        """Have the letters' file take longer than all others."""
+        node.letters_s = (0.0, 1.5 * fault.chance)
+        self._world.after(fault.for_s, setattr, node, "letters_s", None)
+
+    def _letters_rot(self, fault, node):
+        """Flip a bit of a letter's stored bytes, or have the whole table be damaged."""
+        if not self._may_impair(node) or node.process is None or not node.system.letters:
+            return False
+        chance = random.Random(fault.chance)
+        number = None if fault.power else chance.choice(sorted(node.system.letters))
+        node.rot_letters(number)
+        return None
 
 
 def _mood(mood):
     """Return what puts a consumer into a mood."""
-    return lambda injector, fault, _: injector._consumer(mood, fault)
+
+    def put(injector, fault, _):
+        consumer = injector._consumer(fault)
+        consumer.put(mood)
+        injector._world.after(fault.for_s, consumer.put, "well")
+
+    return put
 
 
 _ACTIONS = {
@@ -553,4 +431,10 @@ _ACTIONS = {
     "consumer-failing": _mood("failing"),
     "consumer-mute": _mood("mute"),
     "consumer-gone": _mood("gone"),
+    "consumer-refusing": _mood("refusing"),
+    "consumer-barring": _mood("barring"),
+    "consumer-far": _mood("far"),
+    "consumer-poison": Injector._poison,
+    "letters-rot": Injector._letters_rot,
+    "slow-letters": Injector._slow_letters,
 }

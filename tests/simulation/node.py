@@ -1,273 +1,22 @@
-"""A simulated node: a machine with its disk, and the crowd process on it.
+"""A simulated node: a machine with its disk, and how the crowd process on it ends.
 
-Decides how a process is put together (as ``crowd/service.py`` does, with simulated seams)
-and how it ends: by itself (I8), killed, without power, at a trap within its turn, or stopped
-as an operator stops it. Leaves when that happens to ``faults``.
+Decides how a process ends: by itself (I8), killed, without power, or at a trap within its turn;
+and what its disk is known to hold. Leaves when that happens to ``faults``, and how a process is
+put together to ``process``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 
-from twisted.internet.defer import Deferred
+from crowd.errors import DamagedError, DirectoryError
+from tests.simulation.disk import DurableLog, SimulatedFileSystem
+from tests.simulation.process import Process
+from tests.simulation.world import ProcessEndedError
 
-from crowd.command import ConsumerDefinition, Define, Retry, RouteDefinition
-from crowd.delivery.dispatcher import Dispatcher
-from crowd.errors import DamagedError, DirectoryError, FatalError
-from crowd.raft.compaction import Pace
-from crowd.raft.engine import Engine
-from crowd.raft.letters import LetterStore
-from crowd.raft.replication import Window
-from crowd.raft.seams import Bounds, Identity, Seams, Space
-from crowd.raft.storage import open_storage
-from crowd.view import EngineAcceptor
-from crowd.web.ingest import Ingest
-from crowd.web.router import Router
-from tests.simulation.consumers import SimulatedCourier
-from tests.simulation.disk import (
-    DIRECTORY,
-    FREE_BYTES,
-    TOTAL_BYTES,
-    DurableLog,
-    SimulatedFileSystem,
-    SimulatedWriter,
-)
-from tests.simulation.network import SimulatedLinks
-from tests.simulation.world import WALL_AT_START_US, ProcessClock, ProcessEndedError
-from tests.unit.journal.fakes import PowerCutError
-from tests.unit.letters.fakes import FaultyShelf
-
-CLUSTER = "leads"
-FILE_HASH = b"f" * 32
-BACKLOG_BYTES = 1 << 30
-PIECE_BYTES = 512
-"""So that a snapshot, and a checkpoint at a crash, has many pieces."""
 RESTART_S = (0.2, 1.0)
 """When a supervisor starts an ended process again."""
-
-
-def route_definitions(paths):
-    return tuple(RouteDefinition(path, ("POST",), "refuse", None) for path in paths)
-
-
-def consumer_definition(name, routes, *, concurrency, timeout_us, batch=None):
-    return ConsumerDefinition(
-        name=name, url=f"http://{name}.example/", path=None, routes=routes,
-        concurrency=concurrency, rate=None, timeout_us=timeout_us, order="none", from_="beginning",
-        retry=Retry(50_000, 2.0, 500_000, 10**12), backlog_bytes=1 << 30, when_full="refuse",
-        batch=batch,
-    )  # fmt: skip
-
-
-class Process:
-    """One run of crowd on a node."""
-
-    def __init__(self, node, number):
-        self.node = node
-        self.name = node.name
-        self.number = number
-        self.alive = True
-        self.accepting = False
-        self.stopped_until_s = float("-inf")
-        self.clock = ProcessClock(node.world, self)
-        self.requests = {}
-        self.links = None
-        self.journal = None
-        self.leads = False
-        self.commit = 0
-        self.term = 0
-
-    def build(self):
-        """Put the parts together and begin. This is the process's first turn."""
-        node, cluster = self.node, self.node.cluster
-        chance = random.Random(f"{cluster.plan.seed} {self.name} {self.number}")
-        plan = cluster.plan
-        self.writer = SimulatedWriter(node.world, self, chance=chance)
-        self.background = SimulatedWriter(node.world, self, chance=chance)
-        letters_chance = random.Random(f"{plan.seed} {self.name} {self.number} letters")
-        self.letters = SimulatedWriter(node.world, self, chance=letters_chance)
-        seams = Seams(
-            open_storage=lambda: self._open_storage(chance),
-            make_links=self._make_links if node.peers else None,
-            space=lambda: Space(0 if node.system.full else FREE_BYTES, TOTAL_BYTES),
-            on_fatal=self._end,
-        )
-        engine = self.engine = Engine(
-            self.clock,
-            self._wall_us,
-            chance,
-            Identity(self.name, CLUSTER, node.peers),
-            seams,
-            Bounds(
-                plan.within_s,
-                BACKLOG_BYTES,
-                plan.retention_us,
-                checkpoints=Pace(plan.checkpoint_entries, plan.checkpoint_entries * 200),
-                window=Window(4096, 8, 16 * 1024),
-                piece_bytes=PIECE_BYTES,
-                checkpoints_every=4,
-            ),
-        )
-        define = Define(self.name, FILE_HASH, cluster.routes, cluster.consumer_definitions)
-        engine.want(
-            "configuration",
-            lambda ledger: ledger.file_hashes.get(self.name) == FILE_HASH,
-            lambda: define,
-        )
-        self._watch_applied(engine)
-        dispatcher = self.dispatcher = Dispatcher(
-            self.clock, chance, engine.ledger, engine, self._courier,
-            lambda: engine.producers_wait, self._end,
-        )  # fmt: skip
-        engine.applied_hooks.append(dispatcher.advanced)
-        engine.leading_hooks.append(dispatcher.leading)
-        engine.leaving_hooks.append(dispatcher.report)
-        engine.letter_hooks.append(dispatcher.letters_came)
-        try:
-            engine.startService()
-        except FatalError as error:
-            self._end(error)
-        dispatcher.startService()
-        self.router = Router(Ingest(EngineAcceptor(engine), cluster.routes, self._wall_us).app)
-        self.accepting = True
-
-    # --- Seams ------------------------------------------------------------------------------------
-
-    def _wall_us(self):
-        node = self.node
-        return WALL_AT_START_US + node.wall_offset_us + int(self.clock.look() * 1e6)
-
-    def _open_storage(self, chance):
-        node, plan = self.node, self.node.cluster.plan
-        storage = open_storage(
-            DIRECTORY, cluster=CLUSTER, node=self.name, filesystem=node.system, writer=self.writer,
-            background=self.background, segment_bytes=plan.segment_bytes,
-            letters=lambda: LetterStore(FaultyShelf(node.system), self.letters),
-            cache_bytes=plan.cache_bytes, piece_bytes=PIECE_BYTES, seconds=self.clock.look, draw=chance.randbytes,
-        )  # fmt: skip
-        journal = self.journal = storage.journal
-        node.opened(journal)
-        add, cut, commit = journal.add, journal.deleteEntriesFrom, journal.setRaftCommitIndex
-        checks = node.cluster.checks
-
-        def checked_add(command, idx, term):
-            checks.appended(self, idx, term, command)
-            add(command, idx, term)
-
-        def checked_cut(place):
-            last_kept = journal.first_index + place - 1
-            if last_kept < journal.last_index:
-                checks.cut(self, last_kept)
-            cut(place)
-
-        def trapped_commit(index):
-            commit(index)
-            node.commit_passed(self)
-
-        journal.add, journal.deleteEntriesFrom = checked_add, checked_cut
-        journal.setRaftCommitIndex = trapped_commit
-        checks.opened(self, journal)
-        return storage
-
-    def _make_links(self, engine, hello):
-        self.links = SimulatedLinks(self.node.cluster.network, self, engine, hello)
-        return self.links
-
-    def _courier(self, definition):
-        cluster = self.node.cluster
-        return SimulatedCourier(
-            self, cluster.consumers[definition.name], definition, cluster.checks
-        )
-
-    def _watch_applied(self, engine):
-        apply, restore, checks = engine.apply, engine._restore, self.node.cluster.checks
-
-        def checked_apply(index, term, command):
-            apply(index, term, command)
-            checks.applied(self, index, term, command)
-
-        def checked_restore(checkpoint, loaded):
-            restore(checkpoint, loaded)
-            checks.restored(self, checkpoint)
-
-        engine.apply, engine._restore = checked_apply, checked_restore
-
-    # --- Turns ------------------------------------------------------------------------------------
-
-    def turn(self, call, args=()):
-        """Let this process do something: one event of its reactor, or of its thread."""
-        node, world = self.node, self.node.world
-        outer, world.current = world.current, self
-        try:
-            call(*args)
-        except ProcessEndedError:
-            pass
-        except PowerCutError:
-            node.trapped(unwind=False)
-        except Exception as error:
-            world.fail("NoErrorIsLost", f"{self.name}: {error!r}")
-            if node.cluster.raise_errors:
-                raise
-        finally:
-            world.current = outer
-        if self.alive and self.journal is not None:
-            self.notice()
-
-    def notice(self):
-        """Tell the checks what this turn changed."""
-        raft = getattr(self.engine, "raft", None)
-        if raft is None:
-            return
-        commit = raft._SyncObj__raftCommitIndex
-        if commit != self.commit:
-            before, self.commit = self.commit, commit
-            self.node.cluster.checks.committed(self, before, commit)
-        term, leads = raft._SyncObj__raftCurrentTerm, raft._SyncObj__raftState == 2
-        if leads != self.leads or term != self.term:
-            self.leads, self.term = leads, term
-            role = "leads" if leads else "follows"
-            self.node.world.trace(f"{self.name} {role} term {term}")
-            if leads:
-                self.node.cluster.checks.led(self)
-
-    def stop_for(self, seconds):
-        """SIGSTOP now, SIGCONT later; also in the middle of a turn."""
-        world = self.node.world
-        # One that is stopped already stays so: its events wait for the end of that.
-        until_s = max(self.clock.look() + seconds, self.stopped_until_s)
-        if world.current is self:
-            self.clock.jump(until_s)
-        self.stopped_until_s = until_s
-        self.node.cluster.network.look()
-        world.at(until_s, self.node.cluster.network.look)
-
-    def drain(self):
-        """Stop as an operator stops it; the process ends when all is handed over."""
-        self.accepting = False
-        Deferred.fromCoroutine(self._drain()).addErrback(self._drain_failed)
-
-    async def _drain(self):
-        await self.dispatcher.stopService()
-        await self.engine.stopService()
-        self.background.close()
-        self.letters.close()
-        self.node.died(self, "stopped", power=False)
-
-    def _drain_failed(self, failure):
-        if not self.alive:
-            return
-        if failure.check(PowerCutError):
-            self.node.trapped(unwind=False)
-        elif failure.check(FatalError):
-            self.node.ended(self, failure.value)
-        else:
-            self.node.world.fail("NoErrorIsLost", f"{self.name} cannot stop: {failure.value!r}")
-
-    def _end(self, error):
-        """End now, as ``os._exit`` does: nothing more of this turn has an effect."""
-        if self.alive:  # else it was ended in this very turn, and what it made of that is nothing
-            self.node.ended(self, error)
-        raise ProcessEndedError
 
 
 class Node:
@@ -286,6 +35,8 @@ class Node:
         self.retired = []
         """The disks that this node had before: (journal id, durable log)."""
         self.disk_s = cluster.plan.disk_s
+        self.letters_s = None
+        """How long the letters' thread takes for a job, if not as long as others."""
         self.wall_offset_us = 0
         self.process = None
         self.is_off = False
@@ -297,6 +48,7 @@ class Node:
         """Its disk was replaced or damaged, and it is not a whole member again yet."""
         self.flipped = None
         """What bit rot changed and is not mended: (path, place, the byte that was there)."""
+        self.has_rotten_letters = False
         self.has_lost_tail = False
         """Bit rot met the last batch, which a start cannot tell from a torn write."""
         self.starts = 0
@@ -416,7 +168,7 @@ class Node:
         self.system, self.durable = SimulatedFileSystem(), DurableLog()
         self.journal_id = None
         self.refusal = None
-        self.flipped, self.has_lost_tail = None, False
+        self.flipped, self.has_lost_tail, self.has_rotten_letters = None, False, False
         if self.peers:  # who sets a machine up anew gives it the members of today
             self.peers = self.cluster.addresses()
         self.is_impaired = True
@@ -432,9 +184,39 @@ class Node:
         self.system.flip(path, 8 * place + bit)
         self.world.trace(f"{self.name} flipped bit {bit} of byte {place} of {path}")
 
+    def rot_letters(self, number):
+        """Let a stored letter's bytes be others, or with None the whole table be none."""
+        system = self.system
+        if number is None:
+            system.letters_damaged = True
+        else:
+            row = system.letters[number]
+            system.letters[number] = row._replace(
+                message=row.message[:-1] + bytes((row.message[-1] ^ 1,))
+            )
+        self.has_rotten_letters = self.is_impaired = True
+        self.world.trace(f"{self.name} letters rot: {number or 'all'}")
+
+    @property
+    def has_good_letters(self):
+        """Whether every letter of its ledger is on its disk, whole."""
+        process = self.process
+        if process is None or self.system.letters_damaged or not process.engine.letters.whole:
+            return False
+        letters, rows = process.engine.ledger.letters, self.system.letters
+        return all(
+            number in rows
+            and hashlib.sha256(rows[number].message).digest() == letters[number].sha256
+            for number in letters
+        )
+
     @property
     def is_mended(self):
         """Whether what bit rot changed is as it was, or gone."""
+        if self.has_rotten_letters:
+            if not self.has_good_letters:
+                return False
+            self.has_rotten_letters = False
         if self.flipped is None:
             return True
         path, place, byte = self.flipped

@@ -12,12 +12,12 @@ from __future__ import annotations
 from crowd.message import parse_message_id
 from crowd.web.fields import sort_fields
 from crowd.web.request import Request
+from tests.simulation.manners import KEYS
 
 LATENCY_S = 0.0005
 ID = b"Crowd-Message-Id: "
 UNKNOWN = b"/problems/outcome-unknown"
-HEADERS = [(b"Host", b"crowd.example")]
-FIELDS = sort_fields(HEADERS)
+HOST = (b"Host", b"crowd.example")
 AGAIN_S = 0.1
 
 
@@ -55,13 +55,17 @@ class Try:
 class Post:
     """One message of one producer."""
 
-    __slots__ = ("acknowledged", "body", "number", "producers", "route", "started_s", "tries")
+    __slots__ = (
+        "acknowledged", "body", "headers", "number", "producers", "route", "started_s", "tries",
+    )  # fmt: skip
 
     def __init__(self, producers, number, route, body):
         self.producers = producers
         self.number = number
         self.route = route
         self.body = body
+        key = number * number % 11
+        self.headers = [HOST] if key >= KEYS else [HOST, (b"X-Key", b"%d" % key)]
         self.tries = 0
         self.acknowledged = None
         self.started_s = 0.0
@@ -142,7 +146,10 @@ class Producers:
             route = routes[self.chance.randrange(len(routes))]
             number = len(self.posts)
             size = self.chance.randrange(body_bytes)
-            post = Post(self, number, route, (b"%d " % number) * (1 + size // 4))
+            # Some bodies are no JSON, and some have no key.
+            name, text = b"no" if number % 8 == 2 else b"key", b"%d " % number * (1 + size // 4)
+            body = b'{"%b": %d, "text": "%b"}' % (name, number % KEYS, text)
+            post = Post(self, number, route, body[number % 13 == 5 :])
             self.posts.append(post)
             self.world.after(delay_s, post.begin)
 
@@ -177,7 +184,8 @@ class Producers:
         one.taken_s = process.clock.look()
         self.checks.taken(process, one)
         uri = f"{post.route}?{one.token}".encode()
-        process.router.handle(Request(one, b"POST", uri, HEADERS, FIELDS, post.body, 0, True))
+        headers, fields = post.headers, sort_fields(post.headers)
+        process.router.handle(Request(one, b"POST", uri, headers, fields, post.body, 0, True))
 
     def process_died(self, process, *, power):
         """Let the producers whose requests were there know, if a system is left to tell."""

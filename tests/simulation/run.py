@@ -16,9 +16,9 @@ from collections import Counter
 
 import msgspec
 
-from tests.simulation import faults
+from tests.simulation import plans
 from tests.simulation.cluster import Cluster, Figures
-from tests.simulation.faults import make_plan
+from tests.simulation.plans import make_plan
 
 COMMAND = "tests/simulation/run"
 
@@ -64,7 +64,7 @@ def summary(figures, elapsed_s):
         "clusters": dict(sorted(Counter(str(one.size) for one in figures).items())),
         "profiles": dict(sorted(Counter(one.profile for one in figures).items())),
         "faults": sum(kinds.values()),
-        "faults_by_kind": {kind: kinds[kind] for kind in faults.KINDS if kinds[kind]},
+        "faults_by_kind": {kind: kinds[kind] for kind in plans.KINDS if kinds[kind]},
         "posted": sum(one.posted for one in figures),
         "acknowledged": sum(one.acknowledged for one in figures),
         "deliveries": sum(one.deliveries for one in figures),
@@ -184,7 +184,7 @@ def main(arguments=None):
     parser.add_argument("--trace", action="store_true", help="print what happens, with --seed")
     parser.add_argument("--keep", type=_places, help="with --seed: only these faults, by place")
     parser.add_argument(
-        "--profile", choices=(*faults.PROFILES, *faults.HUNTS), help="instead of the seed's own"
+        "--profile", choices=(*plans.PROFILES, *plans.HUNTS), help="instead of the seed's own"
     )
     parser.add_argument("--size", type=int, choices=(1, 3, 5), help="instead of the seed's own")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from tests.simulation.cluster import Cluster
-from tests.simulation.faults import KINDS, PROFILES, make_plan
 from tests.simulation.mutate import ROOT, main, try_one
 from tests.simulation.mutations import MUTATIONS
+from tests.simulation.plans import KINDS, PROFILES, make_plan
 from tests.simulation.run import run_plan, run_seeds, summary
 from tests.simulation.world import START_S, World
 

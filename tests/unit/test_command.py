@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from crowd.codec import pack, unpack
 from crowd.command import (
     FORMAT,
-    INTEGER_MAX,
     LETTERS_MAX,
     MEMBERS_MAX,
     MESSAGES_MAX,
+    NO_FILE,
     PROPOSALS_MAX,
     WORDS_MAX,
     Accept,
@@ -21,7 +21,6 @@ from crowd.command import (
     Burial,
     Bury,
     Conclude,
-    ConsumerDefinition,
     Control,
     Define,
     Demote,
@@ -29,6 +28,7 @@ from crowd.command import (
     Enroll,
     Expel,
     Member,
+    Once,
     OpenSession,
     Promote,
     Purge,
@@ -36,19 +36,17 @@ from crowd.command import (
     Release,
     Remember,
     Replay,
-    Retry,
-    RouteDefinition,
     Settle,
     Skip,
-    Start,
     Trial,
     decode_command,
     encode_command,
     open_entry,
-    read_start,
     stamp,
 )
+from crowd.definition import ConsumerDefinition, Retry, RouteDefinition, Start, read_start
 from crowd.errors import MalformedCommandError, NeedsNewerCrowdError
+from crowd.value import INTEGER_MAX
 
 COUNTED = st.integers(1, INTEGER_MAX)
 AMOUNT = st.integers(0, INTEGER_MAX)
@@ -113,7 +111,9 @@ def buries(draw):
         msgspec.structs.replace(draw(burial), position=position)
         for position in draw(rising(COUNTED))
     ]
-    return Bury(draw(COUNTED), tuple(letters))
+    consumer = draw(COUNTED)
+    target = draw(AMOUNT)
+    return Bury(consumer, tuple(letters), 0 if target == consumer else target)
 
 
 @st.composite
@@ -162,12 +162,19 @@ COMMAND = st.one_of(
     st.builds(Expel, NAME, COUNTED),
     st.builds(Release, COUNTED),
     buries(),
-    st.builds(Conclude, rising(COUNTED)),
+    st.builds(Conclude, COUNTED, rising(COUNTED)),
     st.builds(Replay, COUNTED, rising(COUNTED)),
     st.builds(Purge, st.sampled_from(["operator", "age"]), rising(COUNTED)),
     remembers(),
     st.builds(Dismiss, COUNTED, st.sampled_from(["drop", "refuse"])),
     st.builds(Skip, COUNTED, COUNTED),
+    st.builds(
+        Once,
+        BYTES_16,
+        st.builds(Dismiss, COUNTED, st.sampled_from(["drop", "refuse"]))
+        | st.builds(Replay, COUNTED, rising(COUNTED))
+        | st.builds(Define, NAME, st.just(NO_FILE), st.just(()), st.tuples(CONSUMER)),
+    ),
 )
 
 ACCEPT = Accept(5, 7, 6, (1, 2), (b"one", b"two"))
@@ -213,7 +220,7 @@ VALUE = st.recursive(
 )  # fmt: skip
 
 
-@given(st.integers(1, 20), st.lists(VALUE, max_size=6))
+@given(st.integers(1, 21), st.lists(VALUE, max_size=6))
 def test_arbitrary_fields_under_a_known_kind_are_a_command_or_its_one_error(kind, fields):
     data = pack([kind, *fields])
     try:
@@ -223,9 +230,9 @@ def test_arbitrary_fields_under_a_known_kind_are_a_command_or_its_one_error(kind
     assert encode_command(command) == data
 
 
-@pytest.mark.parametrize("kind", [20, 21, INTEGER_MAX])
+@pytest.mark.parametrize("kind", [21, 22, INTEGER_MAX])
 def test_a_kind_of_a_newer_crowd_says_so(kind):
-    with pytest.raises(NeedsNewerCrowdError, match="this version knows 1-19"):
+    with pytest.raises(NeedsNewerCrowdError, match="this version knows 1-20"):
         decode_command(pack([kind, "whatever"]))
 
 
@@ -285,9 +292,17 @@ def test_a_kind_of_a_newer_crowd_says_so(kind):
         [13, 1, [[1, "dead", "answer", 1000, "", 1, 0, 0, b"m"]]],
         [13, 1, [[1, "dead", "answer", 400, "w" * (WORDS_MAX + 1), 1, 0, 0, b"m"]]],
         [13, 1, [[1, "dead", "answer", 400, "", 1, 0, 0, b"m"]] * 2],
-        [14, []],
-        [14, [2, 1]],
-        [14, list(range(1, LETTERS_MAX + 2))],
+        [13, 1, [[1, "dead", "answer", 400, "", 1, 0, 0, b"m"]], 1],
+        [13, 1, [[1, "dead", "answer", 400, "", 1, 0, 0, b"m"]]],
+        [20, b"o" * 15, [19, 1, 1]],
+        [20, b"o" * 16, [4, 1, [[1, 1]]]],
+        [20, b"o" * 16, [20, b"o" * 16, [19, 1, 1]]],
+        [20, b"o" * 16, [15, 1, [2, 1]]],
+        [14, [1]],
+        [14, 1, []],
+        [14, 0, [1]],
+        [14, 1, [2, 1]],
+        [14, 1, list(range(1, LETTERS_MAX + 2))],
         [15, 1, [1, 1]],
         [15, 0, [1]],
         [16, "whim", [1]],
@@ -362,7 +377,7 @@ def test_a_stamp_is_read_without_the_command(log_time_us, command):
 
 def test_a_stamped_command_is_one_cbor_array():
     payload = stamp(1_700_000_000_000_000, encode_command(ACCEPT))
-    assert unpack(payload) == (1_700_000_000_000_000, (3, 5, 7, 6, (1, 2), (b"one", b"two")))
+    assert unpack(payload) == (1_700_000_000_000_000, (3, 5, 7, 6, (1, 2), (b"one", b"two"), b""))
 
 
 @pytest.mark.parametrize(

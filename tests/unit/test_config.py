@@ -11,25 +11,40 @@ from hypothesis import strategies as st
 
 from crowd.command import Define, decode_command, encode_command
 from crowd.config import (
+    DoorTLS,
     definitions,
     explain_file,
     from_text,
     load_file,
     single_node,
 )
+from crowd.definition import KeyBounds
 from crowd.errors import ConfigurationError
+from crowd.kinds import split_door
 
 ROOT = Path(__file__).parents[2]
 
 CONSUMER = "[[consumer]]\nname = 'a'\nurl = 'http://a'\n"
 
+ROUTE = "[[route]]\npath = '/a'\n"
+
+SIGNED = ROUTE + "[route.signature]\nform = 'hmac'\nsecrets = ['env:A']\n%s\n"
+KEY = "[[route.key]]\nname = '{}'\nsha256 = ['{}']\n"
+
 WHOLE = """
 [node]
 name = "a"
 directory = "/var/lib/crowd/a"
-http = ["tcp:2104"]
+http = ["tcp:2104", "tls:tcp:2443", "haproxy:tcp:2110"]
+hosts = ["Crowd.example"]
+balancers = ["10.0.0.0/8"]
 peer = "tcp:2105"
 admin = "tcp:2106:interface=127.0.0.1"
+
+[node.tls]
+certificate = "door.pem"
+private_key = "door.key"
+client_authority = "clients.pem"
 
 [cluster]
 name = "leads"
@@ -42,6 +57,7 @@ authority = "cluster-ca.pem"
 body = "2 MiB"
 in_flight = "32 MiB"
 idempotency_keys = 1_000
+idempotency_window = "2 h"
 backlog = "1 GiB"
 acknowledge_within = "2.5 s"
 
@@ -50,6 +66,28 @@ path = "/leads"
 methods = ["POST"]
 reads = "proxy"
 upstream = "http://api.internal:8080"
+
+[[route.key]]
+name = "shop-a"
+sha256 = ["be3d3c1d5c8c4a5c0a4d9b2f5c6c4c1e2b8f1f7a0d9e8c7b6a5f4e3d2c1b0a99"]
+
+[[route.certificate]]
+name = "shop-b"
+names = ["dns:Shop.example"]
+
+[route.signature]
+form = "hmac"
+secrets = ["env:SECRET"]
+header = "X-Sign"
+
+[route.cors]
+origins = ["https://shop.example"]
+
+[route.content]
+types = ["application/json"]
+
+[route.rate]
+limit = "50/s"
 
 [[route]]
 path = "/shops/<shop>/<path:rest>"
@@ -75,6 +113,9 @@ batch = { form = "ndjson" }
 """
 
 
+READS = "[[route]]\npath = '/a'\nreads = 'proxy'\nupstream = 'http://a'\n"
+
+
 def problems(text):
     with pytest.raises(ConfigurationError) as caught:
         from_text(text, "node.toml")
@@ -88,8 +129,9 @@ def test_a_whole_file_means_what_it_says():
     assert configuration.cluster.peers["c"] == "[fe80::1]:2105"
     assert configuration.limits.body_bytes == 2 * 2**20
     assert configuration.limits.acknowledge_within_s == 2.5
+    assert configuration.idempotency == KeyBounds(7_200_000_000, 1_000)
     leads, shops = configuration.routes
-    assert (leads.methods, leads.reads) == (("POST",), "proxy")
+    assert (leads.methods, leads.reads, leads.timeout_us) == (("POST",), "proxy", 60_000_000)
     assert (shops.methods, shops.reads) == (("POST", "PUT", "PATCH", "DELETE"), "refuse")
     rest, search = configuration.consumers
     assert (rest.url, rest.path, rest.routes) == ("http://api.internal:8080", None, ("/leads",))
@@ -108,6 +150,7 @@ def test_an_empty_file_is_a_node_of_its_own_with_every_default():
     assert configuration.node.admin == "tcp:2106:interface=127.0.0.1"
     assert configuration.limits.body_bytes == 2**20
     assert configuration.limits.backlog_bytes == 20 * 2**30
+    assert configuration.idempotency == KeyBounds(86_400_000_000, 500_000)
     assert [route.path for route in configuration.routes] == ["/<path:rest>"]
     assert configuration.consumers == ()
 
@@ -117,8 +160,7 @@ def test_upstream_alone_is_a_whole_configuration(tmp_path):
     (consumer,) = configuration.consumers
     (route,) = configuration.routes
     assert consumer.url == "http://127.0.0.1:8080"
-    assert (route.reads, route.upstream) == ("refuse", None)
-    assert configuration.notes == ()
+    assert (route.reads, route.upstream) == ("proxy", "http://127.0.0.1:8080")
     assert configuration.node.directory == str(tmp_path / "data")
 
 
@@ -164,15 +206,113 @@ def test_six_mistakes_are_reported_at_once():
         ("[node]\nhttp = 'tcp:1'", "node.http: found"),
         ("[node]\nhttp = ['tcp:99999']", "node.http: found"),
         ("[node]\nadmin = '2106'", "node.admin: found"),
+        ("[node]\nhttp = ['tls:tcp:99999']", "node.http: found"),
+        ("[node]\nhttp = ['tls:tcp:1']", "node.tls: found nothing; expected certificate and"),
+        ("[node]\nhttp = ['haproxy:tcp:1']", "node.balancers: found nothing; expected networks"),
+        ("[node]\nbalancers = ['10.0.0.0/8']", "node.balancers: found ["),
+        ("[node]\nhosts = ['a:1']", "node.hosts: found"),
+        ("[node.tls]\ncertificate = 'a'\nprivate_key = 'b'", "node.http: found nothing"),
+        ("[node.tls]\nclient_certificate = 'maybe'", 'found "maybe"; expected "require"'),
         ("[limits]\nin_flight = '1 MiB'\nbody = '2 MiB'", "limits.in_flight: found"),
         ("[limits]\nacknowledge_within = 5", "limits.acknowledge_within: found 5; expected a dur"),
         ("[limits]\nidempotency_keys = true", "limits.idempotency_keys: found true"),
+        ("[limits]\nidempotency_keys = 5_000_001", "limits.idempotency_keys: found 5000001"),
+        ("[limits]\nidempotency_window = '31 d'", 'limits.idempotency_window: found "31 d"'),
         ("[[route]]", "route[1].path: found nothing; expected a path"),
         ("[[route]]\npath = '/<a'", "route[/<a].path: found"),
         ("[[route]]\npath = '/a'\nmethods = ['GET']", "route[/a].methods: found"),
         ("[[route]]\npath = '/a'\nreads = 'proxy'", "route[/a].upstream: found nothing"),
+        ("[[route]]\npath = '/a'\nmethods = []", "route[/a].methods: found []; expected one or"),
+        (READS + "timeout = 5", "route[/a].timeout: found 5; expected a duration"),
+        (READS + "reach.allow = ['10.0.0.1/8']", "expected an array of at most 64 networks"),
+        ("[[route]]\npath = '/.crowd/x'", "crowd's own"),
+        ("[[route]]\npath = '/.crowd<path:x>'", "crowd's own"),
+        ("[[route]]\npath = '/a'\nidempotency = 'id'", '"header" or "event"'),
+        ("[[route]]\npath = '/a'\nwait = '2 min'", 'a duration from "0 s" to "1 min"'),
+        (READS + "tls.authority = '/ca.pem'", "expected a url that begins with https://"),
+        (READS.replace("//a", "//a..b"), 'route[/a].upstream: found "http://a..b"'),
+        ("[limits]\nreads = 0", "limits.reads: found 0; expected a whole number from 1 to 1000"),
         ("[[route]]\npath = '/a'\n[[route]]\npath = '/a'", 'route.path: found "/a" twice'),
         ("[route]\npath = '/a'", "route: found { path"),
+        (ROUTE + "[route.cors]", "route[/a].cors.origins: found nothing; expected an array of"),
+        *(
+            (ROUTE + f"cors.origins = {origins}", f"route[/a].cors.origins: found {shown}; expect")
+            for origins, shown in (
+                ("['shop.example']", '["shop.example"]'),
+                ("['https://shop.example/']", '["https://shop.example/"]'),
+                ("['https://Shop.example']", '["https://Shop.example"]'),
+                ("['https://*']", '["https://*"]'),
+                ("['*', 'null']", '["*", "null"]'),
+                ("[]", "[]"),
+            )
+        ),
+        (
+            ROUTE + "cors = { origins = ['*'], credentials = true }",
+            "route[/a].cors.credentials: found true; expected false, as browsers take no",
+        ),
+        (ROUTE + "content.types = ['json']", 'route[/a].content.types: found ["json"]; expected'),
+        (ROUTE + "content.depth = 0", "route[/a].content.depth: found 0; expected a whole number"),
+        (
+            ROUTE + "content.schema = '/none.json'",
+            "route[/a].content.schema: found /none.json: No such file or directory; expected a file",
+        ),
+        (
+            ROUTE + "content = { schema = '/none.json', json = false }",
+            "route[/a].content.json: found false; expected true, as a schema is for JSON",
+        ),
+        (ROUTE + "[route.rate]", "route[/a].rate.limit: found nothing; expected a rate such as"),
+        (ROUTE + "rate = { limit = '1/s', burst = 0 }", "route[/a].rate.burst: found 0; expected"),
+        (
+            ROUTE + "rate = { limit = '1/s', by = 'credential' }",
+            'route[/a].rate.by: found "credential"; expected "address", as this route does not ask',
+        ),
+        ("[node]\ntrusted_proxies = ['10.0.0.1/8']", "node.trusted_proxies: found"),
+        (
+            "[node]\nproxy_field = 'Via'",
+            'node.proxy_field: found "Via"; expected "X-Forwarded-For"',
+        ),
+        (ROUTE + "[route.signature]", "route[/a].signature.form: found nothing; expected"),
+        (ROUTE + "signature = { form = 'github' }", "route[/a].signature.secrets: found nothing"),
+        (
+            ROUTE + "signature = { form = 'github', secrets = [] }",
+            "route[/a].signature.secrets: found []; expected one reference at least",
+        ),
+        (
+            ROUTE + "signature = { form = 'github', secrets = ['hush'] }",
+            "route[/a].signature.secrets: found something else (not shown); expected",
+        ),
+        (SIGNED % "", "route[/a].signature.header: found nothing; expected the name of a header"),
+        (SIGNED % "content = '{bodies}'", "route[/a].signature.content: found"),
+        (SIGNED % "content = '{body}{body}'", "route[/a].signature.content: found"),
+        (SIGNED % "content = '{timestamp}.{body}'", "route[/a].signature.timestamp: found nothing"),
+        (SIGNED % "timestamp = 'X-T'", 'route[/a].signature.timestamp: found "X-T"; expected a fi'),
+        (SIGNED % "hash = 'md5'", 'route[/a].signature.hash: found "md5"; expected "sha256"'),
+        (SIGNED.replace("hmac", "github") % "header = 'X'", "header: found an unknown key"),
+        (
+            ROUTE + "[[route.certificate]]\nname = 'x'\nnames = ['shop.example']",
+            'route[/a].certificate[x].names: found ["shop.example"]; expected an array of 1 to 16',
+        ),
+        (
+            ROUTE + 2 * "[[route.certificate]]\nname = 'x'\nnames = ['cn:a']\n",
+            "route[/a].certificate: found one name in two of them; expected each name in one table",
+        ),
+        (ROUTE + "require = 'some'", 'route[/a].require: found "some"; expected "all" or "any"'),
+        (ROUTE + "key_from = []", 'route[/a].key_from: found []; expected an array of "bearer"'),
+        (ROUTE + "key_from = ['header:Host']", "route[/a].key_from: found"),
+        (ROUTE + "key_from = ['header:Crowd-Key']", "route[/a].key_from: found"),
+        (ROUTE + "[[route.key]]\nname = 'x'", "route[/a].key[x].sha256: found nothing; expected"),
+        (
+            ROUTE + "[[route.key]]\nname = 'x'\nsha256 = ['crowd_secret']",
+            "route[/a].key[x].sha256: found something else (not shown); expected an array",
+        ),
+        (
+            ROUTE + 2 * (KEY.format("x", "a" * 64)),
+            'route[/a].key: found "x" twice; expected each name once',
+        ),
+        (
+            ROUTE + KEY.format("x", "a" * 64) + KEY.format("y", "a" * 64),
+            "found one key under two names",
+        ),
         ("[[consumer]]\nname = 'a'\nurl = 'http://a'\nroutes = ['/x']", "consumer[a].routes"),
         ("[[consumer]]\nname = 'a'\nurl = 'http://u:p@a'", "consumer[a].url: found"),
         ("[[consumer]]\nname = 'a'\nurl = 'http://a?x'", "consumer[a].url: found"),
@@ -229,46 +369,6 @@ def test_a_mistake_is_told_with_its_key(text, problem):
     assert any(problem in line for line in problems(text)), problems(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "note"),
-    [
-        ("[limits]\nidempotency_keys = 9", "limits.idempotency_keys = 9: Idempotency-Key is not"),
-        (
-            "[[route]]\npath = '/a'\nreads = 'proxy'\nupstream = 'http://a'",
-            'route[/a].reads = "proxy": GET and HEAD get 405 with Allow',
-        ),
-    ],
-)
-def test_what_is_not_in_force_yet_is_told(text, note):
-    """Who sets a key that this version does not act on hears so, and what happens instead."""
-    (found,) = from_text(text, "node.toml").notes
-    assert found.startswith(note)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        CONSUMER,
-        CONSUMER + "rate = '1/s'\norder = 'none'",
-        CONSUMER + "backlog = '1 GiB'\nwhen_full = 'skip'",
-        CONSUMER + "from = 'position:7'",
-        CONSUMER + "from = '2026-11-24T12:00:00Z'",
-        "[[route]]\npath = '/'\nreads = 'refuse'",
-    ],
-)
-def test_what_is_in_force_or_left_out_has_no_note(text):
-    assert from_text(text, "node.toml").notes == ()
-
-
-def test_every_note_of_a_whole_file_is_there():
-    notes = from_text(WHOLE, "node.toml").notes
-    assert [note.partition(" = ")[0] for note in notes] == [
-        "limits.idempotency_keys",
-        "route[/leads].reads",
-    ]
-
-
 def test_a_file_that_is_not_there_is_a_problem_like_any_other(tmp_path):
     with pytest.raises(ConfigurationError, match="found No such file or directory"):
         load_file(tmp_path / "none.toml")
@@ -290,7 +390,54 @@ def test_the_hash_is_over_routes_and_consumers_alone():
     base = from_text(WHOLE, "a.toml").file_hash
     assert from_text(WHOLE.replace('name = "a"', 'name = "b"'), "b.toml").file_hash == base
     assert from_text(WHOLE.replace("concurrency = 8", "concurrency = 9"), "c").file_hash != base
+    assert from_text(WHOLE.replace("keys = 1_000", "keys = 1_001"), "d").file_hash != base
+    assert from_text(WHOLE.replace('"2 h"', '"120 min"'), "e").file_hash == base
     assert len(base) == 32
+
+
+def test_the_hash_is_over_policies_too():
+    """Nodes that ask for different things differ; a route that asks nothing has no policy."""
+    base = from_text(ROUTE, "a.toml")
+    assert base.policies == ()
+    assert from_text(ROUTE + "require = 'any'", "a").file_hash == base.file_hash
+    one = from_text(ROUTE + KEY.format("x", "a" * 64), "a")
+    other = from_text(ROUTE + KEY.format("x", "b" * 64), "a")
+    assert one.routes == other.routes == base.routes
+    assert len({base.file_hash, one.file_hash, other.file_hash}) == 3
+
+
+@pytest.mark.parametrize(
+    ("schema", "found"),
+    [
+        (b"{", "what is no JSON (Expecting property name"),
+        (b"[]", "JSON that is no schema"),
+        (b"\xff", "'utf-8' codec can't decode"),
+        (b'{"type": "text"}', "no schema that can be used ("),
+        (b'{"$ref": "http://127.0.0.1:9/x.json"}', "no schema that can be used ("),
+        (b'{"pattern": "(?=a)"}', "no schema that can be used ("),
+        (b" " * 2**20 + b"{}", "more than that; expected at most 1048576 bytes"),
+    ],
+)
+def test_a_schema_that_is_none_is_told_with_its_file(tmp_path, schema, found):
+    """At the start, and by `crowd check`; nothing is fetched to find out."""
+    (tmp_path / "lead.json").write_bytes(schema)
+    with pytest.raises(ConfigurationError) as caught:
+        from_text(ROUTE + "content.schema = 'lead.json'", "node.toml", tmp_path)
+    (problem,) = caught.value.problems
+    place = tmp_path / "lead.json"
+    assert problem.startswith(f"node.toml: route[/a].content.schema: found {place}: {found}")
+
+
+def test_a_schemas_text_is_part_of_what_nodes_compare(tmp_path):
+    """Its file may differ between nodes, and change without the node's own."""
+    text, file = ROUTE + "content.schema = 'lead.json'", tmp_path / "lead.json"
+    hashes = set()
+    for schema in ('{"type": "object"}', '{"type": "array"}'):
+        file.write_text(schema)
+        read = from_text(text, "node.toml", tmp_path)
+        assert read.policies[0].content.json
+        hashes.add(read.file_hash)
+    assert len(hashes) == 2
 
 
 def test_definitions_fit_into_the_log():
@@ -314,9 +461,28 @@ def test_every_key_has_its_heading_in_the_reference(tmp_path):
     file = tmp_path / "a.toml"
     file.write_text(WHOLE)
     _, settings = explain_file(file)
-    keys = {re.sub(r"\[.*\]", "", setting.key) for setting in settings}
+    keys = {re.sub(r"\[[^]]*\]", "", setting.key) for setting in settings}
     text = (ROOT / "docs/reference/configuration.md").read_text("utf-8")
     assert keys == set(re.findall(r"^### `([\w.]+)`", text, re.MULTILINE))
+
+
+def test_a_route_that_lets_producers_wait_stands_open():
+    """It has a policy, and nothing is asked of a request; nodes that differ in it say so."""
+    made = [from_text(f"[[route]]\npath = '/a'\n{wait}", "a") for wait in ("", "wait = '30 s'")]
+    assert [[each.wait_s for each in one.policies] for one in made] == [[], [30.0]]
+    assert made[1].policies[0].asks_nothing
+    assert made[0].file_hash != made[1].file_hash
+
+
+def test_a_route_that_takes_many_messages_has_a_policy_for_it():
+    text = "[limits]\nbody = '2 MiB'\n[[route]]\npath = '/a'\n"
+    assert from_text(text, "a").policies == ()
+    (many,) = from_text(text + "many = true\n", "a").policies
+    assert (many.many, many.idempotency, many.decoded_bytes_max) == (True, "header", 2 << 20)
+    (event,) = from_text(
+        text + "idempotency = 'event'\n[route.content]\ndecoded = '4 KiB'\n", "a"
+    ).policies  # fmt: skip
+    assert (event.many, event.idempotency, event.decoded_bytes_max) == (False, "event", 4 << 10)
 
 
 def test_a_schedule_takes_the_place_of_growing_waits():
@@ -375,6 +541,18 @@ def test_any_text_is_a_configuration_or_its_problems(text):
         assert error.problems
 
 
+def test_what_comes_before_http_on_a_port():
+    node = from_text(WHOLE, "a.toml", "/etc/crowd").node
+    assert [split_door(text) for text in node.http] == [
+        (False, False, "tcp:2104"), (False, True, "tcp:2443"), (True, False, "tcp:2110"),
+    ]  # fmt: skip
+    assert split_door("haproxy:tls:unix:/run/a") == (True, True, "unix:/run/a")
+    assert (node.hosts, node.balancers) == (("crowd.example",), ("10.0.0.0/8",))
+    assert node.tls == DoorTLS(
+        "/etc/crowd/door.pem", "/etc/crowd/door.key", "/etc/crowd/clients.pem", "require"
+    )
+
+
 def test_workers_share_what_can_be_shared():
     """A TLS endpoint of Twisted's keeps its certificate in the process that made it."""
     assert from_text("", "a").node.workers == 0
@@ -383,6 +561,6 @@ def test_workers_share_what_can_be_shared():
     with pytest.raises(ConfigurationError, match=r"node\.workers: found 65; expected"):
         from_text("node.workers = 65", "a")
     with pytest.raises(
-        ConfigurationError, match=r"node\.http: found .* as workers take the requests"
+        ConfigurationError, match=r"node\.http: found .* as node.workers take the requests"
     ):
         from_text("node.workers = 1\nnode.http = ['ssl:1:privateKey=k']", "a")

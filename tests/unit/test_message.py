@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from crowd.errors import MalformedMessageError
 from crowd.message import (
     FORMAT,
     Message,
+    MessageStem,
     decode_message,
     encode_message,
     message_id,
@@ -43,6 +45,25 @@ FIELDS = unpack(encode_message(SEED))
 @given(MESSAGE)
 def test_i9_a_message_survives_the_log_byte_for_byte(message):
     assert decode_message(encode_message(message)) == message
+
+
+@given(
+    MESSAGE,
+    st.lists(
+        BYTES
+        | st.sampled_from([0, 23, 24, 255, 256, 65_535, 65_536]).map(lambda size: b"x" * size),
+        max_size=4,
+    ),
+)
+def test_a_stem_encodes_each_message_as_it_would_be_encoded_alone(message, bodies):
+    """Byte for byte: what came in one request cannot be told from what came alone."""
+    alone = [encode_message(msgspec.structs.replace(message, body=body)) for body in bodies]
+    stem = MessageStem(message)
+    assert stem.encode(bodies) == alone
+    assert all(
+        len(stored) <= stem.bytes_max + len(body)
+        for stored, body in zip(alone, bodies, strict=True)
+    )
 
 
 def test_i9_headers_keep_their_order_case_and_repetition():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -24,13 +25,13 @@ from crowd.command import (
     OpenSession,
     Purge,
     Replay,
-    RouteDefinition,
     SessionId,
     Skip,
     Term,
 )
 from crowd.config import read_consumer
 from crowd.consumers import EngineConsumers
+from crowd.definition import RouteDefinition
 from crowd.errors import (
     BacklogLeftError,
     ChangeRefusedError,
@@ -82,8 +83,9 @@ class Node:
         """Offer what is wanted and apply it, unless it is done."""
         for name, (done, make) in list(self.wanted.items()):
             if not done(self.ledger):
-                self.offered.append(make())
-                self.apply(make())
+                once = make()
+                self.offered.append(once.command)
+                self.apply(once)
             if done(self.ledger):
                 del self.wanted[name]
 
@@ -100,7 +102,7 @@ def node():
 
 @pytest.fixture
 def consumers(node, clock):
-    return EngineConsumers(Wishes(node, clock.seconds), "a", NoLetters(), list)
+    return EngineConsumers(Wishes(node, clock.seconds, random.Random(1)), "a", NoLetters(), list)
 
 
 # --- Consumers ------------------------------------------------------------------------------------
@@ -125,9 +127,50 @@ def test_a_node_that_starts_with_its_file_does_not_undo_what_was_applied(node, c
     assert first.definition.rate == "5/s"
 
 
-def test_what_holds_already_is_not_asked_again(node, consumers):
+def test_what_holds_already_is_asked_all_the_same(node, consumers):
+    """Another order may be under way, and the one given last counts."""
     consumers.apply({"name": "first", "url": "http://h"})
-    assert node.wanted == {}
+    node.commit()
+    assert (len(node.offered), node.wanted) == (1, {})
+
+
+def test_a_consumer_that_was_added_and_removed_does_not_come_back(node, consumers):
+    """Though it was offered twice before the log had it, and once more when it was gone again."""
+    consumers.apply({"name": "second", "url": "http://h"})
+    ((added, make),) = node.wanted.values()
+    node.apply(make())
+    consumers.remove("second", drop=False)
+    node.apply(node.wanted["removal of second"][1]())
+    node.apply(make())
+    assert [one["name"] for one in consumers.describe()] == ["first"]
+    assert added(node.ledger), "and is not offered again"
+    node.commit()
+    consumers.apply({"name": "second", "url": "http://h"})
+    node.commit()
+    assert [one["name"] for one in consumers.describe()] == ["first", "second"]
+
+
+def test_of_two_orders_the_later_one_holds_though_the_earlier_one_comes_twice(node, consumers):
+    """Paused and resumed again: a second copy of the first order does not stop it."""
+    consumers.control("first", "pause")
+    pause = node.wanted["control of first"][1]()
+    node.apply(pause)
+    consumers.control("first", "resume")
+    node.apply(pause)
+    node.commit()
+    node.apply(pause)
+    assert consumers.describe()[0]["paused"] is False
+
+
+def test_an_order_holds_though_the_one_before_it_is_not_in_the_log_yet(node, consumers):
+    """Resumed at once: the ledger does not show the pause yet, and that is not the end of it."""
+    consumers.control("first", "pause")
+    pause = node.wanted["control of first"][1]()
+    consumers.control("first", "resume")
+    assert not node.wanted["control of first"][0](node.ledger)
+    node.apply(pause)
+    node.commit()
+    assert consumers.describe()[0]["paused"] is False
 
 
 @pytest.mark.parametrize(
@@ -149,7 +192,9 @@ def test_a_table_with_a_problem_asks_nothing(node, consumers, table, words):
 
 def test_there_are_at_most_256_consumers(clock):
     node = Node(*(f"c{number}" for number in range(256)))
-    consumers = EngineConsumers(Wishes(node, clock.seconds), "a", NoLetters(), list)
+    consumers = EngineConsumers(
+        Wishes(node, clock.seconds, random.Random(1)), "a", NoLetters(), list
+    )
     with pytest.raises(ChangeRefusedError, match="found 256 consumers"):
         consumers.apply({"name": "one-more", "url": "http://h"})
     consumers.apply({"name": "c7", "url": "http://other"})
@@ -170,7 +215,7 @@ def test_the_newest_wish_for_a_consumer_holds(node, consumers):
     consumers.control("first", "pause")
     consumers.control("first", "resume")
     node.commit()
-    assert node.offered == []
+    assert node.offered == [Control(ConsumerId(1), "resume")]
 
 
 def test_messages_are_skipped_up_to_what_there_is(node, consumers):
@@ -182,7 +227,7 @@ def test_messages_are_skipped_up_to_what_there_is(node, consumers):
     assert consumers.skip("first", 4) == 4
     assert consumers.skip("first", None) == 9
     ((done, make),) = node.wanted.values()
-    assert make() == Skip(ConsumerId(1), Position(9))
+    assert make().command == Skip(ConsumerId(1), Position(9))
     assert not done(node.ledger)
 
 
@@ -193,14 +238,14 @@ def test_a_consumer_with_messages_left_goes_only_if_they_may_be_dropped(node, co
     assert (refused.value.backlog, node.wanted) == (9, {})
     consumers.remove("first", drop=True)
     ((done, make),) = node.wanted.values()
-    assert make() == Dismiss(ConsumerId(1), "drop")
+    assert make().command == Dismiss(ConsumerId(1), "drop")
     assert not done(node.ledger)
 
 
 def test_a_consumer_without_messages_goes_as_long_as_none_come(node, consumers):
     consumers.remove("first", drop=False)
     ((_, make),) = node.wanted.values()
-    assert make() == Dismiss(ConsumerId(1), "refuse")
+    assert make().command == Dismiss(ConsumerId(1), "refuse")
 
 
 def test_who_is_no_consumer_cannot_be_changed(node, consumers):
@@ -216,7 +261,9 @@ def test_who_is_no_consumer_cannot_be_changed(node, consumers):
 
 def test_before_birth_nothing_can_be_changed(clock):
     node = Node(born=False)
-    consumers = EngineConsumers(Wishes(node, clock.seconds), "a", NoLetters(), list)
+    consumers = EngineConsumers(
+        Wishes(node, clock.seconds, random.Random(1)), "a", NoLetters(), list
+    )
     for change in (
         lambda: consumers.apply({"name": "x", "url": "http://h"}),
         lambda: consumers.control("x", "pause"),
@@ -247,7 +294,7 @@ def test_a_wish_is_given_up_after_a_minute(node, consumers, clock):
 
 def test_what_no_leader_takes_is_not_wished_for(node, clock):
     with pytest.raises(ChangeRefusedError, match="what the log does not take"):
-        Wishes(node, clock.seconds).ask("x", Purge("operator", (2, 1)), lambda _: False)
+        Wishes(node, clock.seconds, random.Random(1)).ask("x", Purge("operator", (2, 1)))
     assert node.wanted == {}
 
 
@@ -296,7 +343,7 @@ class Desk:
         self.clock = clock
         self.node = Node("first", "second")
         self.archive = Archive(*letters)
-        wishes = Wishes(self.node, clock.seconds)
+        wishes = Wishes(self.node, clock.seconds, random.Random(1))
         self.orders = Orders(clock, wishes)
         self.letters = EngineLetters(clock, wishes, self.archive, self.orders)
         self.asked = []
@@ -309,7 +356,8 @@ class Desk:
             del self.node.wanted[name]
         self.clock.advance(seconds)
 
-    def apply(self, command):
+    def apply(self, once):
+        command = once.command
         self.asked.append(command)
         for number in command.letters:
             if isinstance(command, Purge):
@@ -531,7 +579,7 @@ def test_orders_are_worked_through_by_a_real_ledger(clock):
         Burial(Position(n), "dead", "answer", 422, "no", 1, 1, 2, b"m") for n in range(1, 6)
     )
     node.apply(Bury(ConsumerId(1), burials))
-    wishes = Wishes(node, clock.seconds)
+    wishes = Wishes(node, clock.seconds, random.Random(1))
     engine = SimpleNamespace(ledger=node.ledger, letter={1: b"m"}.get, letter_hooks=[])
     archive = EngineArchive(engine)
     orders = Orders(clock, wishes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -47,9 +48,19 @@ def imported():
 
 
 def test_every_import_is_required(metadata):
+    """Or belongs to an extra, and is imported where it is needed and not with its module."""
     distributions = packages_distributions()
+    extras = {
+        normal(re.match(r"[A-Za-z0-9._-]+", one)[0]) for one in metadata["extras_require"]["schema"]
+    }
     for name in imported():
-        assert {normal(one) for one in distributions[name]} & required(metadata), name
+        wanted = {normal(one) for one in distributions[name]}
+        assert wanted & (required(metadata) | extras), name
+
+
+def test_nothing_of_an_extra_is_imported_unasked():
+    code = "import sys, crowd.service, crowd.cli; sys.exit('jsonschema_rs' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_engine_is_pinned_exactly(metadata):

@@ -86,6 +86,31 @@ def test_a_consumer_that_is_new_is_used_and_told(node, file):
     assert len(node.used) == 1
 
 
+def test_a_policy_that_is_changed_is_used_and_told(node, file):
+    keyed = FILE.replace(
+        "[[consumer]]", f'[[route.key]]\nname = "a"\nsha256 = ["{"a" * 64}"]\n[[consumer]]'
+    )
+    for text, count in ((keyed, 1), (keyed.replace("a" * 64, "b" * 64), 2), (FILE, 3)):
+        file.write_text(text)
+        assert node.look() == [
+            ("info", "configuration read again: route /leads has another policy")
+        ]
+        assert len(node.used) == count
+
+
+def test_secrets_are_read_again_though_the_file_is_the_same(file):
+    """They stand in files of their own: SIGHUP has them hold at once."""
+    file.write_text(
+        FILE.replace(
+            "[[consumer]]", 'signature = {form = "github", secrets = ["env:A"]}\n[[consumer]]'
+        )
+    )
+    node = Node(file)
+    for _ in range(2):
+        assert node.look() == [("info", "configuration read again: no change")]
+    assert len(node.used) == 2
+
+
 def test_a_consumer_that_is_left_out_stays_and_that_is_told(node, file):
     file.write_text(FILE.replace("first", "third").replace("/leads", "/other"))
     (line,) = node.look()
@@ -110,6 +135,14 @@ def test_what_a_node_is_built_of_takes_a_restart(node, file):
     assert used.node.directory == str(file.parent / "data")
     assert used.limits.acknowledge_within_s == 5.0
     assert len([1 for level, _ in node.look() if level == "warn"]) == 4
+
+
+def test_the_bounds_of_idempotency_keys_go_through_the_log_and_take_none(node, file):
+    file.write_text(FILE + "[limits]\nidempotency_keys = 7\n")
+    words = "limits.idempotency_window and limits.idempotency_keys are changed"
+    assert node.look() == [("info", f"configuration read again: {words}")]
+    (used,) = node.used
+    assert used.idempotency.count_max == 7
 
 
 def test_a_node_on_its_own_does_not_become_a_member_by_that(node, file):

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 
-from crowd.command import FORMAT, Birth, Define, Enroll, Index, Member, Term
+from crowd.command import (
+    FORMAT,
+    Accept,
+    Birth,
+    Define,
+    Enroll,
+    Index,
+    Member,
+    OpenSession,
+    Term,
+)
 from crowd.config import read_consumer
+from crowd.definition import KeyBounds, RouteDefinition
 from crowd.errors import ChangeRefusedError, UnknownMemberError
+from crowd.idempotency import keyed
 from crowd.ledger import Ledger
 from crowd.metrics import METRICS, parse_sample
 from crowd.raft.journal.upkeep import UpkeepCounters
 from crowd.raft.membership import Standing
 from crowd.view import EngineChanges, EngineView
+from crowd.waits import Tally as Ended
 from tests.unit.archives import NoLetters
 
+NOW = datetime(2026, 7, 1, tzinfo=UTC)
+ENDS = NOW + timedelta(days=100)
 ID = {name: name.encode() * 16 for name in "abcde"}
 
 
@@ -56,23 +72,27 @@ class Engine:
             whole=True, lacking=0, stuck=False, fetched_letters=3, pending_bytes=50
         )
 
-    def apply(self, command):
-        self.ledger.apply(Index(self.ledger.applied_index + 1), Term(1), 0, command)
+    def apply(self, command, log_time_us=0):
+        self.ledger.apply(Index(self.ledger.applied_index + 1), Term(1), log_time_us, command)
 
     def enroll(self, name, address):
         after = self.ledger.members_index
         self.apply(Enroll(name=name, address=address, after=after))
 
 
-class Door:
-    """A door that takes requests."""
+class Way:
+    """An ingress that takes requests."""
 
     draining = False
     connections = 1
 
     def counters(self):
-        door = (m for m in METRICS if m.name.startswith(("crowd_http_", "crowd_worker")))
-        return {m.name + ('{worker="1"}' if m.labels else ""): 1 for m in door}
+        own = (
+            m for m in METRICS
+            if m.name.startswith(("crowd_http_", "crowd_worker", "crowd_read", "crowd_door_"))
+            and m.name != "crowd_http_certificate_end_seconds"
+        )  # fmt: skip
+        return {m.name + "".join(f'{{{label}="1"}}' for label in m.labels): 1 for m in own}
 
     def parts(self):
         return [("workers", True, "2 of 2")]
@@ -81,8 +101,14 @@ class Door:
         return []
 
 
+WAITS = SimpleNamespace(in_flight=3, tally=Ended(delivered=5))
+
+
 def view(engine):
-    return EngineView(engine, SimpleNamespace(progress=list), Door(), 5.0, NoLetters())
+    return EngineView(
+        engine, SimpleNamespace(progress=list), Way(), 5.0, NoLetters(), WAITS,
+        SimpleNamespace(expires=ENDS), lambda: NOW,
+    )  # fmt: skip
 
 
 def lines(engine):
@@ -240,7 +266,7 @@ def test_consumers_letters_are_counted_by_state():
     engine = Engine("a")
     definition = read_consumer({"name": "audit", "url": "http://h"}, "t", None)
     engine.apply(Define("a", b"h" * 32, (), (definition,)))
-    shown = EngineView(engine, SimpleNamespace(progress=list), Door(), 5.0, Archive())
+    shown = EngineView(engine, SimpleNamespace(progress=list), Way(), 5.0, Archive(), WAITS)
     values = shown.counters()
     assert values['crowd_consumer_paused{consumer="audit"}'] == 0
     assert values['crowd_consumer_letters{consumer="audit",state="dead"}'] == 2
@@ -251,3 +277,49 @@ def test_consumers_letters_are_counted_by_state():
     assert values['crowd_consumer_skipped_total{consumer="audit"}'] == 5
     for key in values:
         parse_sample(key)
+
+
+# --- Idempotency keys -----------------------------------------------------------------------------
+
+
+def test_keys_that_went_early_are_told_for_a_window_and_make_no_node_unready():
+    engine = Engine("a")
+    assert lines(engine)["idempotency"] == (True, "0 of 500000 keys are remembered")
+    engine.apply(OpenSession("a", b"n" * 16))
+    session = engine.ledger.applied_index
+    route = RouteDefinition("/x", ("POST",), "refuse", None)
+    engine.apply(Define("a", b"h" * 32, (route,), (), KeyBounds(3_600_000_000, 32)))
+    keys = b"".join(keyed(n, b"%016d" % n * 2) for n in range(40))
+    engine.apply(Accept(session, 1, 1, (1,) * 40, (b"m",) * 40, keys))
+    words = "30 of 32 keys are remembered; some went early, within the last 1 h: 10 ever"
+    assert lines(engine)["idempotency"] == (True, words)
+    counters = view(engine).counters()
+    assert counters["crowd_idempotency_keys"] == 30
+    assert counters["crowd_idempotency_keys_max"] == 32
+    assert counters["crowd_idempotency_evicted_total"] == 10
+    late = Accept(session, 2, 2, (1,), (b"m",), keyed(0, b"%016d" % 39 * 2))
+    engine.apply(late, log_time_us=3_600_000_000)
+    assert view(engine).counters()["crowd_idempotency_replays_total"] == 0
+    assert lines(engine)["idempotency"] == (True, "1 of 32 keys are remembered")
+
+
+def test_with_a_bound_of_none_keys_are_said_not_to_be_looked_at():
+    engine = Engine("a")
+    engine.apply(Define("a", b"h" * 32, (), (), KeyBounds(3_600_000_000, 0)))
+    assert "not looked at" in lines(engine)["idempotency"][1]
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (timedelta(days=100), "ends in 100 days, on 2026-10-09"),
+        (timedelta(days=13, hours=1), "WARNING: it ends in 13 days, on 2026-07-14"),
+        (timedelta(0), "ENDED on 2026-07-01: producers refuse it"),
+    ],
+)
+def test_readiness_says_when_the_certificate_ends(left, words):
+    shown = EngineView(
+        Engine("a"), SimpleNamespace(progress=list), Way(), 5.0, NoLetters(), WAITS,
+        SimpleNamespace(expires=NOW + left), lambda: NOW,
+    )  # fmt: skip
+    assert ("certificate", True, words) in shown.readiness()

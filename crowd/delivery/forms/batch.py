@@ -18,7 +18,7 @@ from crowd.delivery.outcome import Answered, Outcome, outcome_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crowd.command import Batch
+    from crowd.definition import Batch
     from crowd.delivery.outcome import Answer
     from crowd.delivery.request import Destination, Naming
     from crowd.message import Message

@@ -19,7 +19,7 @@ from crowd.delivery.request import request_head
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crowd.command import ConsumerDefinition
+    from crowd.definition import ConsumerDefinition
     from crowd.delivery.forms.batch import Items
     from crowd.delivery.forms.signing import Key
     from crowd.delivery.outcome import Answer
@@ -50,6 +50,11 @@ class Form:
             "cloudevents-binary": as_binary,
             "cloudevents-structured": as_structured,
         }[definition.form]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a consumer's answer is one to the producer's own request."""
+        return self._event is None and self._batch is None
 
     def request(
         self, message: Message, naming: Naming, keys: Sequence[Key] = (), now_s: int = 0

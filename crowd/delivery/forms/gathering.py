@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crowd.command import Batch
+    from crowd.definition import Batch
     from crowd.message import Position
 
 

@@ -10,19 +10,17 @@ from twisted.internet.task import Clock
 from crowd.command import (
     Accept,
     Birth,
-    ConsumerDefinition,
     Define,
     Index,
     Member,
     OpenSession,
-    Retry,
-    RouteDefinition,
     SessionId,
     Settle,
     Term,
     decode_command,
     encode_command,
 )
+from crowd.definition import ConsumerDefinition, Retry, RouteDefinition
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from crowd.ledger import Ledger
@@ -137,7 +135,9 @@ class Node:
     `batches` are those made, as the consumer and the names.
     """
 
-    def __init__(self, cluster, *, producers_wait=lambda: False, answer=None):
+    def __init__(
+        self, cluster, *, producers_wait=lambda: False, answer=None, worked_s=None
+    ):  # fmt: skip
         self.cluster = cluster
         self.attempts = []
         self.batches = []
@@ -148,7 +148,7 @@ class Node:
         self.closed = []
         self.dispatcher = Dispatcher(
             cluster.clock, random.Random(1), cluster.ledger, cluster, self.courier,
-            producers_wait, self.fatal.append,
+            producers_wait, self.fatal.append, worked_s,
         )  # fmt: skip
         cluster.listeners.append(self.dispatcher)
         self.dispatcher.startService()

@@ -20,7 +20,8 @@ by its first one's position. Times are those since the script began.
 
 from __future__ import annotations
 
-from crowd.command import Answers, Batch, Breaker, Control, Dead, Purge, Replay, Retry
+from crowd.command import Control, Purge, Replay
+from crowd.definition import Answers, Batch, Breaker, Dead, Retry
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from tests.unit.delivery.rig import Cluster, Node, consumer, stored
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.command import Retry
+from crowd.definition import Retry
 from crowd.delivery.backoff import AnsweringClock, Backoff
 
 BACKOFFS = st.builds(

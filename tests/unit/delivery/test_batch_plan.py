@@ -6,8 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
-from crowd.command import Answers, Batch
-from crowd.command import Breaker as BreakerDefinition
+from crowd.definition import Answers, Batch
+from crowd.definition import Breaker as BreakerDefinition
+from crowd.delivery.backlog import WINDOW
 from crowd.delivery.backoff import Backoff
 from crowd.delivery.batch_plan import BatchPlan
 from crowd.delivery.order import Order
@@ -55,6 +56,29 @@ def test_a_batch_gathers_while_others_are_under_way():
     assert sent(plan) == [5, 6, 7, 8]
 
 
+def test_a_batch_goes_when_the_next_message_lies_past_the_window():
+    """It waits for no message that cannot be taken before those gathered are done."""
+    plan = plan_of(batch=Batch("bulk", 4, 100, 0))
+    plan.take([*positions(1, 2), Position(WINDOW + 1)])
+    assert gathered(plan) == [1, 2]
+    assert not plan.wants()
+    assert sent(plan) == [1, 2]
+
+
+def test_a_message_does_not_age_while_it_is_gathered():
+    """Its age counts from its first attempt on, however long its batch waited for its turn."""
+    plan = BatchPlan(Rules(Backoff(1.0, 2.0, 300.0, for_s=10.0), 1, batch=BATCH), Position(0))
+    plan.take(positions(1, 8))
+    assert gathered(plan) == [1, 2, 3, 4]
+    assert sent(plan) == [1, 2, 3, 4]
+    assert gathered(plan) == [5, 6, 7, 8]
+    plan.answered_batch(Position(1), [OK] * 4, 9.0, 0.5)
+    assert sent(plan, 9.0) == [5, 6, 7, 8]
+    plan.answered_batch(Position(5), [Answered(500), OK, OK, OK], 18.0, 0.5)
+    assert not plan.endings.dead
+    assert plan.waiting == 1
+
+
 def test_when_there_is_something_to_do():
     """At once while there is something to gather, and then when the linger is over."""
     plan = plan_of()
@@ -94,7 +118,7 @@ def test_halves_and_then_alone():
         answer = BAD if 3 in batch else OK
         plan.answered_batch(Position(batch[0]), [answer] * len(batch), 0.0, 0.5)
     assert seen == [[1, 2, 3, 4], [1, 2], [3, 4], [3], [4]]
-    assert [(dead.position, dead.attempts) for dead in plan.dead] == [(3, 3)]
+    assert [(dead.position, dead.attempts) for dead in plan.endings.dead] == [(3, 3)]
 
 
 def test_one_item_delivered_is_a_sign_of_life():
@@ -135,7 +159,7 @@ def test_letters_go_alone_beside_batches():
     assert requests > 4
     assert plan.next_letter(0.0) is None
     plan.answered(letter_place(3), OK, 0.0, 0.5)
-    assert list(plan.concluded) == [3]
+    assert list(plan.endings.concluded) == [3]
 
 
 def test_what_gathers_is_told_to_the_next_leader():
@@ -238,12 +262,12 @@ class BatchMachine(PlanMachine):
             first = data.draw(st.sampled_from(sorted(self.in_flight)))
             several = self.in_flight.pop(first)
             answers = said[: len(several)] if whole is None else [whole] * len(several)
-            died = len(self.plan.dead)
+            died = len(self.plan.endings.dead)
             outcomes = self.plan.answered_batch(first, answers, self.now_s, chance)
             for position, outcome in zip(several, outcomes, strict=True):
                 if outcome is Outcome.DELIVERED:
                     self.ended.add(position)
-            dead = {dead.position for dead in self.plan.dead[died:]}
+            dead = {dead.position for dead in self.plan.endings.dead[died:]}
             assert dead <= set(several)
             if len(several) > 1 and whole is not None:
                 assert not dead, "none dies of an answer that is not its own"
@@ -253,7 +277,7 @@ class BatchMachine(PlanMachine):
     def is_bounded_and_complete(self):
         plan = self.plan
         assert plan.in_flight == len(self.in_flight) <= self.rules.concurrency
-        assert plan.proposed == len(self.log)
+        assert plan.endings.proposed == len(self.log)
         assert plan.gathered <= self.rules.batch.count + 1
         places = [
             [trial.position for trial in plan.backlog.waiting],
@@ -261,8 +285,8 @@ class BatchMachine(PlanMachine):
             [trial.position for trial in plan._kept_apart()],
             *self.in_flight.values(),
             [p for batch, _ in self.log for a, b in batch for p in range(a, b + 1)],
-            list(plan._delivered),
-            [dead.position for dead in plan.dead],
+            list(plan.endings.delivered),
+            [dead.position for dead in plan.endings.dead],
         ]
         if plan.backlog.lines is not None:
             places.append([p for line in plan.backlog.lines._lines.values() for p in line or ()])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowd.command import Batch, Breaker, Retry, Settle
+from crowd.command import Settle
+from crowd.definition import Batch, Breaker, Retry
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from tests.unit.delivery.rig import DOWN, OK, RETRY, Cluster, Node, consumer, stored
 

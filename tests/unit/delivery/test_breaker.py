@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.command import Breaker as BreakerDefinition
+from crowd.definition import Breaker as BreakerDefinition
 from crowd.delivery.breaker import SEEN_MAX, Breaker, BreakerState
 
 TEN = BreakerDefinition(10, 0.9, 1_000_000, 60_000_000)

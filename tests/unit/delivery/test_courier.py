@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -12,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet import ssl
 from twisted.internet.protocol import Factory, Protocol
 
-from crowd.command import ConsumerDefinition, Retry
+from crowd.definition import ConsumerDefinition, Retry
 from crowd.delivery.courier import make_courier
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from crowd.delivery.request import Naming
-from crowd.message import Message, Position
+from crowd.message import ConsumerId, Message, Position, wait_mark
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -208,3 +209,48 @@ def test_a_certificate_of_nobody(reactor, consumer):
     assert isinstance(answer, Failed)
     assert answer.kind is FailureKind.TLS
     assert consumer.read == b""
+
+
+def awaited(reactor, consumer, answer, **fields):
+    """Return what is kept of an answer that a producer waits for."""
+    consumer.answer = answer
+    courier = make_courier(
+        reactor,
+        msgspec.structs.replace(definition(f"http://127.0.0.1:{consumer.port}"), **fields),
+        lambda: True,
+        lambda _: None,
+    )
+    naming = Naming("0123abcd-0000000000000009", Position(9), 1, awaited=True)
+    message = Message(b"POST", b"/", ((b"A", b"b"), wait_mark(ConsumerId(1))), b"", 1, b"", b"http")
+    answers = []
+    courier.attempt(message, naming).addBoth(answers.append)
+    until = time.monotonic() + 10
+    while not answers:
+        assert time.monotonic() < until, "no answer"
+        reactor.iterate(0.02)
+    assert b"Crowd-Wait" not in consumer.read
+    return answers[0]
+
+
+def test_an_answer_that_is_waited_for_is_kept_whole(reactor, consumer):
+    """Its fields in their order and case, without those of 1xx answers and trailers."""
+    answer = awaited(
+        reactor,
+        consumer,
+        b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 201 Made\r\nX-B: 1\r\nx-a: 2\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n4\r\nmade\r\n0\r\nX-Trailer: 1\r\n\r\n",
+    )
+    fields = ((b"X-B", b"1"), (b"x-a", b"2"), (b"Transfer-Encoding", b"chunked"))
+    assert answer == Answered(201, whole=(fields, b"made"))
+
+
+@pytest.mark.parametrize("size", [65_536, 65_537])
+def test_a_large_answer_that_is_waited_for_is_not_kept(reactor, consumer, size):
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+    answer = awaited(reactor, consumer, head + bytes(size))
+    assert answer.status == 200
+    assert (answer.whole is not None) == (size == 65_536)
+
+
+def test_an_event_has_no_answer_for_the_producer(reactor, consumer):
+    assert awaited(reactor, consumer, OK, form="cloudevents-binary") == Answered(200)

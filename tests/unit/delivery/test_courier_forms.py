@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import globalLogPublisher
 
-from crowd.command import Batch, ConsumerDefinition, Retry
+from crowd.definition import Batch, ConsumerDefinition, Retry
 from crowd.delivery.courier import make_courier
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.delivery.outcome import Answered, Failed, FailureKind

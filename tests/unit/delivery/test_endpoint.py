@@ -19,7 +19,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
-from crowd.command import ConsumerDefinition, Proof, Reach, Retry
+from crowd.definition import ConsumerDefinition, Proof, Reach, Retry
 from crowd.delivery.courier import make_courier
 from crowd.delivery.endpoint import ReachingEndpoint
 from crowd.delivery.outcome import Answered, Failed, FailureKind

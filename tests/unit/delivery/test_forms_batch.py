@@ -13,7 +13,7 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.command import Batch, ConsumerDefinition, Retry
+from crowd.definition import Batch, ConsumerDefinition, Retry
 from crowd.delivery.forms.batch import batch_body, batch_id, is_shared
 from crowd.delivery.forms.bulk import answer_bytes_max
 from crowd.delivery.forms.form import Form

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.command import Batch
+from crowd.definition import Batch
 from crowd.delivery.forms.gathering import Gathering
 from crowd.message import Position
 

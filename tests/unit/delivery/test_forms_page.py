@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crowd.command import Batch
+from crowd.definition import Batch
 from crowd.delivery.forms.batch import MEDIA_TYPES, batch_body, batch_head
 from crowd.delivery.forms.event import as_binary, attributes, event_json
 from crowd.delivery.forms.signing import Secret, parse_key, signature_headers

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from crowd.command import ConsumerDefinition, Retry
+from crowd.definition import ConsumerDefinition, Retry
 from crowd.delivery.forms.compression import BYTES_MAX, as_gzipped, gzipped
 from crowd.delivery.forms.form import Form
 from crowd.delivery.forms.signing import Secret, parse_key

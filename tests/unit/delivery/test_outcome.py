@@ -6,12 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.command import WORDS_MAX, Answers
+from crowd.command import WORDS_MAX
+from crowd.definition import Answers
 from crowd.delivery.outcome import (
     Answered,
     Failed,
     FailureKind,
     Outcome,
+    asks_for_less,
+    is_overload,
+    is_there,
     last_words,
     outcome_of,
     retry_after_s,
@@ -140,3 +144,23 @@ def test_any_retry_after_is_a_wait_or_nothing(value, date):
     """Whatever a consumer writes there, delivery goes on."""
     seconds = retry_after_s(value, date)
     assert seconds is None or seconds >= 0
+
+
+def test_who_asks_for_less_and_who_only_fails():
+    """A plain 503 and a timeout may have reasons that fewer attempts do not change."""
+    assert asks_for_less(Answered(429))
+    assert asks_for_less(Answered(503, 0.0))
+    late = Failed(FailureKind.TIMEOUT, "late")
+    assert not any(map(asks_for_less, (Answered(503), Answered(500, 1.0), late)))
+    assert all(map(is_overload, (Answered(429), Answered(503), late)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "there"),
+    [(Answered(status), True) for status in (400, 500, 501, 505, 599, 600)]
+    + [(Answered(status), False) for status in (408, 425, 429, 502, 503, 504)]
+    + [(Failed(kind, ""), False) for kind in FailureKind],
+)
+def test_who_is_there(answer, there):
+    """A proxy's word for a consumer that is gone is not the consumer's."""
+    assert is_there(answer) is there

@@ -6,38 +6,55 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.delivery.pace import BURST_S, SHARE, Rate, TimeBudget
+from crowd.delivery.pace import BURST_S, SHARE, TURN_S, Rate, TimeBudget
 
 
-@given(st.lists(st.tuples(st.floats(0, 0.01), st.floats(0, BURST_S)), max_size=200))
-def test_work_stays_within_its_share(steps):
-    """Over any span delivery takes its share of the time, plus a burst and a last slice."""
-    budget, now_s, worked_s = TimeBudget(), 0.0, 0.0
-    budget.may_work(0.0)
-    for pause_s, slice_s in steps:
+@given(
+    st.lists(st.tuples(st.floats(0, 0.01), st.floats(0, 1), st.floats(0, BURST_S)), max_size=200)
+)
+def test_work_stays_within_its_share_and_what_others_leave(steps):
+    """Over any span delivery takes its share, what others left, a burst and a last slice."""
+    budget, now_s, worked_s, left_s = TimeBudget(), 0.0, 0.0, 0.0
+    budget.slice_s(0.0, 1.0)
+    for pause_s, busy, wanted_s in steps:
         now_s += pause_s
-        if budget.may_work(now_s):
-            worked_s += slice_s
-            now_s += slice_s
-            budget.work(slice_s)
-    assert worked_s <= SHARE * now_s + 2 * BURST_S + 1e-9
+        others_s = pause_s * busy
+        slice_s = budget.slice_s(now_s, others_s)
+        if slice_s > 0:
+            left_s += max(0.0, TURN_S - others_s)
+            took_s = min(slice_s, wanted_s)
+            worked_s += took_s
+            now_s += took_s
+            budget.work(took_s)
+    assert worked_s <= SHARE * now_s + left_s + 2 * BURST_S + 1e-9
 
 
 @given(st.floats(0, 1), st.floats(0, 100))
-def test_after_its_wait_there_is_something_left(spent_s, now_s):
-    """A budget is never exhausted for good: whoever waits as told may work."""
+def test_who_waits_as_told_has_a_slice_in_the_end(spent_s, now_s):
+    """A budget is never exhausted for good, however much others have to do."""
     budget = TimeBudget()
-    budget.may_work(now_s)
+    budget.slice_s(now_s, 1.0)
     budget.work(spent_s)
-    assert budget.may_work(now_s + budget.wait_s(now_s) + 1e-6)
+    for _ in range(20):
+        now_s += budget.wait_s(now_s) + 1e-6
+    assert budget.slice_s(now_s, 1.0) > 0
+
+
+def test_what_others_leave_of_a_turn_is_free():
+    """A reactor that has next to nothing else to do delivers nearly all the time."""
+    budget = TimeBudget()
+    budget.slice_s(0.0, 1.0)
+    budget.work(3_600.0)
+    assert budget.slice_s(0.0, 0.0001) == pytest.approx(TURN_S - 0.0001)
+    assert budget.slice_s(0.0, TURN_S) <= 0
 
 
 def test_debt_is_bounded():
     """Work while nobody waited does not stop delivery when somebody does."""
     budget = TimeBudget()
-    budget.may_work(0.0)
+    budget.slice_s(0.0, 1.0)
     budget.work(3_600.0)
-    assert budget.wait_s(0.0) <= 0.02
+    assert budget.slice_s(0.0101, 1.0) > 0
 
 
 @given(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from twisted.internet.task import Clock
 
-from crowd.command import Answers
-from crowd.command import Breaker as BreakerDefinition
+from crowd.definition import Answers
+from crowd.definition import Breaker as BreakerDefinition
 from crowd.delivery.backlog import (
     FRESH_MAX,
     LETTER_EVERY,
@@ -22,10 +22,11 @@ from crowd.delivery.backlog import (
     WINDOW,
 )
 from crowd.delivery.backoff import Backoff
+from crowd.delivery.endings import DEAD_MAX, ranges_of
 from crowd.delivery.order import Order
 from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome
 from crowd.delivery.pace import Rate
-from crowd.delivery.plan import DEAD_MAX, Plan, ranges_of
+from crowd.delivery.plan import Plan
 from crowd.delivery.rules import Rules
 from crowd.delivery.trial import letter_place
 from crowd.message import Position
@@ -111,7 +112,7 @@ def test_attempts_and_retries_keep_the_rate():
     clock, taken_s = Clock(), []
     plan = plan_of(100, 0, Rate(10.0, 2, 0.0))
     plan.take(positions(1, 40))
-    while plan.delivered < 40:
+    while len(plan.endings.delivered) < 40:
         attempt = plan.next_attempt(clock.seconds())
         if attempt is None:
             assert plan.in_flight == 0
@@ -226,7 +227,7 @@ def test_a_held_consumer_loses_nothing_however_long():
         for position in started(plan, now_s):
             plan.answered(position, Answered(401), now_s, 0.5)
         now_s = max(now_s, plan.next_due_s())
-    assert not plan.dead
+    assert not plan.endings.dead
     plan.take(positions(11, 12))
     for position in started(plan, now_s):
         plan.answered(position, OK, now_s, 0.5)
@@ -264,7 +265,7 @@ def test_a_message_dies_by_attempts():
     for now_s in (0.0, 10.0, 20.0):
         assert started(plan, now_s) == [1]
         plan.answered(Position(1), Answered(500, None, b"no\r\n"), now_s, 0.5)
-    (dead,) = plan.dead
+    (dead,) = plan.endings.dead
     assert (dead.reason, dead.status, dead.words, dead.attempts) == ("attempts", 500, "no", 3)
     assert (dead.first_s, dead.last_s) == (0.0, 20.0)
     assert plan.next_due_s() is None
@@ -275,7 +276,7 @@ def test_a_message_that_is_refused_for_good_dies_at_once():
     plan.take(positions(1, 2))
     started(plan)
     assert plan.answered(Position(1), BAD, 0.0, 0.5) is Outcome.DEAD
-    assert [(dead.position, dead.reason) for dead in plan.dead] == [(1, "answer")]
+    assert [(dead.position, dead.reason) for dead in plan.endings.dead] == [(1, "answer")]
     assert started(plan) == [2]
 
 
@@ -289,12 +290,12 @@ def test_a_message_ages_only_while_its_consumer_answers():
     plan.set_paused(4_000.0, paused=True)  # 1 000 s old
     plan.set_paused(90_000.0, paused=False)
     now_s = 90_000.0
-    while not plan.dead:
+    while not plan.endings.dead:
         for position in started(plan, now_s):
             plan.answered(position, REFUSED, now_s, 0.5)
-        if not plan.dead:
+        if not plan.endings.dead:
             now_s = plan.next_due_s()
-    assert {dead.reason for dead in plan.dead} == {"age"}
+    assert {dead.reason for dead in plan.endings.dead} == {"age"}
     assert 90_000 + 2_600 <= now_s <= 90_000 + 2_600 + 60
     assert plan.aged_s(now_s) == pytest.approx(1_000 + now_s - 90_000)
 
@@ -310,7 +311,7 @@ def test_attempts_of_an_outage_do_not_count():
         plan.answered(attempt.position, DOWN, now_s, 0.5)
         now_s = plan.next_due_s()
     assert numbers == list(range(1, 21))
-    assert not plan.dead
+    assert not plan.endings.dead
 
 
 def test_the_dead_do_not_gather_without_bound():
@@ -321,8 +322,8 @@ def test_the_dead_do_not_gather_without_bound():
             plan.take(positions(plan.cursor + 1, plan.cursor + plan.wants()))
         for position in started(plan):
             plan.answered(position, BAD, 0.0, 0.5)
-    assert DEAD_MAX <= len(plan.dead) <= DEAD_MAX + 1_000
-    plan.bury_proposed(len(plan.dead))
+    assert DEAD_MAX <= len(plan.endings.dead) <= DEAD_MAX + 1_000
+    plan.endings.bury_proposed(len(plan.endings.dead), 0.0)
     plan.take(positions(plan.cursor + 1, plan.cursor + plan.wants()))
     assert started(plan) != []
 
@@ -370,7 +371,7 @@ def test_letters_have_their_turn_behind_the_others():
     assert [letter for letter in kinds if letter] == [1, 2, 3, 4, 5]
     gaps = [kinds.index(n + 1) - kinds.index(n) for n in range(1, 5)]
     assert gaps == [LETTER_EVERY + 1] * 4
-    assert list(plan.concluded) == [1, 2, 3, 4, 5]
+    assert list(plan.endings.concluded) == [1, 2, 3, 4, 5]
 
 
 def test_letters_that_fail_come_back_and_those_gone_do_not():
@@ -383,7 +384,7 @@ def test_letters_that_fail_come_back_and_those_gone_do_not():
     assert started(plan, 1.0) == [letter_place(7)]
     plan.take_letters([], 1.0)
     plan.answered(letter_place(7), OK, 1.0, 0.5)
-    assert list(plan.concluded) == []
+    assert list(plan.endings.concluded) == []
 
 
 def test_a_letter_can_die_again():
@@ -392,10 +393,12 @@ def test_a_letter_can_die_again():
     plan.take_letters([3], 0.0)
     started(plan)
     plan.answered(letter_place(3), BAD, 0.0, 0.5)
-    assert [(dead.position, dead.reason) for dead in plan.dead] == [(letter_place(3), "answer")]
-    plan.bury_proposed(1)
+    assert [(dead.position, dead.reason) for dead in plan.endings.dead] == [
+        (letter_place(3), "answer")
+    ]
+    plan.endings.bury_proposed(1, 0.0)
     plan.take_letters([3], 0.1)
-    assert (plan.proposed, started(plan, 9.0)) == (0, [])
+    assert (plan.endings.proposed, started(plan, 9.0)) == (0, [])
     plan.take_letters([], 0.2)
     plan.take_letters([4], 0.3)
     assert started(plan, 9.0) == [letter_place(4)]
@@ -408,12 +411,12 @@ def test_a_burial_without_effect_is_tried_again():
     started(plan)
     plan.answered(Position(1), BAD, 0.0, 0.5)
     plan.answered(Position(2), OK, 0.0, 0.5)
-    plan.bury_proposed(1)
-    plan.settle_proposed()
+    plan.endings.bury_proposed(1, 0.0)
+    plan.endings.settle_proposed()
     plan.applied(Position(0), lambda position: position == 2)
-    assert [dead.position for dead in plan.dead] == [1]
+    assert [dead.position for dead in plan.endings.dead] == [1]
     plan.applied(Position(0), lambda position: position == 2)
-    assert plan.proposed == 0
+    assert plan.endings.proposed == 0
 
 
 # --- Order ----------------------------------------------------------------------------------------
@@ -451,7 +454,7 @@ def test_a_dead_message_releases_its_key_once_it_is_a_letter():
     plan.take(positions(1, 2), [b"a", b"a"])
     started(plan)
     plan.answered(Position(1), BAD, 0.0, 0.5)
-    plan.bury_proposed(1)
+    plan.endings.bury_proposed(1, 0.0)
     assert started(plan) == []
     plan.applied(Position(1), lambda position: position == 1)
     assert started(plan) == [2]
@@ -463,7 +466,7 @@ def test_a_dead_message_holds_its_key_where_that_is_wanted():
     plan.take(positions(1, 3), [b"a", b"a", b"b"])
     assert started(plan) == [1, 3]
     plan.answered(Position(1), BAD, 0.0, 0.5)
-    plan.bury_proposed(1)
+    plan.endings.bury_proposed(1, 0.0)
     plan.applied(Position(1), lambda position: position == 1)
     assert started(plan) == []
     assert list(plan.holding) == [1]
@@ -479,6 +482,22 @@ def test_a_key_is_held_from_before():
     assert started(plan) == [12]
     plan.release_key(Position(4))
     assert started(plan) == [11]
+
+
+def test_a_key_is_held_until_the_last_of_its_letters_is_gone():
+    """Several letters may hold one key: those of a time in which the dead let it go."""
+    plan = plan_of(4, order=Order("path"), holds_dead=True)
+    for position in positions(1, 3):
+        plan.hold_key(position, b"one")
+    plan.take(positions(4, 5), [b"one", b"other"])
+    assert started(plan) == [5]
+    plan.release_key(Position(1))
+    plan.release_key(Position(3))
+    assert started(plan) == []
+    plan.release_key(Position(2))
+    assert started(plan) == [3], "which is settled, and dropped when it is to be attempted"
+    plan.drop(Position(3))
+    assert started(plan) == [4]
 
 
 def test_i7_a_blocked_key_is_looked_behind_within_bounds():
@@ -545,12 +564,27 @@ def test_one_straggler_pins_nothing():
             answer = REFUSED if position % 40_000 == 1 else OK
             plan.answered(position, answer, 0.0, 0.99)
     plan.park(1.0, 16)
-    assert [(dead.position, dead.reason) for dead in plan.dead] == [(1, "window")]
+    assert [(dead.position, dead.reason) for dead in plan.endings.dead] == [(1, "window")]
     assert plan.waiting == 2
-    plan.bury_proposed(1)
+    plan.endings.bury_proposed(1, 0.0)
     plan.applied(Position(40_000), lambda position: position == 1)
     plan.park(1.0, 16)
-    assert not plan.dead
+    assert not plan.endings.dead
+    assert plan.wants()
+
+
+def test_a_straggler_is_parked_where_the_next_message_lies_past_the_window():
+    """The window is full when its end is reached, though no message stands right at that end."""
+    plan = plan_of(4)
+    plan.take([*positions(1, 2), Position(WINDOW + 1)])
+    for position in started(plan):
+        plan.answered(position, REFUSED if position == 1 else OK, 0.0, 0.99)
+    assert plan.cursor == 2
+    assert not plan.wants(), "it would be told of the same message again and again"
+    plan.park(0.5, 16)
+    assert [dead.position for dead in plan.endings.dead] == [1]
+    plan.endings.bury_proposed(1, 0.5)
+    plan.applied(Position(2), lambda position: position <= 2)
     assert plan.wants()
 
 
@@ -564,7 +598,7 @@ def test_an_outage_parks_nothing():
     plan.backlog.fresh.clear()
     assert plan.backlog.is_crowded
     plan.park(1.0, 16)
-    assert not plan.dead
+    assert not plan.endings.dead
 
 
 # --- A new leader ---------------------------------------------------------------------------------
@@ -590,7 +624,7 @@ def test_a_new_leader_goes_on_where_the_one_before_it_was():
     heir.answered(Position(1), REFUSED, 55.0, 0.5)
     heir.next_attempt(1_000.0)
     heir.answered(Position(1), REFUSED, 1_000.0, 0.5)
-    assert [(dead.position, dead.attempts) for dead in heir.dead] == [(1, 3)]
+    assert [(dead.position, dead.attempts) for dead in heir.endings.dead] == [(1, 3)]
 
 
 def test_a_new_leader_knows_that_a_consumer_is_down():
@@ -732,33 +766,47 @@ class PlanMachine(RuleBasedStateMachine):
         if self.in_flight:
             position = data.draw(st.sampled_from(sorted(self.in_flight)))
             in_time = self.in_flight.pop(position) and self.plan.breaker.closed
-            dead = len(self.plan.dead)
+            dead = len(self.plan.endings.dead)
             outcome = self.plan.answered(position, answer, self.now_s, chance)
-            if in_time and outcome is Outcome.RETRY and answer is not FENCED:
+            # What nobody answered may count or not: it takes a sign of life in between.
+            if in_time and outcome is Outcome.RETRY and answer not in (FENCED, DOWN):
                 self.counted[position] = self.counted.get(position, 0) + 1
-            if outcome is Outcome.DELIVERED or len(self.plan.dead) > dead:
+            if position <= self.plan.backlog.passed:
+                assert len(self.plan.endings.dead) == dead
+            elif outcome is Outcome.DELIVERED or len(self.plan.endings.dead) > dead:
                 self.ended.add(position)
             elif self.rules.backoff.attempts_max:
                 assert self.counted.get(position, 0) < self.rules.backoff.attempts_max
 
     @rule()
     def propose(self):
-        if self.plan.delivered:
-            self.log.append((self.plan.to_settle(), False))
-            self.plan.settle_proposed()
-        if self.plan.dead:
-            self.log.append((tuple((d.position, d.position) for d in self.plan.dead), True))
-            self.plan.bury_proposed(len(self.plan.dead))
+        if self.plan.endings.delivered:
+            self.log.append((self.plan.endings.to_settle(), False))
+            self.plan.endings.settle_proposed()
+        if self.plan.endings.dead:
+            self.log.append((tuple((d.position, d.position) for d in self.plan.endings.dead), True))
+            self.plan.endings.bury_proposed(len(self.plan.endings.dead), 0.0)
 
     @rule()
     def apply(self):
         if self.log:
             ranges, dead = self.log.pop(0)
             for first, last in ranges:
-                self.settled.update(range(first, last + 1))
+                settled = set(range(first, last + 1))
                 if dead:
-                    self.letters.update(range(first, last + 1))
+                    self.letters |= settled - self.settled
+                self.settled |= settled
         self.plan.applied(Position(self.watermark()), lambda p: p in self.settled)
+
+    @rule(data=st.data())
+    def skip(self, data):
+        """An operator's order, which the plan hears of as soon as it is applied."""
+        mark = self.watermark()
+        through = data.draw(st.integers(mark, min(self.accepted, mark + 15)))
+        self.settled.update(range(1, through + 1))
+        self.ended.update(range(1, through + 1))
+        self.plan.applied(Position(self.watermark()), lambda p: p in self.settled)
+        self.plan.pass_over(Position(through), self.now_s)
 
     @rule(data=st.data())
     def purge(self, data):
@@ -780,7 +828,7 @@ class PlanMachine(RuleBasedStateMachine):
     def is_bounded_and_complete(self):
         plan = self.plan
         assert plan.in_flight == len(self.in_flight) <= self.rules.concurrency
-        assert plan.proposed == len(self.log)
+        assert plan.endings.proposed <= len(self.log)  # a skip may have settled what is in one
         waiting = {trial.position for trial in plan.backlog.waiting}
         in_line = set()
         if plan.backlog.lines is not None:
@@ -791,10 +839,12 @@ class PlanMachine(RuleBasedStateMachine):
             plan.waiting + len(plan.backlog.fresh) + plan.in_flight + plan.in_line
         ), "nothing is in two places"
         done = {p for batch, _ in self.log for a, b in batch for p in range(a, b + 1)}
-        done |= set(plan._delivered) | {dead.position for dead in plan.dead}
+        done |= set(plan.endings.delivered) | {dead.position for dead in plan.endings.dead}
         known = held | done | self.settled
         assert set(range(self.watermark() + 1, plan.cursor + 1)) <= known, "nothing is lost"
-        assert not held & (done | self.settled), "nothing is in two places"
+        # What was skipped is let go of at once, but for attempts under way.
+        skipped = {p for p in self.in_flight if p <= plan.backlog.passed}
+        assert not (held - skipped) & (done | self.settled), "nothing is in two places"
 
     def teardown(self):
         """Whatever came before: of a consumer that answers, everything ends."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowd.command import Batch, Breaker, Retry
+from crowd.definition import Batch, Breaker, Retry
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from tests.unit.delivery.rig import DOWN, OK, Cluster, Node, consumer, stored
 
@@ -212,3 +212,89 @@ def test_a_healthy_consumers_latency_is_not_moved_by_a_dead_one(how, order, gaps
     alone = arrivals()
     assert len(alone) == len(gaps)
     assert arrivals(consumer("bad", order=order)) == alone
+
+
+NOBODY = [
+    DOWN, Failed(FailureKind.TLS, "no"), Failed(FailureKind.TIMEOUT, "late"),
+    Failed(FailureKind.BROKEN, "cut"), Answered(502), Answered(503), Answered(504), Answered(429),
+]  # fmt: skip
+"""What comes back while the consumer is gone, from a proxy before it too."""
+
+
+def retrying(attempts=0, for_s=10**6):
+    return Retry(200_000, 2.0, 2_000_000, round(for_s * 1e6), attempts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    order=st.sampled_from(["none", "all", "path"]),
+    concurrency=st.integers(1, 4),
+    failures=st.integers(1, 50),
+    attempts=st.integers(1, 3),
+    for_s=st.sampled_from([1, 10]),
+    messages=st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    outage_s=st.sampled_from([1, 20, 300]),
+    data=st.data(),
+)
+def test_an_outage_makes_no_dead_letters(
+    order, concurrency, failures, attempts, for_s, messages, outage_s, data
+):
+    """Whatever `attempts` and `for` are, and however late the breaker sees it."""
+    retry, breaker = retrying(attempts, for_s), Breaker(failures)
+    cluster = Cluster(
+        consumer("c", order=order, concurrency=concurrency, retry=retry, breaker=breaker)
+    )
+    gone = True
+    node = Node(cluster, answer=lambda *_: data.draw(st.sampled_from(NOBODY)) if gone else OK)
+    node.dispatcher.lead()
+    cluster.accept(*[message_of(key, number) for number, key in enumerate(messages)])
+    node.pass_s(outage_s, step=0.1)
+    gone = False
+    node.pass_s(100, step=0.1)
+    assert dict(cluster.ledger.letters) == {}
+    assert cluster.ledger.lowest_watermark == len(messages)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    order=st.sampled_from(["all", "path"]),
+    status=st.sampled_from([500, 501, 505, 599]),
+    failures=st.integers(1, 12),
+    bound=st.sampled_from([{"attempts": 30}, {"for_s": 600}]),
+    behind=st.integers(1, 5),
+)
+def test_a_message_that_always_fails_does_not_hold_up_its_line_for_ever(
+    order, status, failures, bound, behind
+):
+    """It dies by its own bounds, though no other message can show that the consumer works."""
+    breaker = Breaker(failures)
+    cluster = Cluster(consumer("c", order=order, retry=retrying(**bound), breaker=breaker))
+    node = Node(cluster, answer=lambda _c, _m, n: Answered(status) if n.position == 1 else OK)
+    node.dispatcher.lead()
+    cluster.accept(*[message_of(1, number) for number in range(1 + behind)])
+    node.pass_s(3_000, step=1)
+    assert [letter.position for letter in cluster.ledger.letters.values()] == [1]
+    later = [naming.position for _, _, naming in node.attempts if naming.position > 1]
+    assert later == list(range(2, 2 + behind))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    answer=st.sampled_from([*NOBODY[:-1], Answered(500), Answered(404)]),
+    behind=st.integers(0, 3),
+    failures=st.integers(1, 12),
+)
+def test_what_cannot_be_told_from_an_outage_makes_no_dead_letters(answer, behind, failures):
+    """Nobody there, or nothing behind it: it is tried until the consumer answers."""
+    behind = 0 if answer == Answered(500) else behind
+    retry = retrying(attempts=13, for_s=300)
+    cluster = Cluster(consumer("c", order="all", retry=retry, breaker=Breaker(failures)))
+    answers = {1: answer}
+    node = Node(cluster, answer=lambda _c, _m, n: answers.get(n.position, OK))
+    node.dispatcher.lead()
+    cluster.accept(*[message_of(1, number) for number in range(1 + behind)])
+    node.pass_s(5_000, step=1)
+    assert dict(cluster.ledger.letters) == {}
+    answers.clear()
+    node.pass_s(100, step=1)
+    assert cluster.ledger.lowest_watermark == 1 + behind

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowd.command import Reach
+from crowd.definition import Reach
 from crowd.delivery.reach import Bounds, numeric
 
 DEFAULT = Bounds(Reach())

@@ -114,3 +114,17 @@ def test_the_environment_itself(monkeypatch):
     """By default a variable is the process's own."""
     monkeypatch.setenv("CROWD_TEST_SECRET", ONE)
     assert len(Keyring(["env:CROWD_TEST_SECRET"], Clock().seconds).current()) == 1
+
+
+def test_what_cannot_be_read_is_told_when_it_is_looked_for(tmp_path):
+    """Not for each request that would need it."""
+    told, clock = [], Clock()
+    keyring = Keyring([f"file:{tmp_path}/none"], clock.seconds, tell=told.append)
+    for _ in range(3):
+        with pytest.raises(SecretUnreadableError):
+            keyring.current()
+    assert [error.reference for error in told] == [f"file:{tmp_path}/none"]
+    clock.advance(READ_AGAIN_S)
+    with pytest.raises(SecretUnreadableError):
+        keyring.current()
+    assert len(told) == 2

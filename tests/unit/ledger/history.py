@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from crowd.command import (
@@ -10,17 +11,15 @@ from crowd.command import (
     Birth,
     Burial,
     Bury,
-    ConsumerDefinition,
-    Dead,
     Define,
     Member,
     OpenSession,
-    Retry,
-    RouteDefinition,
     Settle,
     decode_command,
     encode_command,
 )
+from crowd.definition import ConsumerDefinition, Dead, KeyBounds, Retry, RouteDefinition
+from crowd.idempotency import keyed
 from crowd.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -52,6 +51,11 @@ def consumer(
         name, url, None, routes, 32, None, 15_000_000, "none", from_, RETRY, backlog_bytes,
         when_full, dead=Dead(for_us=dead_for_us),
     )  # fmt: skip
+
+
+def digests(key: object, request: object = 0) -> bytes:
+    """Return what a door would make of a key and a request, by what they are called here."""
+    return b"".join(sha256(str(one).encode()).digest()[:16] for one in (key, request))
 
 
 def burial(
@@ -95,10 +99,34 @@ class History:
         self.apply(Accept(session, number, number, routes, messages))
         return number
 
+    def accept_keyed(
+        self, session: int, *messages: tuple[int, object, object] | tuple[int, object, object, int],
+        size: int = 3,
+    ) -> int:  # fmt: skip
+        """Accept messages, each a route, a key or None, and a request: the session's next number.
+
+        A fourth value makes a group of so many.
+        """
+        number = self.numbers[session] = self.numbers.get(session, 0) + 1
+        routes: tuple[int, ...] = ()
+        keys = b""
+        for route, key, request, *more in messages:
+            count = more[0] if more else 1
+            if key is not None:
+                keys += keyed(len(routes), digests(key, (request, count)), count)
+            routes += (route,) * count
+        self.apply(Accept(session, number, number, routes, (b"m" * size,) * len(routes), keys))
+        return number
+
+    def bound(self, window_us: int, count_max: int, node: str = "a") -> None:
+        """Apply a file that bounds idempotency keys so."""
+        file_hash = len(self.commands).to_bytes(32, "big")
+        self.apply(Define(node, file_hash, (), (), KeyBounds(window_us, count_max)))
+
     def settle(self, consumer: int, *ranges: tuple[int, int]) -> None:
         self.apply(Settle(consumer, ranges))
 
-    def bury(self, consumer: int, *burials: Burial | int) -> None:
-        """Bury messages: as burials, or as dead ones by their positions."""
+    def bury(self, consumer: int, *burials: Burial | int, target: int = 0) -> None:
+        """Bury messages, or letters that wait for `target`: as burials, or by their positions."""
         letters = tuple(burial(b) if isinstance(b, int) else b for b in burials)
-        self.apply(Bury(consumer, letters))
+        self.apply(Bury(consumer, letters, target))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from hashlib import sha256
 
 import pytest
 from hypothesis import given, settings
@@ -39,7 +40,10 @@ def answers(ledger: Ledger) -> list[object]:
             for consumer_id, known in ledger.consumers.items()
         ],
         [
-            (ledger.session_is_open(session), [ledger.acceptance(session, n) for n in range(60)])
+            (
+                ledger.session_is_open(session),
+                [(ledger.acceptance(session, n), ledger.left_out(session, n)) for n in range(90)],
+            )
             for session in range(1, ledger.applied_index + 1)
         ],
         dict(ledger.letters),
@@ -55,6 +59,7 @@ def answers(ledger: Ledger) -> list[object]:
         dict(ledger.digests),
         (ledger.members_index, ledger.released_index, ledger.beginning, ledger.live_rows),
         (ledger.lowest_watermark, ledger.backlog_bytes, ledger.tip, ledger.refused),
+        (ledger.keys_held, ledger.key_bounds, ledger.key_tally),
         (ledger.cluster, ledger.tag, ledger.format, ledger.log_time_us),
         (ledger.applied_index, ledger.applied_term, ledger.state(), ledger.digest()),
     ]
@@ -149,6 +154,9 @@ def test_rows_of_a_real_chunk_survive():
 
 GOOD = scripted().capture()
 STATE = answers(scripted())
+_FIRST_KEYS = GOOD.index(next(scripted()._keys.sections()))
+KEYS = range(_FIRST_KEYS, _FIRST_KEYS + len(list(scripted()._keys.sections())))
+"""Sections that are records of keys, and not CBOR."""
 
 
 def refused_or_whole(sections: list[bytes]) -> None:
@@ -164,6 +172,7 @@ def refused_or_whole(sections: list[bytes]) -> None:
         answers(ledger)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=3))
 def test_arbitrary_bytes_are_no_ledger(sections):
     ledger = scripted()
@@ -172,7 +181,7 @@ def test_arbitrary_bytes_are_no_ledger(sections):
     assert answers(ledger) == STATE
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_damaged_sections_are_refused_or_are_another_whole_ledger(data):
     sections = list(GOOD)
@@ -184,6 +193,7 @@ def test_damaged_sections_are_refused_or_are_another_whole_ledger(data):
     refused_or_whole(sections)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_sections_missing_doubled_or_out_of_order_are_refused(data):
     sections = list(GOOD)
@@ -226,13 +236,64 @@ def changed(value, data):
     return data.draw(VALUE)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_fields_of_other_values_are_refused_or_are_another_whole_ledger(data):
     sections = list(GOOD)
-    which = data.draw(st.sampled_from([0, 0, 0, *range(1, len(sections))]))
+    cbor = [n for n in range(1, len(sections)) if n not in KEYS]
+    which = data.draw(st.sampled_from([0, 0, 0, *cbor]))
     sections[which] = pack(changed(unpack(sections[which]), data))
     refused_or_whole(sections)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_keys_of_which_a_head_says_something_else_are_refused(data):
+    """Whatever is changed in the keys: in a segment, in the order of them, or in the head."""
+    sections = list(GOOD)
+    which = data.draw(st.sampled_from(KEYS))
+    place = data.draw(st.integers(0, len(sections[which]) - 1))
+    changed_byte = bytes([sections[which][place] ^ data.draw(st.integers(1, 255))])
+    sections[which] = sections[which][:place] + changed_byte + sections[which][place + 1 :]
+    with pytest.raises(MalformedError):
+        Ledger().restore(sections)
+
+
+def with_keys(change):
+    """Return good sections whose head and segments of keys `change` made others of."""
+    *parts, _ = unpack(GOOD[0])
+    place = Head.__struct_fields__.index("keys")
+    bounds, tally, segments, opened = parts[place]
+    contents = [(last_us, GOOD[n]) for (last_us, _), n in zip(segments, KEYS, strict=True)]
+    contents, opened = change(contents, list(opened))
+    segments = [[last_us, sha256(section).digest()] for last_us, section in contents]
+    parts[place] = [bounds, tally, segments, opened]
+    before, after = GOOD[1 : KEYS.start], GOOD[KEYS.stop :]
+    return [pack([*parts, ()]), *before, *[section for _, section in contents], *after]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda sealed, opened: ([*sealed[1:], sealed[0]], opened),
+        lambda sealed, opened: ([*sealed, sealed[-1]], opened),
+        lambda sealed, opened: ([(10**18, sealed[0][1]), *sealed[1:]], opened),
+        lambda sealed, opened: ([(0, sealed[0][1]), (sealed[0][0], b""), *sealed[1:]], opened),
+        lambda sealed, opened: ([(sealed[0][0], sealed[0][1][:-1]), *sealed[1:]], opened),
+        lambda sealed, opened: (sealed, [opened[0], opened[1], sealed[0][1][:40]]),
+        lambda sealed, opened: (sealed, [opened[0], opened[1], b""]),
+        lambda sealed, opened: (sealed, [opened[1] + 1, *opened[1:]]),
+        lambda sealed, opened: (sealed, [opened[0], 10**18, opened[2]]),
+        lambda sealed, opened: (sealed, [1, *opened[1:]]),
+        lambda sealed, opened: (sealed, [*opened[:2], opened[2][:32] + b"\x7f" * 8]),
+        lambda sealed, opened: (sealed, [*opened[:2], opened[2] + bytes(32) + b"\x00" * 8]),
+    ],
+)
+def test_keys_that_cannot_be_are_refused_even_where_their_hashes_are_right(change):
+    """Segments out of order, twice, later than the log, cut; keys twice, positions that fall."""
+    assert with_keys(lambda *both: both) == list(GOOD)
+    with pytest.raises(MalformedError):
+        Ledger().restore(with_keys(change))
 
 
 def test_a_newer_format_says_so_whatever_follows():
@@ -268,6 +329,10 @@ def test_what_is_damaged_above_has_something_of_everything():
     assert digests == ()
     assert len(GOOD) > 3 + 2 + 2
     assert all(map(bool, head_part("letters")))
+    assert all(map(all, head_part("keys")[:2]))
+    assert len(head_part("keys")[2]) == len(KEYS) >= 5
+    assert all(head_part("keys")[3])
+    assert any(left_out for *_, left_out in head_part("sessions")[0])
     assert len(head_part("memories")) == 2
     assert {known.state for known in scripted().letters.values()} == {"dead", "parked", "replay"}
     assert {member.votes for member in scripted().members.values()} == {True, False}

@@ -5,19 +5,23 @@ from __future__ import annotations
 import pytest
 
 from crowd.command import (
+    NO_FILE,
     Accept,
     Control,
     Define,
+    Dismiss,
     Enroll,
+    Once,
     OpenSession,
     RaiseFormat,
     Release,
     Settle,
     Skip,
 )
-from crowd.errors import NeedsNewerCrowdError
+from crowd.errors import MalformedError, NeedsNewerCrowdError
 from crowd.ledger import Ledger, MemberState, Place
 from crowd.ledger.head import CONSUMERS_MAX, MARKS_MAX, ROUTES_MAX
+from crowd.ledger.heard import HEARD_MAX, Heard
 from crowd.ledger.marks import Marks
 from tests.unit.ledger.history import BIRTH, History, consumer, route
 
@@ -281,6 +285,33 @@ def test_a_consumer_begins_at_a_time_by_the_logs_own():
     begins = [history.ledger.consumers[number].from_position for number in (1, 2, 3)]
     assert 140 <= begins[0] <= 200
     assert begins[1:] == [0, 300]
+
+
+def test_an_order_has_its_effect_once_however_often_it_comes():
+    """Added, removed, and not back by a second copy; the digest shows what was heard."""
+    history = History()
+    add = Once(b"1" * 16, Define("a", NO_FILE, (), (consumer("c"),)))
+    history.apply(add)
+    history.apply(Once(b"2" * 16, Dismiss(1, "drop")))
+    changes_nothing(history, add, Once(b"2" * 16, Control(1, "pause")))
+    assert not history.ledger.consumers
+    assert history.ledger.has_heard(b"1" * 16)
+    before = history.ledger.digest()
+    history.apply(Once(b"3" * 16, Control(1, "pause")))
+    assert history.ledger.digest() != before
+
+
+def test_i7_the_orders_that_are_remembered_are_bounded():
+    heard = Heard()
+    for number in range(HEARD_MAX + 1):
+        assert heard.hear(Once(number.to_bytes(16, "big"), Control(1, "pause")))
+    assert bytes(16) not in heard
+    assert len(heard.state()) == 16 * HEARD_MAX
+    again = Heard()
+    again.restore(heard.state())
+    assert again.state() == heard.state()
+    with pytest.raises(MalformedError):
+        again.restore(b"1" * 17)
 
 
 def test_i7_marks_are_bounded_and_the_oldest_are_the_farthest_apart():

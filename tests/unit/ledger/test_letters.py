@@ -86,7 +86,8 @@ def test_a_letter_that_waits_dies_under_a_new_number():
     history.apply(Replay(2, (2,)))
     changes_nothing(history, Bury(1, (burial(1, "parked"), burial(2, "parked"))))
     ledger.take_letter_changes()
-    history.bury(1, burial(1, words="again"), burial(2))
+    history.bury(1, burial(1, words="again"))
+    history.bury(1, burial(2), target=2)
     assert {number: known.state for number, known in ledger.letters.items()} == {
         3: "dead",
         4: "dead",
@@ -146,17 +147,41 @@ def test_dead_letters_are_replayed_to_any_consumer_and_concluded():
     history.apply(Replay(1, (2,)))
     assert ledger.letters_due(1, 0, 9) == [2, 3]
     assert ledger.letter_counts(1) == {"dead": 0, "parked": 1, "replay": 2}
-    history.apply(Conclude((1, 3, 99)))
+    history.apply(Conclude(2, (1, 3, 99)))
+    history.apply(Conclude(1, (1, 3, 99)))
     assert list(ledger.letters) == [2]
     assert ledger.take_letter_changes()[1] == [1, 3]
     assert ledger.letter_tally(1).concluded == 2
-    changes_nothing(history, Replay(9, (2,)), Conclude((1,)))
+    changes_nothing(history, Replay(9, (2,)), Conclude(1, (1,)))
+
+
+def test_a_letter_ordered_elsewhere_is_not_ended_by_whom_it_waited_for_before():
+    """Neither delivered nor given up: what was under way there is nothing to who is named now."""
+    history, _ = with_messages()
+    history.bury(1, 1, 2)
+    history.apply(Replay(1, (1, 2)))
+    history.apply(Replay(2, (1, 2)))
+    changes_nothing(history, Conclude(1, (1,)), Bury(1, (burial(2),)), Bury(1, (burial(2),), 9))
+    assert history.ledger.letters_due(2, 0, 9) == [1, 2]
+    history.apply(Conclude(2, (1,)))
+    history.apply(Bury(1, (burial(2),), 2))
+    assert {number: known.state for number, known in history.ledger.letters.items()} == {3: "dead"}
+
+
+def test_ordered_elsewhere_and_back_a_letter_is_ended_by_the_first_delivery():
+    """It is to be had by the consumer named last, and that one has had it."""
+    history, _ = with_messages()
+    history.bury(1, 1)
+    for target in (1, 2, 1):
+        history.apply(Replay(target, (1,)))
+    history.apply(Conclude(1, (1,)))
+    assert not history.ledger.letters
 
 
 def test_a_dead_letter_is_not_concluded():
     history, _ = with_messages()
     history.bury(1, 1)
-    changes_nothing(history, Conclude((1,)))
+    changes_nothing(history, Conclude(1, (1,)))
 
 
 def test_letters_go_by_age_only_if_they_are_dead_and_old_enough():
@@ -247,7 +272,7 @@ def test_a_letter_of_a_consumer_that_went_dies_again_where_it_is_replayed():
     history.bury(1, 1, 2)
     history.apply(Dismiss(1, "drop"))
     history.apply(Replay(2, (1,)))
-    history.bury(1, 1, 2, 3)
+    history.bury(1, 1, 2, 3, target=2)
     assert {number: known.state for number, known in history.ledger.letters.items()} == {
         2: "dead",
         3: "dead",

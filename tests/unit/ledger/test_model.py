@@ -16,6 +16,7 @@ from crowd.command import (
     Control,
     Dismiss,
     Enroll,
+    Once,
     Purge,
     Release,
     Remember,
@@ -23,6 +24,7 @@ from crowd.command import (
     Skip,
     Trial,
 )
+from crowd.idempotency import left_out_spans
 from crowd.ledger import Ledger
 from crowd.ledger.head import DIGEST_EVERY, DIGESTS_KEPT
 from tests.unit.ledger.history import History, burial, consumer, route
@@ -41,6 +43,25 @@ STEP = st.one_of(
         st.sampled_from([0, 1, 2]),  # how often the same proposal comes again
     ),
     st.tuples(
+        st.just("keyed"),
+        st.lists(
+            st.tuples(
+                st.integers(1, 3),
+                st.none() | st.integers(1, 40),
+                st.sampled_from("rrrs"),
+                st.sampled_from([1, 1, 1, 2, 5]),  # so many in one request
+            ),
+            min_size=1,
+            max_size=6,
+        ),
+        st.sampled_from([0, 1]),
+    ),
+    st.tuples(
+        st.just("bound"),
+        st.sampled_from([3, 8, 100]),  # entries
+        st.sampled_from([0, 1, 2, 7, 40, 500]),
+    ),
+    st.tuples(
         st.just("define"),
         st.sampled_from(NAMES),
         CHOSEN,
@@ -54,9 +75,15 @@ STEP = st.one_of(
     ),
     st.tuples(st.just("release"), st.integers(0, 8)),  # how many entries below the newest
     st.tuples(st.just("skip")),
-    st.tuples(st.just("bury"), st.integers(1, 3), FEW, st.sampled_from(["dead", "parked"])),
+    st.tuples(
+        st.just("bury"),
+        st.integers(1, 3),
+        FEW,
+        st.sampled_from(["dead", "parked"]),
+        st.sampled_from([0, 0, 0, 1, 2, 3]),  # who it waits for
+    ),
     st.tuples(st.just("replay"), st.integers(1, 3), FEW),
-    st.tuples(st.just("conclude"), FEW),
+    st.tuples(st.just("conclude"), st.integers(1, 3), FEW),
     st.tuples(st.just("purge"), st.sampled_from(["operator", "age"]), FEW),
     st.tuples(st.just("remember"), st.integers(1, 3), FEW),
     st.tuples(st.just("pass"), st.integers(1, 3), st.integers(1, 20)),
@@ -74,12 +101,14 @@ class Model:
         self.route_of = []
         self.sizes = []
         self.index_of = []
+        self.offset_of = []
         self.own, self.done, self.takes, self.full = {}, {}, {}, {}
         self.skipped, self.ids, self.gone = {}, {}, {}
         self.letters, self.last_letter, self.tallies = {}, 0, {}
         self.came, self.went = {}, []
         self.remembered = {}
         self.released, self.beginning = 0, 0
+        self.keys = KeyModel()
 
     def name_of(self, consumer_id):
         return next((name for name, known in self.ids.items() if known == consumer_id), None)
@@ -90,13 +119,16 @@ class Model:
     def bytes_left(self, name):
         return sum(self.sizes[position - 1] for position in self.left(name))
 
-    def accept(self, index, routes, sizes):
+    def accept(self, index, routes, sizes, left_out=()):
         skips = {
             name
             for name, (bound, when_full) in self.full.items()
             if when_full == "skip" and bound and self.bytes_left(name) >= bound
         }
-        for route_id, size in zip(routes, sizes, strict=True):
+        for place, (route_id, size) in enumerate(zip(routes, sizes, strict=True)):
+            if place in left_out:
+                continue
+            self.offset_of.append(place)
             self.route_of.append(route_id)
             self.sizes.append(size)
             self.index_of.append(index)
@@ -146,12 +178,12 @@ class Model:
     def count(self, consumer_id, what):
         self.tallies.setdefault(consumer_id, dict.fromkeys(TALLY, 0))[what] += 1
 
-    def bury(self, consumer_id, positions, state, index, messages):
+    def bury(self, consumer_id, positions, state, target, index, messages):
         name = self.name_of(consumer_id)
         left = [] if name is None else self.left(name)
         for position, message in zip(positions, messages, strict=True):
             older = self.letter_of(consumer_id, position)
-            waits = older is not None and self.letters[older][2] != "dead"
+            waits = older is not None and self.letters[older][3] == (target or consumer_id)
             if position in left:
                 self.count(consumer_id, state)
             elif waits and state == "dead":
@@ -161,8 +193,10 @@ class Model:
             else:
                 continue
             self.last_letter += 1
-            target = consumer_id if state == "parked" else 0
-            self.letters[self.last_letter] = [consumer_id, position, state, target, message, index]
+            waits_for = consumer_id if state == "parked" else 0
+            self.letters[self.last_letter] = [
+                consumer_id, position, state, waits_for, message, index
+            ]  # fmt: skip
             self.came[self.last_letter] = message
             if name is not None:
                 self.done[name].add(position)
@@ -193,6 +227,78 @@ class Model:
         return left[0] - 1 if left else len(self.route_of)
 
 
+class KeyModel:
+    """Known keys as dictionaries, one for each segment; the newest one is still open.
+
+    A segment is ``[since, last, {key: (request, position)}]``, its times in entries.
+    """
+
+    def __init__(self):
+        self.segments, self.opened = [], None
+        self.window, self.count_max = 86_400, 500_000
+        self.replays = self.mismatches = self.evicted = 0
+
+    @property
+    def room(self):
+        return max(1, min(4_096, self.count_max // 16))
+
+    def bound(self, window, count_max, now):
+        self.window, self.count_max = window, count_max
+        if self.opened and len(self.opened[2]) >= self.room:
+            self.seal(now)
+
+    def take(self, messages, tip, now):
+        """Return what is left out: a first position by its place, or 0."""
+        if self.opened and self.opened[0] + self.window / 16 <= now:
+            self.seal(now)
+        else:
+            self.drop(now)
+        left_out, behind = {}, 0
+        for _, key, request, *more in messages:
+            count = more[0] if more else 1
+            place, behind = behind, behind + count
+            if key is None or not self.count_max:
+                continue
+            opened = [self.opened] if self.opened else []
+            known = [keys[key] for _, _, keys in [*self.segments, *opened] if key in keys]
+            if not known:
+                self.remember(key, (request, count), tip + 1 + place - len(left_out), now)
+                continue
+            ((first, position),) = known
+            same = first == (request, count)
+            left_out |= {place + n: position + n if same else 0 for n in range(count)}
+            self.replays += count * same
+            self.mismatches += count * (not same)
+        return left_out
+
+    def remember(self, key, request, position, now):
+        self.opened = self.opened or [now, now, {}]
+        self.opened[1] = now
+        self.opened[2][key] = request, position
+        if len(self.opened[2]) >= self.room:
+            self.seal(now)
+
+    def seal(self, now):
+        self.segments.append(self.opened)
+        self.opened = None
+        self.drop(now)
+
+    def drop(self, now):
+        while self.segments:
+            early = self.segments[0][1] + self.window > now
+            if early and sum(map(len, self.all_sealed)) + self.room <= self.count_max:
+                break
+            self.evicted += early * len(self.segments.pop(0)[2])
+
+    @property
+    def all_sealed(self):
+        return [keys for _, _, keys in self.segments]
+
+    @property
+    def held(self):
+        return sum(map(len, self.all_sealed)) + len(self.opened[2] if self.opened else ())
+
+
 TALLY = ("dead", "parked", "again", "concluded", "purged", "expired")
 
 
@@ -216,7 +322,14 @@ def play_one(history, model, session, what, *given_):
         again = history.commands[-1]
         for _ in range(repeats):
             history.apply(again)
+        model.keys.take((), len(model.route_of), following)
         model.accept(following, routes, [size] * len(routes))
+    elif what == "keyed":
+        play_keyed(history, model, session, following, *given_)
+    elif what == "bound":
+        window, count_max = given_
+        history.bound(window * 1_000_000, count_max)
+        model.keys.bound(window, count_max, following)
     elif what == "define":
         name, paths, from_, (bound, when_full) = given_
         known = name in model.own
@@ -235,8 +348,9 @@ def play_one(history, model, session, what, *given_):
             history.apply(Release(floor))
             model.release(floor)
     elif what == "conclude":
-        history.apply(Conclude(tuple(given_[0])))
-        model.remove(given_[0], "concluded", lambda letter: letter[2] != "dead")
+        consumer_id, numbers = given_
+        history.apply(Conclude(consumer_id, tuple(numbers)))
+        model.remove(numbers, "concluded", lambda letter: letter[3] == consumer_id)
     elif what == "purge":
         reason, numbers = given_
         history.apply(Purge(reason, tuple(numbers)))
@@ -253,6 +367,34 @@ def play_one(history, model, session, what, *given_):
         play_to_one(history, model, following, what, *given_)
 
 
+def play_keyed(history, model, session, index, messages, repeats):
+    """Accept messages of which some have keys; what is offered again has the same results."""
+    left_out = model.keys.take(messages, len(model.route_of), index)
+    number = history.accept_keyed(session, *messages)
+    again = history.commands[-1]
+    for _ in range(repeats + 1):
+        packed = history.ledger.left_out(session, number)
+        assert spread(left_out_spans(packed)) == left_out
+        assert history.ledger.acceptance(session, number) == len(model.route_of) + 1
+        history.apply(again)
+    routes = [route for route, *_, count in spelt_out(messages) for _ in range(count)]
+    model.accept(index, routes, [3] * len(routes), left_out)
+
+
+def spelt_out(messages):
+    """Return each message, or group, with its count."""
+    return [(*each, 1)[:4] for each in messages]
+
+
+def spread(spans):
+    """Return the position under its key of each message that was left out, 0 for a refusal."""
+    return {
+        place + n: position and position + n
+        for place, count, position in spans
+        for n in range(count)
+    }
+
+
 def play_to_one(history, model, index, what, consumer_id, *given_):
     """Play a step that is about one consumer, which may not be there."""
     name = model.name_of(consumer_id)
@@ -265,11 +407,13 @@ def play_to_one(history, model, index, what, consumer_id, *given_):
         if name is not None:
             model.settle(name, {p for a, b in ranges for p in range(a, b + 1)})
     elif what == "bury":
-        positions, state = given_
+        positions, state, target = given_
+        target = 0 if target == consumer_id else target
         messages = [b"m" * (1 + position % 3) for position in positions]
         both = zip(positions, messages, strict=True)
-        history.bury(consumer_id, *(burial(p, state, message=m) for p, m in both))
-        model.bury(consumer_id, positions, state, index, messages)
+        burials = [burial(p, state, message=m) for p, m in both]
+        history.bury(consumer_id, *burials, target=target)
+        model.bury(consumer_id, positions, state, target, index, messages)
     elif what == "replay":
         history.apply(Replay(consumer_id, tuple(given_[0])))
         if name is not None:
@@ -306,9 +450,10 @@ def check(ledger: Ledger, model: Model) -> None:
     assert (ledger.released_index, ledger.beginning) == (model.released, model.beginning)
     for position in range(model.beginning + 1, tip + 1):
         place = ledger.place(position)
-        assert (place.route, place.index) == (
+        assert (place.route, place.index, place.offset) == (
             model.route_of[position - 1],
             model.index_of[position - 1],
+            model.offset_of[position - 1],
         )
     assert list(ledger.consumers) == sorted(model.ids.values())
     for name, consumer_id in model.ids.items():
@@ -326,6 +471,10 @@ def check(ledger: Ledger, model: Model) -> None:
     assert ledger.lowest_watermark == lowest
     assert ledger.backlog_bytes == sum(model.sizes[lowest:])
     check_letters(ledger, model)
+    tally, keys = ledger.key_tally, model.keys
+    assert ledger.keys_held == keys.held
+    assert (tally.replays, tally.mismatches) == (keys.replays, keys.mismatches)
+    assert tally.evicted == keys.evicted
 
 
 def check_bounds(ledger, model, name):
@@ -459,6 +608,11 @@ def scripted() -> Ledger:
         steps.append(("accept", [1 + (n + k) % 3 for k in range(1 + n % 4)], n % 2))
         steps.append(("settle", 1 + n % 2, [(n, n % 3), (2, 1)] if n else [(1, 0)]))
     steps += [("settle", 1, [(1, 50)]), ("settle", 2, [(1, 30)]), ("release", 100)]
+    # Keys in segments, of which the oldest went early; then known ones of either kind.
+    steps.append(("bound", 10_000, 96))
+    steps += [("keyed", [(1 + n % 3, n, "r"), (1, n + 20, "r"), (2, n, "r")], 0) for n in range(20)]
+    steps.append(("bound", 10_000, 32))
+    steps.append(("keyed", [(2, 18, "r"), (1, 39, "s"), (3, 99, "r"), (3, 19, "r")], 0))
     *_, (history, _) = play(steps)
     assert history.ledger.beginning > 0
     history.apply(Enroll("d", "d:2104", history.ledger.members_index))
@@ -482,13 +636,15 @@ def bury_some(history: History) -> None:
     history.bury(5, first + 3, first + 7)
     history.apply(Replay(2, (1, 2, 5)))
     history.apply(Replay(5, (7, 76)))
-    history.apply(Conclude((2, 51)))
+    history.apply(Conclude(2, (2,)))
+    history.apply(Conclude(4, (51,)))
     history.apply(Purge("operator", (10,)))
     history.bury(4, burial(first + 53))
     history.apply(Skip(4, first + 90))
     for consumer_id, trials in ((1, ()), (4, (Trial(first + 95, 0, 3, 5, 9),))):
         history.apply(Remember(consumer_id, 0, 5, 7, trials))
-    history.apply(Dismiss(5, "drop"))
+    for name in (b"1" * 16, b"2" * 16, b"1" * 16):
+        history.apply(Once(name, Dismiss(5, "drop")))
 
 
 def test_i5_every_process_finds_the_same_digest():

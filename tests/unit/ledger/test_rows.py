@@ -12,26 +12,39 @@ from hypothesis import strategies as st
 
 from crowd.ledger.rows import Place, Rows
 
+MESSAGE = st.tuples(
+    st.integers(1, 4), st.integers(0, 9), st.sampled_from([True, True, True, False])
+)
 BATCHES = st.lists(
-    st.tuples(st.integers(1, 3), st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9)), min_size=1, max_size=6)),
-    max_size=30,
-)  # fmt: skip
+    st.tuples(st.integers(1, 3), st.lists(MESSAGE, min_size=1, max_size=6)), max_size=30
+)
+"""Steps of the index, and of each message its route, its size, and whether it is stored."""
 
 
 def built(batches):
     rows, model, index = Rows(chunk_rows=5), [], 0
     for step, batch in batches:
         index += step
-        routes = tuple(route for route, _ in batch)
-        first = rows.append(index, routes, [size for _, size in batch])
+        routes, sizes, stored = zip(*batch, strict=True)
+        left_out = [place for place, kept in enumerate(stored) if not kept]
+        if len(left_out) == len(batch):
+            continue
+        first = rows.append(index, routes, sizes, left_out)
         assert first == len(model) + 1
-        model += [(index, offset, route, size) for offset, (route, size) in enumerate(batch)]
+        model += [
+            (index, offset, route, size) for offset, (route, size, kept) in enumerate(batch) if kept
+        ]
     return rows, model
 
 
 def rows_of(model):
-    """Yield one index and route for each run of messages of one route in one entry."""
-    return groupby(model, key=lambda row: (row[0], row[2]))
+    """Yield a run of messages of one route, next to each other in one entry, for each there is."""
+
+    def run(numbered):
+        position, (index, offset, route_id, _) = numbered
+        return index, route_id, offset - position
+
+    return groupby(enumerate(model), key=run)
 
 
 @given(BATCHES)

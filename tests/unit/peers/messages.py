@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from crowd.raft.wire import (
     NUMBER_MAX,
     PROTOCOL,
+    WITHIN_MS_MAX,
     AppendEntries,
+    Await,
+    AwaitEnded,
     Fetch,
     Fetched,
     FetchLetter,
@@ -67,6 +70,15 @@ PEER_MESSAGES = st.one_of(
     st.builds(Fetched, st.binary(max_size=100), numbers, numbers),
     st.builds(FetchLetter, numbers, digests),
     st.builds(LetterFetched, numbers, st.binary(max_size=100)),
+    st.builds(Await, numbers, numbers, st.integers(0, WITHIN_MS_MAX)),
+    st.builds(
+        AwaitEnded,
+        numbers,
+        st.sampled_from(["delivered", "dead", "unknown"]),
+        st.integers(0, 999),
+        st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=4).map(tuple),
+        st.binary(max_size=100),
+    ),
 )
 """Every kind of message, with any fields that it may have."""
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=63)
@@ -117,6 +129,9 @@ EXAMPLES = (
     Fetched(b"first", 10, 4),
     FetchLetter(7, bytes(range(32))),
     LetterFetched(7, b"a message"),
+    Await(9, 1, 30_000),
+    AwaitEnded(9, "delivered", 201, ((b"X-A", b"b"), (b"X-A", b"")), b"made"),
+    AwaitEnded(9, "unknown", 0, (), b""),
 )
 """One or two of each kind."""
 

@@ -105,7 +105,9 @@ class FakeJournal:
 class Member:
     """A guarded member `a` of a, b, c (d, e), with what it sent, applied and asked for."""
 
-    def __init__(self, others=("b", "c"), *, journal=None, applied_index=1, roster=(0, 0)):
+    def __init__(
+        self, others=("b", "c"), *, journal=None, applied_index=1, roster=(0, 0), gather_s=0.0
+    ):
         self.clock = Clock()
         self.clock.advance(100)
         guard.install(self.clock.seconds, random.Random(7))
@@ -116,7 +118,9 @@ class Member:
         (self.roster, self.change_term), self.whole = roster, True
         self.waiting = set(others)
         self.applies = self.letters = True
-        self.raft = GuardedRaft("a", self.journal, self, self, applied_index=applied_index)
+        self.raft = GuardedRaft(
+            "a", self.journal, self, self, applied_index=applied_index, gather_s=gather_s
+        )
         for other in others:
             self.raft.connected(other)
 

@@ -17,18 +17,16 @@ from twisted.internet.task import Clock
 from crowd.command import (
     Burial,
     Bury,
-    ConsumerDefinition,
     Define,
     Demote,
     Enroll,
     Expel,
     Promote,
-    Retry,
-    RouteDefinition,
     Settle,
     open_entry,
     read_command,
 )
+from crowd.definition import ConsumerDefinition, Retry, RouteDefinition
 from crowd.raft import guard
 from crowd.raft.compaction import Pace
 from crowd.raft.engine import Engine

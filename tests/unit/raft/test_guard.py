@@ -52,9 +52,7 @@ def test_d3_a_late_acknowledgement_counts_in_no_other_term():
 
 
 def test_d7_commit_waits_for_the_leaders_own_disk():
-    member = Member().lead()
-    member.raft.propose(b"command")
-    member.raft.tick()
+    member = Member().lead().propose()
     last = member.journal.last_index
     member.acknowledge("b", last).acknowledge("c", last)
     assert member.raft.commit_index == last - 1
@@ -160,6 +158,65 @@ def test_l3_only_a_window_of_entries_is_under_way():
     assert len(sent) <= WINDOW_MESSAGES
     member.acknowledge("b", sent[-1].entries[-1][1])
     assert [m for name, m in member.take(AppendEntries) if name == "b" and m.entries]
+
+
+def leading():
+    """Return a leader, with one entry of its term committed and one under way to b."""
+    member = Member(gather_s=guard.GATHER_S).lead()
+    member.acknowledge("b", member.journal.last_index)
+    member.raft.propose(b"first")
+    member.raft.tick()
+    member.take(AppendEntries)
+    return member
+
+
+def appended(member):
+    """Return how many entries each message to b has."""
+    return [len(m.entries) for _, m in member.take(AppendEntries, "b")]
+
+
+def test_what_is_proposed_gathers_while_entries_are_under_way():
+    member = leading()
+    last = member.journal.last_index
+    for _ in range(3):
+        member.raft.propose(b"more")
+        member.raft.tick()
+    assert (member.journal.last_index, member.raft.gathered) == (last, 3)
+    member.sync()
+    assert (member.journal.last_index, appended(member)) == (last, [])
+    member.acknowledge("b", last)
+    assert (member.raft.commit_index, member.raft.gathered) == (last, 0)
+    (message,) = [m for _, m in member.take(AppendEntries, "b")]
+    assert (len(message.entries), message.commit_index) == (3, last)
+
+
+def test_what_gathers_waits_for_no_slow_disk():
+    member = leading()
+    member.raft.propose(b"more")
+    member.wait(guard.GATHER_S / 2)
+    assert appended(member) == []
+    member.raft.propose(b"and more")
+    member.wait(guard.GATHER_S)
+    assert appended(member) == [2]
+
+
+def test_much_that_gathered_goes_at_once():
+    member = leading()
+    member.raft.propose(bytes(guard.GATHER_BYTES - 1))
+    member.raft.tick()
+    assert appended(member) == []
+    member.raft.propose(b"m")
+    member.raft.tick()
+    assert sum(appended(member)) == 2
+
+
+def test_what_gathered_is_appended_by_no_later_leadership():
+    member = leading()
+    last = member.journal.last_index
+    member.raft.propose(b"more")
+    member.raft.step_down()
+    member.raft.tick()
+    assert (member.journal.last_index, member.raft.gathered) == (last, 0)
 
 
 def test_l5_nobody_stands_before_a_majority_said_yes():

@@ -4,10 +4,20 @@ import pytest
 from twisted.internet.task import Clock
 
 from crowd.command import Accept, OpenSession, decode_command
-from crowd.errors import BacklogFullError, DrainingError, NoQuorumError, OutcomeUnknownError
+from crowd.errors import (
+    BacklogFullError,
+    DrainingError,
+    KeyReusedError,
+    NoQuorumError,
+    OutcomeUnknownError,
+    RefusedError,
+)
+from crowd.idempotency import Grouped, Replayed, keyed, keyed_messages, pack_left_out
 from crowd.raft.proposer import (
     BATCH_BYTES_MAX,
+    BATCH_MESSAGES_MAX,
     GATHER_S,
+    GROUPS_BYTES_MAX,
     IN_FLIGHT_MAX,
     OFFER_AGAIN_S,
     SECOND_MIN,
@@ -20,6 +30,7 @@ class FakeLedger:
 
     def __init__(self):
         self.nonces, self.accepted, self.open, self.tip = {}, {}, set(), 0
+        self.known, self.without = {}, {}
 
     def session_of(self, node, nonce):
         return self.nonces.get((node, nonce))
@@ -30,6 +41,9 @@ class FakeLedger:
     def acceptance(self, session, number):
         return self.accepted.get((session, number))
 
+    def left_out(self, session, number):
+        return pack_left_out(self.without.get((session, number), []))
+
     def take(self, command):
         if isinstance(command, OpenSession):
             session = len(self.nonces) + 1
@@ -39,7 +53,16 @@ class FakeLedger:
             command.session in self.open and (command.session, command.number) not in self.accepted
         ):
             self.accepted[command.session, command.number] = self.tip + 1
-            self.tip += len(command.messages)
+            without = self.without[command.session, command.number] = []
+            gone = 0
+            for place, count, key, request in keyed_messages(command.keys):
+                if key not in self.known:
+                    self.known[key] = request, self.tip + 1 + place - gone
+                    continue
+                first, position = self.known[key]
+                without.append((place, count, position if first == request else 0))
+                gone += count
+            self.tip += len(command.messages) - gone
 
 
 class Node:
@@ -62,9 +85,17 @@ class Node:
             self.offered.append(command)
         return self.reachable
 
-    def accept(self, body=b"x"):
+    def accept(self, body=b"x", key=None, request="r"):
         heard = []
-        self.proposer.accept(1, body).addBoth(
+        digests = b"" if key is None else key.ljust(16, b".") + request.encode() * 16
+        self.proposer.accept(1, body, digests).addBoth(
+            lambda result: heard.append(getattr(result, "value", result))
+        )
+        return heard
+
+    def accept_group(self, *bodies, keys=b"", route=1):
+        heard = []
+        self.proposer.accept_group(route, bodies, keys).addBoth(
             lambda result: heard.append(getattr(result, "value", result))
         )
         return heard
@@ -287,6 +318,199 @@ def test_a_producer_always_hears_something(session):
     assert all(len(one) == 1 for one in heard)
 
 
+# --- Idempotency keys -----------------------------------------------------------------------------
+
+
+def kinds_of(heard):
+    """Return what each producer heard: a value, or an error's type."""
+    return [one if isinstance(one, int | Replayed | Grouped) else type(one) for (one,) in heard]
+
+
+def test_each_message_of_a_batch_hears_its_own_result():
+    """New ones and those without a key get positions; a known one the first's, or a refusal."""
+    node = Node()
+    known = node.accept(b"one", b"k1")
+    node.pump().commit()
+    assert known == [1]
+    heard = [
+        node.accept(b"two"),
+        node.accept(b"one", b"k1"),
+        node.accept(b"three", b"k2"),
+        node.accept(b"other", b"k1", "s"),
+        node.accept(b"four"),
+    ]
+    node.pump().commit()
+    assert kinds_of(heard) == [2, Replayed(1), 3, KeyReusedError, 4]
+    assert node.proposer.waiting_count == 0
+
+
+def test_the_same_key_twice_in_one_batch_is_stored_once():
+    node = Node()
+    heard = [node.accept(b"x", b"k") for _ in range(3)]
+    node.pump()
+    (accept,) = node.offered
+    assert [place for place, *_ in keyed_messages(accept.keys)] == [0, 1, 2]
+    node.commit()
+    assert kinds_of(heard) == [1, Replayed(1), Replayed(1)]
+
+
+def test_a_batch_of_known_keys_alone_stores_nothing():
+    node = Node()
+    node.accept(b"x", b"k")
+    node.pump().commit()
+    heard = [node.accept(b"x", b"k"), node.accept(b"x", b"k", "s")]
+    node.pump().commit()
+    assert kinds_of(heard) == [Replayed(1), KeyReusedError]
+    assert node.ledger.tip == 1
+
+
+def test_a_proposal_that_is_offered_again_has_the_same_results():
+    """The old leader may have stored it: the second copy changes nothing, and all hear the first."""
+    node = Node()
+    heard = [node.accept(b"x", b"k"), node.accept(b"x", b"k"), node.accept(b"y")]
+    node.pump()
+    node.proposer.leader_changed()
+    first, second = node.offered
+    assert first == second
+    node.commit()
+    assert kinds_of(heard) == [1, Replayed(1), 2]
+    assert node.ledger.tip == 2
+
+
+def test_keys_stay_with_their_messages_when_older_ones_were_given_up():
+    """What was never offered is taken out of a proposal; places move, keys with them."""
+    node = Node()
+    node.reachable = False
+    early = [node.accept(b"1", b"k1"), node.accept(b"2")]
+    node.pump()
+    assert node.proposer.waiting_count == 2
+    node.pump(5.1)
+    assert kinds_of(early) == [NoQuorumError, NoQuorumError]
+    late = [node.accept(b"3", b"k3"), node.accept(b"4"), node.accept(b"5", b"k3")]
+    node.reachable = True
+    node.pump(1.0)
+    (accept,) = node.offered
+    assert [place for place, *_ in keyed_messages(accept.keys)] == [0, 2]
+    node.commit()
+    assert kinds_of(late) == [1, 2, Replayed(1)]
+
+
+def test_who_gave_up_does_not_hear_again_and_the_others_hear_their_own():
+    """Deadlines differ within a batch: an older one's outcome is unknown, the newer ones' are not."""
+    node = Node()
+    for _ in range(IN_FLIGHT_MAX):
+        node.accept()
+        node.pump()
+    node.pump(3.0)
+    old = node.accept(b"x", b"k")
+    node.pump(1.0)
+    young = [node.accept(b"x", b"k"), node.accept(b"y")]
+    node.commit()  # what was under way: all else gathers in one proposal
+    node.pump()
+    (accept,) = node.offered
+    assert len(accept.messages) == 3
+    node.pump(4.5)
+    assert kinds_of([old]) == [OutcomeUnknownError]
+    node.commit()
+    assert kinds_of(young) == [Replayed(IN_FLIGHT_MAX + 1), IN_FLIGHT_MAX + 2]
+
+
+# --- Groups ---------------------------------------------------------------------------------------
+
+
+def test_a_group_is_in_one_entry_and_heard_of_once():
+    """Beside others: its messages stand one behind the other."""
+    node = Node()
+    heard = [node.accept(b"a"), node.accept_group(b"b", b"c", b"d"), node.accept(b"e")]
+    assert node.proposer.waiting_count == 3
+    node.pump()
+    (accept,) = node.offered
+    assert accept.messages == (b"a", b"b", b"c", b"d", b"e")
+    assert accept.routes == (1,) * 5
+    node.commit()
+    assert heard == [[1], [Grouped(2, 3)], [5]]
+    assert node.proposer.waiting_count == 0
+
+
+def test_a_group_is_never_split():
+    node = Node()
+    heard = [node.accept_group(*[b"x"] * 3_000), node.accept_group(*[b"x"] * 3_000)]
+    half = b"x" * (BATCH_BYTES_MAX // 2 - 20)
+    heard += [node.accept_group(half, b"1"), node.accept(half), node.accept_group(half, half)]
+    node.pump()
+    assert [len(command.messages) for command in node.offered] == [3_000, 3_002, 1, 2]
+    while node.offered:
+        assert all(len(command.messages) <= BATCH_MESSAGES_MAX for command in node.offered)
+        node.commit()
+        node.pump()
+    firsts = [getattr(one[0], "first", one[0]) for one in heard]
+    assert firsts == [1, 3_001, 6_001, 6_003, 6_004]
+
+
+def test_keys_of_groups_move_with_them():
+    """One key for a whole group, and one for each of another's messages."""
+    node = Node()
+    whole = keyed(0, b"w" * 32, 3)
+    each = keyed(0, b"x" * 32) + keyed(1, b"y" * 32)
+    heard = [node.accept(b"1"), node.accept_group(b"2", b"3", b"4", keys=whole)]
+    heard.append(node.accept_group(b"5", b"6", keys=each))
+    node.pump()
+    (accept,) = node.offered
+    assert [(place, count) for place, count, *_ in keyed_messages(accept.keys)] == [
+        (1, 3), (4, 1), (5, 1),
+    ]  # fmt: skip
+    node.commit()
+    assert heard == [[1], [Grouped(2, 3)], [Grouped(5, 2)]]
+    heard = [
+        node.accept(b"7"),
+        node.accept_group(b"2", b"3", b"4", keys=whole),
+        node.accept_group(b"8", b"6", b"9", keys=keyed(1, b"y" * 32)),
+        node.accept_group(b"1", b"2", b"3", keys=keyed(0, b"w" * 16 + b"z" * 16, 3)),
+        node.accept(b"10"),
+    ]
+    node.pump().commit()
+    assert kinds_of(heard) == [
+        7, Grouped(8, 3, ((0, 3, 2),)), Grouped(8, 3, ((1, 1, 6),)), KeyReusedError, 10,
+    ]  # fmt: skip
+    assert heard[2][0].positions() == [8, 6, 9]
+
+
+def test_a_group_that_was_never_offered_is_not_stored_and_one_that_was_is_unknown():
+    node = Node()
+    node.reachable = False
+    early = [node.accept(b"0"), node.accept_group(b"1", b"2", keys=keyed(0, b"k" * 32, 2))]
+    node.pump(5.1)
+    assert kinds_of(early) == [NoQuorumError, NoQuorumError]
+    late = [node.accept(b"3"), node.accept_group(b"4", b"5", keys=keyed(0, b"k" * 32, 2))]
+    node.reachable = True
+    node.pump(1.0)
+    (accept,) = node.offered
+    assert accept.messages == (b"3", b"4", b"5")
+    assert [(place, count) for place, count, *_ in keyed_messages(accept.keys)] == [(1, 2)]
+    node.pump(5.1)
+    assert kinds_of(late) == [OutcomeUnknownError, OutcomeUnknownError]
+    assert node.proposer.waiting_count == 0
+
+
+def test_a_group_is_refused_as_a_message_is():
+    node = Node()
+    node.proposer.refusals = {2: DrainingError("full")}
+    assert kinds_of([node.accept_group(b"1", route=2)]) == [DrainingError]
+    node.proposer.refusal = DrainingError("stopping")
+    assert kinds_of([node.accept_group(b"1")]) == [DrainingError]
+
+
+def test_i7_groups_that_wait_have_a_bound():
+    """While nothing is taken; what was taken makes room again."""
+    node = Node(session=False)
+    million = b"x" * (BATCH_BYTES_MAX - 100)
+    heard = [node.accept_group(million) for _ in range(GROUPS_BYTES_MAX // len(million) + 2)]
+    assert [kinds_of([one]) for one in heard if one] == [[RefusedError]] * 2
+    node.proposer.stop()
+    assert all(heard)
+    assert node.proposer._groups_bytes == 0
+
+
 class Waiter:
     """Who waits for one of many messages."""
 
@@ -296,9 +520,18 @@ class Waiter:
 
 
 def many(node, count, waited_s=0.0, route=1):
-    waiters = [Waiter() for _ in range(count)]
+    return wanted(node, [(b"%d" % place, b"") for place in range(count)], waited_s, route)
+
+
+def wanted(node, places, waited_s=0.0, route=1):
+    """Offer messages and groups with their keys; return what each hears."""
+    waiters = [Waiter() for _ in places]
     node.proposer.accept_many(
-        [(route, b"%d" % place, waiter) for place, waiter in enumerate(waiters)], waited_s
+        [
+            (route, stored, keys, waiter)
+            for (stored, keys), waiter in zip(places, waiters, strict=True)
+        ],
+        waited_s,
     )
     return [waiter.heard for waiter in waiters]
 
@@ -346,3 +579,30 @@ def test_a_deadline_is_not_before_those_of_the_messages_before_it():
     node.pump(0.2)
     assert isinstance(first[0], NoQuorumError)
     assert isinstance(late[0], NoQuorumError)
+
+
+def test_keys_and_groups_come_among_many_as_they_do_alone():
+    node = Node()
+    group = ((b"b", b"c"), keyed(0, b"k" * 32, 2))
+    heard = wanted(node, [(b"a", b"j" * 32), group, (b"d", b"")])
+    assert node.proposer.waiting_count == 3
+    node.pump()
+    (accept,) = node.offered
+    assert accept.messages == (b"a", b"b", b"c", b"d")
+    assert [(place, count) for place, count, *_ in keyed_messages(accept.keys)] == [(0, 1), (1, 2)]
+    node.commit()
+    assert heard == [[1], [Grouped(2, 2)], [4]]
+    again = wanted(node, [(b"a", b"j" * 32), group, (b"a", b"j" * 16 + b"x" * 16)])
+    node.pump().commit()
+    assert kinds_of(again) == [Replayed(1), Grouped(5, 2, ((0, 2, 2),)), KeyReusedError]
+    assert node.proposer.waiting_count == 0
+
+
+def test_i7_groups_among_many_have_the_bound_of_all():
+    node = Node(session=False)
+    million = b"x" * (BATCH_BYTES_MAX - 100)
+    places = [((million,), b"")] * (GROUPS_BYTES_MAX // len(million) + 2)
+    heard = wanted(node, places)
+    assert [kinds_of([one]) for one in heard if one] == [[RefusedError]] * 2
+    node.proposer.stop()
+    assert node.proposer._groups_bytes == 0

@@ -20,16 +20,6 @@ def test_init_then_check_is_good(tmp_path, capsys):
     assert f"{file}: good" in capsys.readouterr().out
 
 
-def test_check_says_what_is_not_in_force_yet(tmp_path, capsys):
-    file = tmp_path / "a.toml"
-    file.write_text("[limits]\nidempotency_keys = 9\n")
-    assert main(["check", str(file)]) == 0
-    assert (
-        "  not in force yet: limits.idempotency_keys = 9: Idempotency-Key is not looked at\n"
-        in capsys.readouterr().out
-    )
-
-
 def test_check_shows_every_problem_of_every_file(tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / f"{name}.toml").write_text("[node]\nx = 1\ny = 2\n")

@@ -123,6 +123,37 @@ def test_a_connection_that_breaks_fails_what_was_in_flight():
     assert report.statuses == {"0": 1}
 
 
+def test_a_connection_that_is_kept_open_carries_the_next_request():
+    """Producers keep theirs; a connection for each request would measure connecting."""
+    loop = Loop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    target = parse_target(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+    load = Load(loop, LoadPlan((target,), rate=0, requests=5, connections=1))
+    load.start()
+    accepted = []
+
+    def accept(_):
+        connection, _address = listener.accept()
+        accepted.append(connection)
+
+        def answer(_):
+            if connection.recv(1 << 16):
+                connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            else:
+                loop.unwatch(connection.fileno())
+
+        loop.watch(connection.fileno(), READ, answer)
+
+    loop.watch(listener.fileno(), READ, accept)
+    loop.call_at(loop.now_s() + 10, loop.stop)
+    loop.run()
+    report = load.finish()
+    for each in (listener, *accepted):
+        each.close()
+    loop.close()
+    assert (report.succeeded, len(accepted)) == (5, 1)
+
+
 def test_what_is_sent_is_what_was_asked_for():
     target = Target("http://h:1/a?b", "h", 1, "h:1", "/a?b")
     plan = LoadPlan((target,), body=b"xyz", method="PUT", headers=(("content-type", "text/plain"),))

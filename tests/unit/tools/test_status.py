@@ -104,3 +104,15 @@ def test_addresses_come_from_the_directory_of_configurations(tmp_path):
 def test_an_admin_endpoint_that_is_no_port_has_no_address():
     with pytest.raises(ValueError, match="unix:"):
         admin_url("unix:/run/crowd")
+
+
+def test_keys_are_told_of_by_the_leader_where_there_are_any():
+    keys = {"held": 7, "count_max": 9, "replays": 3, "mismatches": 2, "evicted": 0}
+    shown = status_lines(
+        gathered(node("a", "leader", idempotency=keys), node("b", idempotency=keys))
+    )
+    assert shown.count("  idempotency keys: 7 of 9 held, 3 replays, 2 mismatches") == 1
+    early = status_lines(gathered(node("a", "leader", idempotency=keys | {"evicted": 4})))
+    assert "  idempotency keys: 7 of 9 held, 3 replays, 2 mismatches, 4 went early" in early
+    none = status_lines(gathered(node("a", "leader", idempotency=keys | {"held": 0})))
+    assert not any("idempotency" in line for line in none)

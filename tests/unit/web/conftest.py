@@ -4,29 +4,44 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httptools
 import pytest
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from crowd.command import RouteDefinition
-from crowd.message import Message, Position, RouteId, decode_message
+from crowd.definition import RouteDefinition
+from crowd.door import door as route_door
+from crowd.ledger.standings import Standing, WithConsumer
+from crowd.message import ConsumerId, Message, Position, RouteId, decode_message
+from crowd.reads.upstream import Upstreams
+from crowd.web.entrance import Entrance, Tally
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import Producers
+from crowd.web.messages import Absence, MessagePages
 from crowd.web.router import Router
+from crowd.web.through import Through
+from crowd.web.waiting import Waiting
+from tests.unit.reads.rig import Endpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crowd.door.proxies import Proxies
+    from crowd.idempotency import Grouped
+    from crowd.policy import Policy
     from crowd.web.channel import Channel
 
+READS_MAX = 4
 WALL_S = 1_753_228_800.0  # Wed, 23 Jul 2025 00:00:00 GMT
 ROUTES = (
     RouteDefinition("/leads", ("POST", "PUT"), "refuse", None),
     RouteDefinition("/any/<path:rest>", ("POST",), "refuse", None),
+    RouteDefinition("/api/<path:rest>", ("POST",), "proxy", "http://upstream.test:8080"),
 )
 
 
@@ -36,17 +51,37 @@ class FakeAcceptor:
     tag = "0123abcd"
 
     def __init__(self) -> None:
-        self.routes = {"/leads": RouteId(1), "/any/<path:rest>": RouteId(2)}
+        self.routes = {route.path: RouteId(number) for number, route in enumerate(ROUTES, 1)}
         self.offered: list[tuple[RouteId, bytes, Deferred[Position]]] = []
+        self.digests: list[bytes] = []
+        self.keys: list[bytes] = []
+        self.groups: list[list[Message]] = []
+        self._answers: list[Deferred[Grouped]] = []
         self.answered = 0
 
     def route_id(self, path: str) -> RouteId | None:
         return self.routes.get(path)
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+    def accept(self, route: RouteId, stored: bytes, digests: bytes) -> Deferred[Position]:
         accepted: Deferred[Position] = Deferred()
+        self.digests.append(digests)
         self.offered.append((route, stored, accepted))
         return accepted
+
+    def accept_group(
+        self, _: RouteId, stored: Sequence[bytes], keys: bytes
+    ) -> Deferred[Grouped]:  # fmt: skip
+        accepted: Deferred[Grouped] = Deferred()
+        self.keys.append(keys)
+        self.groups.append([decode_message(one) for one in stored])
+        self._answers.append(accepted)
+        return accepted
+
+    def answer_group(self, number: int, outcome: Grouped | Exception) -> None:
+        """Answer one of `groups`."""
+        accepted = self._answers[number]
+        step = accepted.errback if isinstance(outcome, Exception) else accepted.callback
+        step(outcome)
 
     @property
     def messages(self) -> list[Message]:
@@ -60,6 +95,38 @@ class FakeAcceptor:
     def answer(self, place: int) -> None:
         """Answer one message, in whatever order; its position is its place in `offered`."""
         self.offered[place][2].callback(Position(place + 1))
+
+
+class FakeWaits:
+    """Waits for consumer 7, and ends when told to: `asked` has each wait and its Deferred."""
+
+    def __init__(self) -> None:
+        self.consumer: ConsumerId | None = ConsumerId(7)
+        self.asked: list[tuple[Position, ConsumerId, float, Deferred[Any]]] = []
+
+    def consumer_of(self, route: RouteId) -> ConsumerId | None:
+        del route
+        return self.consumer
+
+    def wait(self, position: Position, consumer: ConsumerId, within_s: float) -> Deferred[Any]:
+        ended: Deferred[Any] = Deferred()
+        self.asked.append((position, consumer, within_s, ended))
+        return ended
+
+
+class FakeStandings:
+    """Messages up to 9 on ``/leads``, of which the first two were released."""
+
+    tag = FakeAcceptor.tag
+    route = "/leads"
+
+    def find(self, position: Position) -> Deferred[Standing | Absence]:
+        if not 0 < position <= 9:
+            return succeed(Absence.UNKNOWN)
+        if position <= 2:
+            return succeed(Absence.RELEASED)
+        consumers = (WithConsumer("rest-api", "dead", 3), WithConsumer("audit", "delivered"))
+        return succeed(Standing(position, self.route, "dead", consumers))
 
 
 class Transport(StringTransport):
@@ -155,15 +222,41 @@ class Producer:
 class Door:
     """The producers' side of a node."""
 
-    def __init__(self, limits: WebLimits) -> None:
+    def __init__(
+        self,
+        limits: WebLimits,
+        policies: Sequence[Policy] = (),
+        routes: Sequence[tuple[str, tuple[str, ...]]] = (),
+        proxies: Proxies | None = None,
+    ) -> None:
         self.clock = Clock()
+        self.waits = FakeWaits()
+        self.standings = FakeStandings()
         self.acceptor = FakeAcceptor()
-        self.ingest = Ingest(self.acceptor, ROUTES, lambda: 1_753_228_800_000_000)
-        self.router = Router(self.ingest.app)
+        self.endpoint = Endpoint()
+        self.upstreams = Upstreams(self.clock, READS_MAX, lambda *_: self.endpoint)
+        through = Through(self.upstreams, b"thisnode")
+        self.tally = Tally()
+        doors = {
+            policy.path: route_door.Door(policy) for policy in policies if not policy.asks_nothing
+        }
+        self.entrance = Entrance(doors, self.wall_us, self.clock.seconds, self.tally)
+        taken = [RouteDefinition(*route, "refuse", None) for route in routes] or ROUTES
+        waits = {policy.path: policy.wait_s for policy in policies if policy.wait_s}
+        paths = {route.path for route in taken}
+        pages = MessagePages(self.standings, paths, self.entrance, waits, proxies)
+        self.ingest = Ingest(
+            self.acceptor, taken, self.wall_us, through, self.entrance, proxies,
+            Waiting(self.waits, waits) if waits else None, pages,
+        )  # fmt: skip
+        self.router = Router(self.ingest.app, (), self.entrance)
         self.producers = Producers(
-            self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds()
+            self.clock, self.router, limits, lambda: WALL_S + self.clock.seconds(), self.tally
         )
         self.producers.start()
+
+    def wall_us(self) -> int:
+        return int((WALL_S + self.clock.seconds()) * 1_000_000)
 
     def connect(self) -> Producer:
         channel = self.producers.buildProtocol(None)
@@ -183,7 +276,9 @@ class Door:
 @pytest.fixture(scope="session")
 def make_door():
     """Return what makes a fresh door with some of the limits changed."""
-    return lambda **limits: Door(WebLimits(**limits))
+    return lambda policies=(), routes=(), proxies=None, **limits: Door(
+        WebLimits(**limits), policies, routes, proxies
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ with 64 connections that post 327 bytes each, one after the other. Prints reques
 and this process's CPU time per request::
 
     python tests/unit/web/measure_door.py            # crowd's channel
+    python tests/unit/web/measure_door.py --key      # the same, and producers show a key
     python tests/unit/web/measure_door.py --site     # the same handlers under Twisted's server
 """
 
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from selectors import EVENT_READ, DefaultSelector
 
 from twisted.internet import reactor
@@ -23,18 +25,23 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.web.server import Site
 
-from crowd.command import RouteDefinition
+from crowd.definition import RouteDefinition
+from crowd.door.door import Door
 from crowd.message import Position, RouteId
+from crowd.policy import KeyPolicy, Policy
+from crowd.web.entrance import Entrance
 from crowd.web.ingest import Ingest
 from crowd.web.limits import WebLimits
 from crowd.web.listener import ProducerListener, Producers
 from crowd.web.router import Router
 
 BODY = b'{"message":"this is a lead message", "shop": "a23m07b23", "pad":"%s"}' % (b"x" * 260)
+KEY = b"crowd_SrDJXrxrlSLTAdLuZCExgdIiyX-4eA8d4hvBvkTbLRg"
 REQUEST = (
     b"POST /leads HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+    b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s" % (KEY, len(BODY), BODY)
 )
+KEYS = (KeyPolicy("shop-a", (sha256(KEY).hexdigest(),)),)
 CONNECTIONS = 64
 
 
@@ -50,7 +57,7 @@ class Acceptor:
     def route_id(self, path: str) -> RouteId:
         return RouteId(1)
 
-    def accept(self, route: RouteId, stored: bytes) -> Deferred[Position]:
+    def accept(self, route: RouteId, stored: bytes, digests: bytes) -> Deferred[Position]:
         accepted: Deferred[Position] = Deferred()
         if not self._waiting:
             reactor.callLater(0, self._answer)
@@ -81,16 +88,19 @@ def produce(port: int, seconds: float) -> None:
             key.fileobj.sendall(REQUEST)
 
 
-def serve(seconds: float, *, site: bool) -> None:
+def serve(seconds: float, *, site: bool, key: bool) -> None:
     """Serve the child's requests and print what they cost."""
     acceptor = Acceptor()
     routes = (RouteDefinition("/leads", ("POST",), "refuse", None),)
-    ingest = Ingest(acceptor, routes, lambda: time.time_ns() // 1000)
+    policy = Policy("/leads", ("POST",), keys=KEYS, key_from=("bearer",))
+    doors = {"/leads": Door(policy)} if key else {}
+    entrance = Entrance(doors, lambda: time.time_ns() // 1000, time.monotonic)
+    ingest = Ingest(acceptor, routes, lambda: time.time_ns() // 1000, entrance)
     endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
     if site:
         listening = endpoint.listen(Site(ingest.app.resource())).addCallback(lambda port: [port])
     else:
-        producers = Producers(reactor, Router(ingest.app), WebLimits(), time.time)
+        producers = Producers(reactor, Router(ingest.app, entrance), WebLimits(), time.time)
         listener = ProducerListener(reactor, [endpoint], producers, drain_s=1.0)
         listener.startService()
         listening = listener.listening
@@ -112,13 +122,14 @@ def serve(seconds: float, *, site: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--site", action="store_true")
+    parser.add_argument("--key", action="store_true")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--produce", type=int, metavar="PORT")
     arguments = parser.parse_args()
     if arguments.produce:
         produce(arguments.produce, arguments.seconds)
     else:
-        serve(arguments.seconds, site=arguments.site)
+        serve(arguments.seconds, site=arguments.site, key=arguments.key)
 
 
 if __name__ == "__main__":

@@ -379,7 +379,8 @@ def test_draining_answers_what_is_in_flight(door, post):
 
 
 def test_connections_are_bounded(make_door):
-    door = make_door(connections_max=1)
+    door = make_door(connections_max=1, connections_over=1)
+    door.connect()
     door.connect()
     assert door.producers.buildProtocol(None) is None
     assert door.producers.connections_refused == 1

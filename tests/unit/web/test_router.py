@@ -166,3 +166,19 @@ def test_matches_are_kept_within_a_bound(app):
         assert again.connection.wires[0].endswith(b"%d" % number)
     assert router._match.cache_info().currsize == ROUTES_KEPT
     assert router._match.cache_info().hits == 5
+
+
+def test_a_node_with_names_answers_to_no_other(app):
+    """421, whatever the path; ports, letters' case and a last dot say nothing."""
+    router = Router(app, [b"a.test", b"[::1]"])
+    app.route("/page")(lambda _: b"here")
+    for host, status in (
+        (b"a.test", 200), (b"A.Test:2104", 200), (b"a.test.", 200), (b"[::1]:2104", 200),
+        (b"b.test", 421), (b"x.a.test", 421), (b"a.test.b", 421), (b"127.0.0.1", 421), (b"", 421),
+    ):  # fmt: skip
+        request = _request(b"POST", b"/page")
+        request.fields.host = host
+        router.handle(request)
+        assert request.connection.wires[0].startswith(b"HTTP/1.1 %d " % status), host
+        reply = router.refusal(b"POST", b"/page", host)
+        assert (None if reply is None else reply.status) == (None if status == 200 else 421)

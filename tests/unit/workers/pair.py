@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
+from crowd.idempotency import Grouped
 from tests.unit.web.conftest import Producer
 
 FULL_BYTES = 65_536
@@ -113,24 +114,43 @@ class Port:
 
 
 class Proposer:
-    """Takes messages as `crowd.raft.proposer.Proposer` does: `offers` are (route, stored, waiter)."""
+    """Takes messages as `crowd.raft.proposer.Proposer`: `offers` are (route, stored, waiter, keys)."""
 
     def __init__(self):
         self.offers, self.waited_s, self.refusal, self.position = [], [], None, 0
 
-    def accept_many(self, offers, waited_s=0.0):
-        for route, stored, waiter in offers:
+    def accept_many(self, wanted, waited_s=0.0):
+        for route, stored, keys, waiter in wanted:
             if self.refusal is not None:
                 waiter.errback(self.refusal)
             else:
-                self.offers.append((route, stored, waiter))
+                self.offers.append((route, stored, waiter, keys))
                 self.waited_s.append(waited_s)
 
     def accept_all(self):
         offers, self.offers = self.offers, []
-        for _, _, waiter in offers:
-            self.position += 1
-            waiter.callback(self.position)
+        for _, stored, waiter, _ in offers:
+            first = self.position + 1
+            if isinstance(stored, bytes):
+                self.position += 1
+                waiter.callback(first)
+            else:
+                self.position += len(stored)
+                waiter.callback(Grouped(first, len(stored)))
+
+
+class Waits:
+    """Who waits for consumers: `asked` are (position, consumer, seconds, Deferred)."""
+
+    def __init__(self):
+        self.asked = []
+
+    def consumer_of(self, route):
+        return route
+
+    def wait(self, position, consumer, within_s):
+        self.asked.append((position, consumer, within_s, Deferred()))
+        return self.asked[-1][3]
 
 
 def settle(clock):

@@ -40,7 +40,7 @@ class Worker:
         self.tell()
 
     def tell(self, refusal=None, refusals=()):
-        self.acceptor.state(State("0123abcd", (("/leads", 1), ("/x", 2)), refusal, refusals))
+        self.acceptor.state(State("0123abcd", (("/leads", 1, 0), ("/x", 2, 7)), refusal, refusals))
 
     def post(self, stored=b"x", route=1):
         heard = []

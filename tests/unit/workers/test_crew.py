@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from crowd.config import from_text
-from crowd.door import DRAIN_S
 from crowd.errors import BacklogFullError, ConfigurationError, NoQuorumError
+from crowd.ingress import DRAIN_S
 from crowd.metrics import parse_sample
 from crowd.workers.crew import (
     DELAY_MOST_S,
@@ -23,7 +23,9 @@ from crowd.workers.crew import (
 from crowd.workers.link import WorkerLink
 from crowd.workers.station import Station
 from crowd.workers.wire import State, refusal_of
-from tests.unit.workers.pair import Port, Proposer, join, pass_s, settle
+from crowd.workers.worker import Engine
+from tests.unit.web.conftest import FakeStandings
+from tests.unit.workers.pair import Port, Proposer, Waits, join, pass_s, settle
 
 TEXT = """
 [node]
@@ -66,12 +68,14 @@ class Process:
 class Node:
     """A crew, the engine that it serves, and the workers' processes so far."""
 
-    def __init__(self, workers=2):
+    def __init__(self, workers=2, given=None):
         self.clock, self.proposer, self.port = Clock(), Proposer(), Port()
         self.processes, self.refusal, self.fails = [], None, False
+        self.waits = Waits()
         self.crew = Crew(
-            self.clock, configuration(workers), [self.port],
-            spawn=self.spawn, accept_many=self.proposer.accept_many, state=self.state,
+            self.clock, given or configuration(workers), [self.port],
+            spawn=self.spawn, state=self.state, name=b"thisnode",
+            engine=Engine(self.proposer.accept_many, FakeStandings(), self.waits),
         )  # fmt: skip
         self.crew.startService()
         settle(self.clock)
@@ -84,7 +88,7 @@ class Node:
         return self.processes[-1]
 
     def state(self, own):
-        routes = tuple((route.path, 1) for route in own.routes)
+        routes = tuple((route.path, 1, 4) for route in own.routes)
         refusal = None if self.refusal is None else refusal_of(self.refusal)
         return State("0123abcd", routes, refusal, ())
 

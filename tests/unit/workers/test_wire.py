@@ -42,9 +42,10 @@ FROM = (
     Tally(()),
 )
 TO = (
-    Configure(2, b"{}"),
+    Configure(2, b"node", b"{}"),
+    Configure(1, b"node", b"{}", (("/a.pem", b"x"),)),
     State(None, (), None, ()),
-    State("0123abcd", (("/leads", 1), ("/<path:rest>", 2)), REFUSAL, ((1, REFUSAL),)),
+    State("0123abcd", (("/leads", 1, 0), ("/<path:rest>", 2, 3)), REFUSAL, ((1, REFUSAL),)),
     Accepted(1, 0, 4096, 1),
     Refused(1, 4095, 1, REFUSAL),
     Drain(),
@@ -123,7 +124,7 @@ def test_every_error_of_a_proposal_passes():
 def test_an_error_that_is_none_of_a_proposal_leaves_the_outcome_unknown():
     assert isinstance(error_of(refusal_of(ZeroDivisionError())), OutcomeUnknownError)
     with pytest.raises(MalformedFrameError):
-        error_of(Refusal(len(ERRORS), "", 1))
+        error_of(Refusal(len(ERRORS) + 1, "", 1))
 
 
 def test_a_configuration_arrives_whole():
@@ -148,10 +149,10 @@ def test_a_configuration_arrives_whole():
         reach.allow = ["10.0.0.0/8"]
     """
     for configuration in (from_text(text, "t"), single_node("http://h")):
-        assert configuration_of(configure(configuration, 3)) == configuration
+        assert configuration_of(configure(configuration, 3, b"node", {})) == configuration
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"node": 1}'])
 def test_what_is_no_configuration_is_the_one_error(data):
     with pytest.raises(MalformedFrameError):
-        configuration_of(Configure(1, data))
+        configuration_of(Configure(1, b"node", data))

@@ -17,8 +17,9 @@ from crowd.workers.wire import (
     encode,
     refusal_of,
 )
-from crowd.workers.worker import IN_FLIGHT_BYTES_MAX, Worker, counted, total
-from tests.unit.workers.pair import FULL_BYTES, Proposer, join, settle
+from crowd.workers.worker import IN_FLIGHT_BYTES_MAX, Engine, Worker, counted, total
+from tests.unit.web.conftest import FakeStandings
+from tests.unit.workers.pair import FULL_BYTES, Proposer, Waits, join, settle
 
 
 class Other:
@@ -40,7 +41,9 @@ class Other:
 class Stage:
     def __init__(self):
         self.clock, self.proposer, self.other = Clock(), Proposer(), Other()
-        self.worker = Worker(self.clock, self.proposer.accept_many)
+        self.waits = Waits()
+        engine = Engine(self.proposer.accept_many, FakeStandings(), self.waits)
+        self.worker = Worker(self.clock, engine)
         self.worker.link = WorkerLink(self.worker)
         self.link = WorkerLink(self.other)
         self.ours, self.theirs = join(self.clock, self.worker.link, self.link)
@@ -134,7 +137,7 @@ def test_a_state_is_sent_when_it_changed(stage):
 def test_i7_a_worker_that_does_not_read_gets_the_last_state_when_it_does(stage):
     stage.theirs.pauseProducing()
     for number in range(1000):
-        stage.worker.push(State("0123abcd", (("/" + "x" * 1000, number + 1),), None, ()))
+        stage.worker.push(State("0123abcd", (("/" + "x" * 1000, number + 1, 0),), None, ()))
     assert stage.ours.written_bytes < FULL_BYTES + 2000
     stage.theirs.resumeProducing()
     stage.heard()

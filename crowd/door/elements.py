@@ -1,0 +1,196 @@
+"""Many messages in one body: its elements, each as its bytes stood. Pure.
+
+Decides which bodies are many messages and where one ends. Nothing of an element is changed, nor
+read further than to its end: names twice, numbers beyond a double and escapes are its consumer's,
+unless ``content`` asks for more. What surrounds it (white space, commas, line ends) is nobody's.
+
+NDJSON has one value a line; a JSON array and a batch of CloudEvents (its JSON format, section 4)
+are arrays.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import Raw
+
+from crowd.door.asked import Reason, Refused
+from crowd.door.content import decoded, refused_as_malformed
+from crowd.door.document import NotJsonError, malformed, not_utf8, too_deep
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crowd.door.asked import Asked
+
+ELEMENTS_MAX: Final = 4_096
+"""Of one request: they are in one entry, whose work this bounds (`crowd.raft.proposer`)."""
+
+BYTES_MAX: Final = 1 << 20
+"""Of a body that is many messages: no entry would hold more of them."""
+
+JSON: Final = b"application/json"
+EVENT: Final = b"application/cloudevents+json"
+EVENTS: Final = b"application/cloudevents-batch+json"
+_LINES: Final = frozenset({b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
+_MANY: Final = _LINES | {JSON, EVENTS}
+
+_ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{},]', re.DOTALL)
+_SPACE: Final = b" \t\r"
+_DEPTH_WORDS: Final = 512
+_values_of: Final = msgspec.json.Decoder(Raw).decode_lines
+_elements_of: Final = msgspec.json.Decoder(list[Raw]).decode
+
+
+class NotElementsError(NotJsonError):
+    """An element is no JSON: the one at ``index``, from 0."""
+
+    def __init__(self, words: str, offset: int | None, index: int) -> None:
+        super().__init__(words, offset)
+        self.index = index
+
+
+class TooManyError(Exception):
+    """There are more than `ELEMENTS_MAX`."""
+
+
+class Elements(msgspec.Struct, frozen=True, gc=False):
+    """A request's messages: their bodies, and the Content-Type of each."""
+
+    bodies: Sequence[Raw]
+    content_type: bytes
+
+
+class Many:
+    """Which requests of one route are many messages."""
+
+    def __init__(self, bytes_max: int) -> None:
+        """Decode bodies up to `bytes_max`."""
+        self._bytes_max = bytes_max
+
+    def elements(self, asked: Asked) -> Elements | Refused | None:
+        """Return a request's elements, why it has none, or None if it is one message.
+
+        Whatever has ``ce-specversion`` is one event, and its body that one's data.
+        """
+        media = asked.media_type()
+        if media not in _MANY or asked.values(b"ce-specversion"):
+            return None
+        body = decoded(asked, self._bytes_max)
+        if isinstance(body, Refused):
+            return body
+        if media == JSON and not _ARRAY.match(body):
+            return None
+        bodies = _split(media, body)
+        if isinstance(bodies, Refused):
+            return bodies
+        return Elements(bodies, EVENT if media == EVENTS else JSON)
+
+
+def _split(media: bytes, body: bytes) -> Sequence[Raw] | Refused:
+    """Return what is one message each, or why a body is not such."""
+    if len(body) > BYTES_MAX:
+        words = f"over {BYTES_MAX} bytes for many messages; split them over several requests"
+        return Refused(Reason.BODY, words)
+    try:
+        bodies = split_lines(body) if media in _LINES else split_array(body)
+    except TooManyError:
+        words = f"over {ELEMENTS_MAX} messages; split them over several requests"
+        return Refused(Reason.BODY, words)
+    except NotElementsError as error:
+        return refused_as_malformed(error, body, (("index", error.index),))
+    return bodies or Refused(Reason.MALFORMED, "found no message; expected one at least")
+
+
+def split_lines(body: bytes) -> Sequence[Raw]:
+    """Return the value in each line of `body`; lines without one are passed over, and count.
+
+    Raises NotElementsError, and TooManyError.
+    """
+    if body.count(b"\n", 0, len(body) - 1) >= ELEMENTS_MAX:
+        raise TooManyError
+    try:
+        values = _values_of(body)
+    except (RecursionError, UnicodeDecodeError, msgspec.MsgspecError):
+        return _line_by_line(body)
+    # Values may also share a line, or go over several. If there are as many of them as lines, and
+    # nothing but one line end between any two, neither is so.
+    tail = b"\n" if body.endswith(b"\n") else b""
+    lines = body.count(b"\n") + (not tail)
+    if body.isascii() and len(values) == lines and b"\n".join(values) + tail == body:
+        return values
+    return _line_by_line(body)
+
+
+def _line_by_line(body: bytes) -> Sequence[Raw]:
+    """Do the same slowly: with blanks, and with an error's place."""
+    found: list[Raw] = []
+    start = 0
+    for line in body.split(b"\n"):
+        value = line.strip(_SPACE)
+        if value:
+            at = start + len(line) - len(line.lstrip(_SPACE))
+            found.append(_one(value, at, len(found)))
+        start += len(line) + 1
+    return found
+
+
+def _one(line: bytes, at: int, index: int) -> Raw:
+    """Return the one value of a line that begins at `at`."""
+    try:
+        values = _values_of(line)
+        line.decode("utf-8")
+    except RecursionError:
+        raise NotElementsError(too_deep(_DEPTH_WORDS), at, index) from None
+    except UnicodeDecodeError:
+        raise _placed(not_utf8(line), at, index) from None
+    except msgspec.MsgspecError as error:
+        raise _placed(malformed(str(error), line), at, index) from None
+    if len(values) != 1:
+        raise NotElementsError("a line has more than one value", at, index)
+    return values[0]
+
+
+def split_array(body: bytes) -> Sequence[Raw]:
+    """Return each element of the array that `body` is.
+
+    Raises NotElementsError, and TooManyError.
+    """
+    try:
+        values = _elements_of(body)
+        if not body.isascii():
+            body.decode("utf-8")
+    except RecursionError:
+        raise NotElementsError(too_deep(_DEPTH_WORDS), None, 0) from None
+    except UnicodeDecodeError:
+        error = not_utf8(body)
+        raise _placed(error, 0, _index_at(body, error.offset or 0)) from None
+    except msgspec.MsgspecError as why:
+        error = malformed(str(why), body)
+        index = _index_at(body, len(body) if error.offset is None else error.offset)
+        raise _placed(error, 0, index) from None
+    if len(values) > ELEMENTS_MAX:
+        raise TooManyError
+    return values
+
+
+def _placed(error: NotJsonError, at: int, index: int) -> NotElementsError:
+    offset = None if error.offset is None else at + error.offset
+    return NotElementsError(error.words, offset, index)
+
+
+def _index_at(body: bytes, offset: int) -> int:
+    """Return in which element of an array the byte at `offset` is."""
+    depth = index = 0
+    for token in _TOKEN.finditer(body, 0, offset):
+        sign = token[0]
+        if sign in b"[{":
+            depth += 1
+        elif sign in b"]}":
+            depth -= 1
+        elif sign == b"," and depth == 1:
+            index += 1
+    return index

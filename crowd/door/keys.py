@@ -1,0 +1,102 @@
+"""Keys that producers show: which field they stand in, and whose they are. Pure.
+
+A key is 32 random bytes that `crowd key` made. The file holds its SHA-256: whoever reads the
+file cannot post with it, and nobody guesses a key from its hash, so a slow hash would protect
+nothing and cost every request (docs/decisions/0013-the-door.md). A shown key is hashed and looked
+up by its digest. How long that takes tells a guesser something of the digest of a guess, and
+nothing of a key.
+"""
+
+from __future__ import annotations
+
+import binascii
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from crowd.door.asked import Asked, Field, Known, Reason, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from crowd.policy import KeyPolicy
+
+_AUTHORIZATION: Final = b"authorization"
+
+
+class Keys:
+    """The keys of one route."""
+
+    def __init__(self, policies: Iterable[KeyPolicy], places: Sequence[str]) -> None:
+        self._names = {
+            bytes.fromhex(each): policy.name for policy in policies for each in policy.sha256
+        }
+        self._bearer = "bearer" in places
+        self._basic = "basic" in places
+        fields = [place[7:].encode("ascii") for place in places if place.startswith("header:")]
+        self._watched = frozenset(
+            [*fields, *([_AUTHORIZATION] if self._bearer or self._basic else [])]
+        )
+        self._missing = Refused(
+            Reason.NO_CREDENTIAL, f"found no key; expected {_expected(places)}", _challenge(places)
+        )
+        self._several = Refused(
+            Reason.UNKNOWN_CREDENTIAL, "found more than one key; expected one", _challenge(places)
+        )
+        self._unknown = Refused(
+            Reason.UNKNOWN_CREDENTIAL, "the key is not one of this route's", _challenge(places)
+        )
+
+    def known(self, asked: Asked) -> Known | Refused:
+        """Return whose key a request shows. The key travels no further."""
+        kept: list[Field] = []
+        shown: list[tuple[str | None, bytes]] = []
+        watched = self._watched
+        for field in asked.headers:
+            lowered = field[0].lower()
+            if lowered in watched:
+                read = self._read(lowered, field[1])
+                if read is not None:
+                    shown.append(read)
+                    continue
+            kept.append(field)
+        if len(shown) != 1:
+            return self._several if shown else self._missing
+        user, key = shown[0]
+        name = self._names.get(sha256(key).digest())
+        if name is None or user not in (None, name):
+            return self._unknown
+        return Known(name, kept)
+
+    def _read(self, lowered: bytes, value: bytes) -> tuple[str | None, bytes] | None:
+        """Return a shown key and its user, whom Basic alone names; None for a field for others."""
+        if lowered != _AUTHORIZATION:
+            return None, value
+        scheme, _, rest = value.partition(b" ")
+        scheme = scheme.lower()
+        if scheme == b"bearer" and self._bearer:
+            return None, rest.strip()
+        if scheme == b"basic" and self._basic:
+            return _user_and_key(rest.strip())
+        return None
+
+
+def _user_and_key(encoded: bytes) -> tuple[str, bytes]:
+    """Return what RFC 7617 puts behind ``Basic``; what is not so is nobody's."""
+    try:
+        user, colon, key = binascii.a2b_base64(encoded, strict_mode=True).partition(b":")
+    except binascii.Error:
+        return "", b""
+    return (user.decode("ascii", "replace"), key) if colon else ("", b"")
+
+
+def _challenge(places: Sequence[str]) -> tuple[Field, ...]:
+    """Return the fields that RFC 9110 (section 11.6.1) wants with 401."""
+    schemes = {"basic": b'Basic realm="crowd", charset="UTF-8"', "bearer": b'Bearer realm="crowd"'}
+    named = [schemes[place] for place in places if place in schemes]
+    # For a key in a field of its own no scheme is registered; Bearer's is what comes nearest.
+    return tuple((b"WWW-Authenticate", each) for each in named or [schemes["bearer"]])
+
+
+def _expected(places: Sequence[str]) -> str:
+    words = {"bearer": "'Authorization: Bearer KEY'", "basic": "'Authorization: Basic' with a key"}
+    return " or ".join(words.get(place, f"a key in {place[7:]}") for place in places)

@@ -1,0 +1,168 @@
+"""Waits for consumers' answers: what a producer that waits is told, on whichever node it asked.
+
+Decides how many wait, who is asked, and when a wait is over. Leaves to ``crowd/delivery/awaited``
+what the leader keeps and whom it tells, and to ``crowd/web/waiting`` what a producer hears.
+
+Messages are delivered by the leader. So a node asks it: itself, or over the peers' link
+(`crowd.raft.wire.Await`). A wait changes nothing about its message, which is accepted by then: where
+the leader changes, a link breaks or time is over, the wait alone ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+from twisted.internet.defer import Deferred, succeed
+
+from crowd.delivery.awaited import UNKNOWN, Ending
+from crowd.message import ConsumerId, Position
+from crowd.raft.wire import Await, AwaitEnded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from crowd.clock import Clock, Timer
+    from crowd.delivery.awaited import Awaited
+    from crowd.message import RouteId
+
+WAITS_MAX: Final = 1_024
+"""Producers of one node that wait at once. Each holds a connection, and no body: 1 KiB or so."""
+
+
+class Cluster(Protocol):
+    """What is used of the engine."""
+
+    ledger: Any
+    raft: Any
+    leader_hooks: list[Callable[[], None]]
+    await_hooks: list[Callable[[str, Await | AwaitEnded], None]]
+
+    def send(self, name: str, message: Await | AwaitEnded) -> bool:
+        """Send to a peer, if it is connected."""
+
+
+class Tally(msgspec.Struct):
+    """How waits ended: ``late`` for want of time, ``unknown`` as nobody could tell."""
+
+    delivered: int = 0
+    dead: int = 0
+    late: int = 0
+    unknown: int = 0
+
+
+class EngineWaits:
+    """The engine and the dispatcher as `crowd.web.waiting.Waits` asks for them. In the reactor.
+
+    `first` are the names of consumers in the order of the configuration; others come behind.
+    """
+
+    def __init__(self, clock: Clock, engine: Cluster, awaited: Awaited) -> None:
+        self.first: Sequence[str] = ()
+        self.tally = Tally()
+        self._clock = clock
+        self._engine = engine
+        self._awaited = awaited
+        self._waiting: dict[Position, list[tuple[Deferred[Ending | None], Timer]]] = {}
+        self._count = 0
+        self._turning = False
+        self._closed = False
+        engine.await_hooks.append(self._said)
+        engine.leader_hooks.append(self._leader_changed)
+
+    @property
+    def in_flight(self) -> int:
+        """How many wait now."""
+        return self._count
+
+    def consumer_of(self, route: RouteId) -> ConsumerId | None:
+        """Return the first consumer that takes a route's messages now, or None if none does."""
+        ledger = self._engine.ledger
+        named = (ledger.consumer_id(name) for name in self.first)
+        for consumer in (*named, *ledger.consumers):
+            if consumer is not None and ledger.consumers[consumer].routes >> route & 1:
+                found: ConsumerId = consumer
+                return found
+        return None
+
+    def wait(
+        self, position: Position, consumer: ConsumerId, within_s: float
+    ) -> Deferred[Ending | None]:
+        """Fire with how the message ended for `consumer`; None if that is not known in time."""
+        leader = self._engine.raft.leader
+        if self._closed or self._count >= WAITS_MAX or leader is None:
+            self.tally.unknown += 1
+            return succeed(None)
+        ended: Deferred[Ending | None] = Deferred()
+        timer = self._clock.callLater(within_s, self._late, position, ended)
+        self._waiting.setdefault(position, []).append((ended, timer))
+        self._count += 1
+        if self._engine.raft.is_leader:
+            self._ask(position, consumer, within_s, lambda ending: self._ended(position, ending))
+        elif not self._engine.send(leader, Await(position, consumer, int(within_s * 1000))):
+            self._ended(position, UNKNOWN)
+        return ended
+
+    def close(self) -> None:
+        """End all waits, and take no more: this node stops."""
+        self._closed = True
+        self._end_all()
+
+    def _ask(
+        self, position: Position, consumer: ConsumerId, within_s: float,
+        tell: Callable[[Ending], None],
+    ) -> None:  # fmt: skip
+        """Ask on this node, which leads."""
+        ledger, now_s = self._engine.ledger, self._clock.seconds()
+        settled = consumer not in ledger.consumers or ledger.is_settled(consumer, position)
+        self._awaited.ask(position, now_s, now_s + within_s, tell, settled=settled)
+
+    # --- What peers say -----------------------------------------------------------------------------
+
+    def _said(self, name: str, message: Await | AwaitEnded) -> None:
+        if isinstance(message, AwaitEnded):
+            ending = Ending(message.state, message.status, message.headers, message.body)
+            self._ended(Position(message.position), ending)
+            return
+        position = Position(message.position)
+
+        def tell(ending: Ending) -> None:
+            told = (ending.state, ending.status, ending.headers, ending.body)
+            self._engine.send(name, AwaitEnded(position, *told))
+
+        if not self._engine.raft.is_leader:
+            tell(UNKNOWN)
+            return
+        self._ask(position, ConsumerId(message.consumer), message.within_ms / 1000, tell)
+
+    # --- Ends ---------------------------------------------------------------------------------------
+
+    def _ended(self, position: Position, ending: Ending) -> None:
+        """Tell all that wait for a message. What comes late, or unasked, is for nobody."""
+        waiting = self._waiting.pop(position, [])
+        self._count -= len(waiting)
+        for ended, timer in waiting:
+            timer.cancel()
+            setattr(self.tally, ending.state, getattr(self.tally, ending.state) + 1)
+            ended.callback(None if ending.state == "unknown" else ending)
+
+    def _late(self, position: Position, late: Deferred[Ending | None]) -> None:
+        left = [each for each in self._waiting[position] if each[0] is not late]
+        if left:
+            self._waiting[position] = left
+        else:
+            del self._waiting[position]
+        self._count -= 1
+        self.tally.late += 1
+        late.callback(None)
+
+    def _leader_changed(self) -> None:
+        """End all waits in a turn of its own: producers that are answered may post again."""
+        if self._waiting and not self._turning:
+            self._turning = True
+            self._clock.callLater(0, self._end_all)
+
+    def _end_all(self) -> None:
+        self._turning = False
+        for position in list(self._waiting):
+            self._ended(position, UNKNOWN)

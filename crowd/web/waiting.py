@@ -1,0 +1,129 @@
+"""Producers that wait for what the consumer says: ``Prefer: wait=N`` (RFC 7240, section 4.3).
+
+Decides who may wait and for how long, and what a producer hears in the end: the consumer's own
+answer, or the usual one with the place to ask. Leaves whether a message is accepted, which a wait
+never changes, to `ingest`; and the waiting to `Waits`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from crowd.message import ConsumerId, wait_mark
+from crowd.web.messages import MESSAGES
+from crowd.web.prefer import read_wait
+from crowd.web.reply import make_reply
+from crowd.web.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from twisted.internet.defer import Deferred
+
+    from crowd.message import Position, RouteId
+    from crowd.web.fields import Field
+    from crowd.web.reply import Reply
+
+_STATE: Final = b"Crowd-State"
+_CORS: Final = b"access-control-"
+"""What a consumer says to browsers is dropped where the route's door says it."""
+
+
+class Ending(Protocol):
+    """How a message ended for the consumer that is waited for."""
+
+    @property
+    def state(self) -> str:
+        """``delivered`` or ``dead``."""
+
+    @property
+    def status(self) -> int:
+        """Of the answer that is passed back; 0 if none is."""
+
+    @property
+    def headers(self) -> tuple[Field, ...]:
+        """Its end-to-end fields, without its length."""
+
+    @property
+    def body(self) -> bytes:
+        """Its body."""
+
+
+class Waits(Protocol):
+    """Who knows what consumers answer. All calls in the reactor's thread."""
+
+    def consumer_of(self, route: RouteId) -> ConsumerId | None:
+        """Return the consumer that is waited for on a route, or None without any."""
+
+    def wait(self, position: Position, consumer: ConsumerId, within_s: float) -> Deferred[Any]:
+        """Fire with the message's `Ending`, or None if that is not known in time. Never fails."""
+
+
+class Wait(NamedTuple):
+    """One producer's wait: for whom (nobody, if no consumer takes the route), and how long."""
+
+    consumer: ConsumerId | None
+    within_s: int
+
+
+class Waiting:
+    """The waits on a node's routes: `within_s` are the longest ones, by the routes' paths."""
+
+    def __init__(self, waits: Waits, within_s: Mapping[str, float]) -> None:
+        self._waits = waits
+        self._within_s = within_s
+
+    def begin(
+        self, path: str, route: RouteId, kept: list[Field]
+    ) -> tuple[Wait | None, list[Field]]:
+        """Return what the producer would wait for, and the fields that are stored of its request.
+
+        On a route without waits all travels on as it came.
+        """
+        longest_s = self._within_s.get(path)
+        if longest_s is None:
+            return None, kept
+        asked_s, rest = read_wait(kept)
+        if asked_s is None:
+            return None, kept
+        within_s = min(asked_s, int(longest_s))
+        consumer = self._waits.consumer_of(route) if within_s else None
+        if consumer is not None:
+            rest.append(wait_mark(consumer))
+        return Wait(consumer, within_s), rest
+
+    def usual(self, ending: Ending | None, wait: Wait, name: bytes) -> tuple[Field, ...]:
+        """Return the fields of the usual answer to a producer that waited; `name` is the id."""
+        state = "accepted" if ending is None else ending.state
+        return (
+            (_STATE, state.encode("ascii")),
+            (b"Preference-Applied", b"wait=%d" % wait.within_s),
+            (b"Location", MESSAGES.encode("ascii") + name),
+        )
+
+    def wait(self, wait: Wait, position: Position, request: Any) -> Deferred[Any] | None:
+        """Wait for the consumer; None if there is nothing to wait for.
+
+        The message is stored, so the request need not hold its body any longer.
+        """
+        if wait.consumer is None:
+            return None
+        if type(request) is Request:
+            request.connection.release(request)
+            request.held, request.body = 0, b""
+        return self._waits.wait(position, wait.consumer, wait.within_s)
+
+
+def passed_back(ending: Ending, wait: Wait, *, for_browsers: bool) -> Reply:
+    """Return a consumer's answer as its producer hears it.
+
+    `for_browsers`: the route's door says itself what browsers are to know.
+    """
+    headers = [
+        field
+        for field in ending.headers
+        if not (for_browsers and field[0].lower().startswith(_CORS))
+    ]
+    headers.append((b"Preference-Applied", b"wait=%d" % wait.within_s))
+    headers.append((_STATE, ending.state.encode("ascii")))
+    return make_reply(ending.status, tuple(headers), ending.body)

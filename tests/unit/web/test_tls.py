@@ -1,0 +1,138 @@
+"""TLS with producers, in one process: whose certificate a handler sees, and slow handshakes."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from twisted.internet import defer, endpoints, reactor, threads
+from twisted.trial.unittest import TestCase
+
+from crowd.config import DoorTLS
+from crowd.errors import ConfigurationError
+from crowd.web.limits import WebLimits
+from crowd.web.listener import ProducerListener, Producers, WrappedEndpoint
+from crowd.web.proof import certificate_names
+from crowd.web.tls import ProducerTLS
+from tests.integration.door import Authority
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Seen:
+    """A router that answers with who the producer proved to be."""
+
+    at_head = shown = None
+
+    def __init__(self) -> None:
+        self.certificates: list[Any] = []
+
+    def handle(self, request: Any) -> None:
+        connection = request.connection
+        self.certificates.append((connection.scheme, certificate_names(connection.transport)))
+        request.write(b"seen")
+        request.finish()
+
+
+def test_every_problem_of_the_files_is_told(tmp_path):
+    """One line each, as for the configuration itself."""
+    authority = Authority(tmp_path, "ours")
+    certificate, key = authority.issue("door")
+    other, _ = authority.issue("other")
+    (tmp_path / "junk").write_text("junk")
+    junk, gone = str(tmp_path / "junk"), str(tmp_path / "gone")
+    for files, count in (
+        ((junk, junk, junk), 3),
+        ((gone, gone, gone), 3),
+        ((other, key, None), 1),
+        ((certificate, certificate, None), 1),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            ProducerTLS(DoorTLS(*files, "require"), now)
+        assert len(caught.value.problems) == count
+    assert ProducerTLS(DoorTLS(certificate, key, None, "require"), now).expires > now()
+
+
+class TestHandshakes(TestCase):
+    timeout = 30
+
+    async def _listen(self, files: DoorTLS, **limits: float) -> tuple[Seen, int]:
+        seen = Seen()
+        producers = Producers(reactor, seen, WebLimits(**limits), lambda: 0.0)
+        tls = ProducerTLS(files, now)
+        endpoint = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        door = WrappedEndpoint(endpoint, lambda factory: tls.accepting(factory, reactor))
+        listener = ProducerListener(reactor, [door], producers, drain_s=1.0)
+        listener.startService()
+        self.addCleanup(listener.stopService)
+        (port,) = await listener.listening
+        return seen, port.getHost().port
+
+    def test_who_a_producer_is(self):
+        """Its common name and alternative names reach the handler; without one there is none."""
+        from pathlib import Path
+
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        ours, clients = Authority(directory, "ours"), Authority(directory, "clients")
+        shop = clients.issue("shop-7", "shop-7.test", "192.0.2.7", "spiffe://a.test/shop")
+
+        def post(port: int, files: Any) -> None:
+            trust = ssl.create_default_context(cafile=ours.file)
+            if files:
+                trust.load_cert_chain(*files)
+            from http.client import HTTPSConnection
+
+            connection = HTTPSConnection("127.0.0.1", port, context=trust, timeout=10)
+            connection.request("POST", "/", b"x")
+            assert connection.getresponse().read() == b"seen"
+            connection.close()
+
+        async def run() -> None:
+            files = DoorTLS(*ours.issue("door", "127.0.0.1"), clients.file, "ask")
+            seen, port = await self._listen(files)
+            await threads.deferToThread(post, port, shop)
+            await threads.deferToThread(post, port, ())
+            (https, known), (_, nobody) = seen.certificates
+            assert https == b"https"
+            assert known == (
+                "dns:shop-7.test", "ip:192.0.2.7", "uri:spiffe://a.test/shop", "cn:shop-7",
+            )  # fmt: skip
+            assert nobody is None
+            with self.assertRaises(Exception):  # noqa: B017, PT027 - Python's words vary
+                await threads.deferToThread(post, port, ours.issue("stranger"))
+
+        return defer.ensureDeferred(run())
+
+    def test_a_handshake_that_does_not_come_ends(self):
+        """Its deadline is a head's, far below that of an idle connection."""
+        import socket
+        from pathlib import Path
+
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        ours = Authority(directory, "ours")
+
+        def wait(port: int) -> timedelta:
+            began = now()
+            with socket.create_connection(("127.0.0.1", port), 20) as silent:
+                silent.sendall(b"\x16\x03\x01")
+                while True:
+                    try:
+                        if not silent.recv(100):
+                            break
+                    except ConnectionError:
+                        break
+            return now() - began
+
+        async def run() -> None:
+            files = DoorTLS(*ours.issue("door", "127.0.0.1"), None, "require")
+            _, port = await self._listen(files, head_s=0.5, linger_s=0.5, idle_s=60.0)
+            waited = await threads.deferToThread(wait, port)
+            assert waited < timedelta(seconds=10)
+
+        return defer.ensureDeferred(run())

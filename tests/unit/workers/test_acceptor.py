@@ -8,10 +8,14 @@ from twisted.internet.task import Clock
 from crowd.errors import (
     BacklogFullError,
     DrainingError,
+    KeyReusedError,
     MalformedFrameError,
     NoQuorumError,
     OutcomeUnknownError,
+    RefusedError,
 )
+from crowd.idempotency import Grouped, Replayed, keyed
+from crowd.raft.proposer import BATCH_MESSAGES_MAX, GROUPS_BYTES_MAX
 from crowd.workers.acceptor import (
     GRACE_S,
     OFFER_BYTES_MAX,
@@ -19,7 +23,15 @@ from crowd.workers.acceptor import (
     WINDOW_BYTES,
     LinkAcceptor,
 )
-from crowd.workers.wire import Accepted, Refused, State, refusal_of
+from crowd.workers.wire import (
+    Accepted,
+    Known,
+    Offer,
+    Refused,
+    State,
+    Together,
+    refusal_of,
+)
 from tests.unit.workers.pair import pass_s
 
 
@@ -42,9 +54,16 @@ class Worker:
     def tell(self, refusal=None, refusals=()):
         self.acceptor.state(State("0123abcd", (("/leads", 1, 0), ("/x", 2, 7)), refusal, refusals))
 
-    def post(self, stored=b"x", route=1):
+    def post(self, stored=b"x", route=1, digests=b""):
         heard = []
-        self.acceptor.accept(route, stored).addBoth(
+        self.acceptor.accept(route, stored, digests).addBoth(
+            lambda result: heard.append(getattr(result, "value", result))
+        )
+        return heard
+
+    def post_group(self, *stored, keys=b"", route=1):
+        heard = []
+        self.acceptor.accept_group(route, stored, keys).addBoth(
             lambda result: heard.append(getattr(result, "value", result))
         )
         return heard
@@ -219,3 +238,68 @@ def test_answers_for_what_was_never_offered_are_nothing(worker):
     assert heard == []
     worker.acceptor.accepted(Accepted(1, 0, 4000, 1))
     assert heard == [1]
+
+
+# --- Keys and groups --------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_known_is_told_with_the_first_one_s_position(worker):
+    heard = [
+        worker.post(b"a", digests=b"k" * 32),
+        worker.post(b"b"),
+        worker.post(digests=b"j" * 32),
+    ]
+    worker.turn()
+    (offer,) = worker.link.offers
+    assert (offer.keys, offer.counts) == ((b"k" * 32, b"", b"j" * 32), ())
+    worker.acceptor.known(Known(1, 0, 3))
+    worker.acceptor.accepted(Accepted(1, 1, 1, 9))
+    worker.acceptor.refused(Refused(1, 2, 1, refusal_of(KeyReusedError("another request"))))
+    assert heard[:2] == [[Replayed(3)], [9]]
+    assert isinstance(heard[2][0], KeyReusedError)
+    assert not worker.acceptor.waiting
+
+
+def test_a_group_is_one_place_and_has_one_answer(worker):
+    keys = keyed(0, b"k" * 32, 2)
+    heard = [worker.post(b"a"), worker.post_group(b"b", b"c", keys=keys), worker.post(b"d")]
+    worker.turn()
+    assert worker.link.offers == [
+        Offer(1, 0, (1, 1, 1), (b"a", b"b", b"c", b"d"), (0, 2, 0), (b"", keys, b""))
+    ]
+    worker.acceptor.accepted(Accepted(1, 0, 1, 5))
+    worker.acceptor.together(Together(1, 1, 6, 2, ((0, 1, 2),)))
+    worker.acceptor.accepted(Accepted(1, 2, 1, 7))
+    assert heard == [[5], [Grouped(6, 2, ((0, 1, 2),))], [7]]
+    assert not worker.acceptor.waiting
+
+
+def test_a_group_is_never_split_over_offers(worker):
+    most = [b"x"] * (BATCH_MESSAGES_MAX - 1)
+    worker.post(b"a")
+    worker.post_group(*most)
+    worker.post_group(*most)
+    half = b"x" * (OFFER_BYTES_MAX // 2 - 20)
+    worker.post_group(half, half)
+    worker.turn()
+    assert [len(offer.messages) for offer in worker.link.offers] == [4096, 4095, 2]
+
+
+def test_a_group_is_refused_as_a_message_is(worker):
+    worker.tell(refusals=((2, refusal_of(BacklogFullError("full"))),))
+    assert isinstance(worker.post_group(b"x", route=2)[0], BacklogFullError)
+    offered = worker.post_group(b"x")
+    worker.acceptor.end("the node's engine is gone")
+    assert isinstance(offered[0], NoQuorumError)
+    assert isinstance(worker.post_group(b"x")[0], DrainingError)
+
+
+def test_i7_groups_that_gather_have_a_bound_that_workers_share(worker):
+    worker.acceptor = LinkAcceptor(worker.clock, worker.link, 5.0, 4)
+    worker.tell()
+    worker.link.writable = False
+    million = b"x" * 1_000_000
+    heard = [worker.post_group(million) for _ in range(GROUPS_BYTES_MAX // 4 // len(million) + 2)]
+    assert [isinstance(one[0], RefusedError) for one in heard if one] == [True] * 2
+    worker.acceptor.end("gone")
+    assert worker.acceptor._groups_bytes == 0

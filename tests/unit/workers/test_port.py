@@ -8,6 +8,7 @@ import errno
 import pytest
 from twisted.internet.task import Clock
 
+from crowd.web.listener import narrow
 from crowd.workers.port import ACCEPTS_MAX, REST_S, SharedEndpoint
 
 
@@ -124,3 +125,21 @@ def test_closing_it_closes_this_process_s_own(stage):
     port.stopListening()
     assert listening.closed
     assert reactor.readers == set()
+
+
+def test_a_port_that_is_paused_takes_nobody_even_after_a_rest(stage):
+    """A worker that is full leaves who connects to the others."""
+    reactor, listening, port = stage
+    listening.queue = [OSError(errno.EMFILE, "none left")]
+    port.doRead()
+    port.stopReading()
+    reactor.advance(REST_S)
+    assert reactor.readers == set()
+    port.startReading()
+    assert reactor.readers == {port}
+
+
+def test_a_port_that_stops_leaves_the_queue_of_the_others_as_it_is(stage):
+    """The system's queue is the socket's, which all workers have."""
+    _, _, port = stage
+    narrow(port)

@@ -5,14 +5,22 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from crowd.errors import BacklogFullError, MalformedFrameError, NoQuorumError
+from crowd.delivery.awaited import Ending
+from crowd.errors import BacklogFullError, KeyReusedError, MalformedFrameError, NoQuorumError
+from crowd.idempotency import Grouped, Replayed, keyed
 from crowd.workers.link import WorkerLink
 from crowd.workers.wire import (
     Accepted,
+    Await,
+    Ended,
+    Found,
+    Known,
+    Look,
     Offer,
     Refused,
     State,
     Tally,
+    Together,
     decode_to_worker,
     encode,
     refusal_of,
@@ -176,3 +184,67 @@ def test_of_a_worker_that_is_gone_only_what_counts_remains():
         "crowd_http_requests_total": 6.0,
         "crowd_http_connections": 2.0,
     }
+
+
+# --- Keys, groups and questions ---------------------------------------------------------------------
+
+
+def test_groups_and_keys_are_handed_on_as_they_came(stage):
+    keys = keyed(0, b"k" * 32, 2)
+    stage.say(Offer(1, 0, (3, 4, 5), (b"a", b"b", b"c", b"d"), (0, 2, 0), (b"j" * 32, keys, b"")))
+    assert [(offer[0], offer[1], offer[3]) for offer in stage.proposer.offers] == [
+        (3, b"a", b"j" * 32), (4, (b"b", b"c"), keys), (5, b"d", b""),
+    ]  # fmt: skip
+    assert stage.worker.in_flight == 3
+
+
+def test_what_became_of_keys_and_groups_is_told_each_on_its_own(stage):
+    stage.say(Offer(1, 0, (1,) * 6, (b"x",) * 7, (0, 0, 2, 0, 0, 0)))
+    fates = [offer[2] for offer in stage.proposer.offers]
+    reused = KeyReusedError("another request")
+    fates[0].callback(4)
+    fates[1].callback(Replayed(5))
+    fates[2].callback(Grouped(5, 2, ((1, 1, 2),)))
+    fates[3].callback(6)
+    fates[4].callback(7)
+    fates[5].errback(reused)
+    assert stage.heard() == [
+        Accepted(1, 0, 1, 4), Known(1, 1, 5), Together(1, 2, 5, 2, ((1, 1, 2),)),
+        Accepted(1, 3, 2, 6), Refused(1, 5, 1, refusal_of(reused)),
+    ]  # fmt: skip
+
+
+def test_a_group_that_no_entry_holds_ends_the_link(stage):
+    """The proposer takes it for granted that there is none."""
+    stage.say(Offer(1, 0, (1,), (b"x" * 600_000,) * 2, (2,)))
+    assert stage.proposer.offers == []
+    assert stage.worker.link is None
+
+
+def test_a_worker_hears_where_a_message_stands(stage):
+    stage.say(Look(1, 5), Look(2, 1), Look(3, 99))
+    known = (("rest-api", "dead", 3), ("audit", "delivered", 0))
+    assert stage.heard() == [
+        Found(1, "/leads", "dead", known), Found(2, None, "released", ()),
+        Found(3, None, "unknown", ()),
+    ]  # fmt: skip
+
+
+def test_a_worker_hears_what_a_consumer_answered(stage):
+    stage.say(Await(7, 5, 2, 1500), Await(8, 6, 2, 1000))
+    (first, second) = stage.waits.asked
+    assert first[:3] == (5, 2, 1.5)
+    assert stage.heard() == []
+    second[3].callback(None)
+    first[3].callback(Ending("delivered", 201, ((b"A", b"b"),), b"made"))
+    assert stage.heard() == [
+        Ended(8, "unknown", 0, (), b""), Ended(7, "delivered", 201, ((b"A", b"b"),), b"made"),
+    ]  # fmt: skip
+
+
+def test_a_wait_that_ends_behind_its_worker_is_nothing(stage):
+    stage.say(Await(7, 5, 2, 1500))
+    stage.link.close("crash")
+    settle(stage.clock)
+    stage.waits.asked[0][3].callback(None)
+    assert stage.heard() == []

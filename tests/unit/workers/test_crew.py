@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 
 import pytest
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from crowd.config import from_text
-from crowd.errors import BacklogFullError, ConfigurationError, NoQuorumError
+from crowd.delivery.awaited import Ending
+from crowd.errors import BacklogFullError, ConfigurationError, KeyReusedError, NoQuorumError
+from crowd.idempotency import Replayed
 from crowd.ingress import DRAIN_S
+from crowd.message import decode_message
 from crowd.metrics import parse_sample
 from crowd.workers.crew import (
     DELAY_MOST_S,
@@ -333,3 +337,155 @@ def test_a_worker_that_is_told_to_by_a_signal_drains_and_is_replaced(node):
     node.pass_s(0.5)
     assert [process.number for process in node.processes] == [1, 2, 1]
     assert node.crew.parts() == [("workers", True, "2 of 2")]
+
+
+# --- What a worker's door does as that of a node without workers ------------------------------------
+
+MORE = """
+[node]
+name = "a"
+workers = 2
+hosts = ["h"]
+trusted_proxies = ["192.0.2.7"]
+[[route]]
+path = "/leads"
+wait = "30 s"
+many = true
+[[route]]
+path = "/keyed"
+[[route.key]]
+name = "shop"
+sha256 = ["{digest}"]
+[route.rate]
+limit = "1/h"
+burst = 2
+"""
+GROUP = b"Content-Type: application/x-ndjson"
+KEY = b"Authorization: Bearer crowd_one"
+
+
+@pytest.fixture
+def guarded():
+    text = MORE.format(digest=sha256(b"crowd_one").hexdigest())
+    return Node(given=from_text(text, "t"))
+
+
+def ask(node, line, *headers, body=b"", place=0):
+    """Send a request to a worker; return its producer."""
+    producer = node.processes[place].port.connect()
+    lines = [
+        line + b" HTTP/1.1",
+        b"Host: h",
+        b"Content-Length: %d" % len(body),
+        *headers,
+        b"",
+        body,
+    ]
+    producer.send(b"\r\n".join(lines))
+    settle(node.clock)
+    return producer
+
+
+def accept(node):
+    node.proposer.accept_all()
+    settle(node.clock)
+
+
+def test_an_idempotency_key_is_handed_over_and_its_first_answer_comes_back(guarded):
+    first = ask(guarded, b"POST /leads", b'Idempotency-Key: "k"', body=b"x")
+    ((_, _, waiter, digests),) = guarded.proposer.offers
+    assert len(digests) == 32
+    waiter.callback(Replayed(7))
+    settle(guarded.clock)
+    (answer,) = first.answers
+    assert answer.fields[b"crowd-message-id"] == b"0123abcd-%016x" % 7
+    assert answer.fields[b"idempotent-replayed"] == b"true"
+    second = ask(guarded, b"POST /leads", b'Idempotency-Key: "k"', body=b"y")
+    guarded.proposer.offers[1][2].errback(KeyReusedError("another request"))
+    settle(guarded.clock)
+    assert second.statuses == [422]
+
+
+def test_many_messages_in_one_request_are_one_group_with_one_answer(guarded):
+    producer = ask(guarded, b"POST /leads", GROUP, body=b'{"n":1}\n{"n":2}\n')
+    ((_, stored, _, _),) = guarded.proposer.offers
+    assert [decode_message(one).body for one in stored] == [b'{"n":1}', b'{"n":2}']
+    accept(guarded)
+    ids = json.loads(producer.answers[0].body)["ids"]
+    assert ids == [f"0123abcd-{position:016x}" for position in (1, 2)]
+
+
+def test_who_may_post_is_asked_at_each_worker_s_door(guarded):
+    assert ask(guarded, b"POST /keyed", body=b"x").statuses == [401]
+    assert ask(guarded, b"POST /leads", b"X-Host: h", place=1).statuses == []
+    known = ask(guarded, b"POST /keyed", KEY, body=b"x", place=1)
+    accept(guarded)
+    assert known.statuses == [200]
+    guarded.pass_s(1.1)
+    assert guarded.crew.counters()['crowd_door_refused_total{reason="no-credential"}'] == 1
+
+
+def test_each_worker_counts_a_producer_s_rate_on_its_own(guarded):
+    """So a node lets pass up to `node.workers` times the rate, as docs/ says."""
+    for place in (0, 0, 1, 1):
+        producer = ask(guarded, b"POST /keyed", KEY, body=b"x", place=place)
+        accept(guarded)
+        assert producer.statuses == [200]
+    assert [
+        ask(guarded, b"POST /keyed", KEY, body=b"x", place=place).statuses for place in (0, 1)
+    ] == [[429], [429]]
+
+
+def test_a_worker_says_where_a_message_stands(guarded):
+    (answer,) = ask(guarded, b"GET /.crowd/messages/0123abcd-%016x" % 5).answers
+    document = json.loads(answer.body)
+    assert (answer.status, document["state"]) == (200, "dead")
+    assert [each["name"] for each in document["consumers"]] == ["rest-api", "audit"]
+    gone, unknown = (
+        ask(guarded, b"GET /.crowd/messages/0123abcd-%016x" % position) for position in (1, 77)
+    )
+    assert (gone.statuses, unknown.statuses) == ([410], [404])
+
+
+def test_a_producer_at_a_worker_may_wait_for_its_consumer(guarded):
+    producer = ask(guarded, b"POST /leads", b"Prefer: wait=9", body=b"x")
+    accept(guarded)
+    ((position, consumer, within_s, ended),) = guarded.waits.asked
+    assert (position, consumer, within_s) == (1, 4, 9.0)
+    assert producer.statuses == []
+    ended.callback(Ending("delivered", 201, ((b"Location", b"/made"),), b"made"))
+    settle(guarded.clock)
+    (answer,) = producer.answers
+    assert (answer.status, answer.body) == (201, b"made")
+    assert answer.fields[b"crowd-state"] == b"delivered"
+
+
+def test_what_a_worker_asked_is_answered_when_its_engine_is_gone(guarded):
+    process = guarded.processes[0]
+    process.ended = lambda how: None
+    producer = ask(guarded, b"POST /leads", b"Prefer: wait=9", body=b"x")
+    accept(guarded)
+    process.ours.abortConnection()
+    settle(guarded.clock)
+    (answer,) = producer.answers
+    assert (answer.status, answer.fields[b"crowd-state"]) == (200, b"accepted")
+
+
+def test_a_name_that_producers_may_not_ask_for_is_refused_by_workers_too(guarded):
+    producer = guarded.processes[0].port.connect()
+    producer.send(b"POST /leads HTTP/1.1\r\nHost: other\r\nContent-Length: 0\r\n\r\n")
+    assert producer.statuses == [421]
+
+
+def test_workers_share_the_bound_of_reads(node):
+    (first, _) = node.processes
+    assert first.station._ingress._routes.upstreams._reads_max == 128
+
+
+def test_connections_are_accepted_while_any_worker_does(node):
+    node.pass_s(1.1)
+    assert node.crew.counters()["crowd_http_accepting"] == 1
+    for process in node.processes:
+        process.end("signal 9")
+    settle(node.clock)
+    assert node.crew.counters()["crowd_http_accepting"] == 0

@@ -4,8 +4,8 @@ A producer may post once an interval, and a burst before that is held against it
 of it is when it would be even again (ITU-T I.371, annex A, calls it the theoretical arrival
 time); so nothing has to be counted down, and a refused request costs it nothing.
 
-Each node counts what comes to it: behind a balancer over three nodes a producer has up to three
-times the rate.
+Each process that takes requests counts what comes to it: behind a balancer over three nodes, or at a
+node with three workers, a producer has up to three times the rate.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import ssl
 import time
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
@@ -15,6 +17,7 @@ import pytest
 
 from tests.checker import check_deliveries
 from tests.integration.cluster import Nodes, eventually, free_ports
+from tests.integration.door import Authority, Single
 
 
 def started(directory, size):
@@ -218,3 +221,83 @@ def test_a_worker_that_is_stuck_is_killed_and_its_producers_may_try_again(alone)
     eventually("another worker", lambda: pids[0] not in all_ready(alone, "a"), 40)
     assert "says nothing: killed" in alone.log("a")
     assert alone.post("a")[0] == 200
+
+
+def test_what_a_request_asks_for_is_the_same_at_every_worker(tmp_path):
+    """Keys, many messages, waits, and where a message stands; on connections to both workers."""
+    consumer = free_ports(1) + 5
+    route = {"path": "/leads", "methods": ["POST"], "many": True, "wait": "20 s"}
+    nodes = Nodes(
+        tmp_path, size=1, upstream=f"http://127.0.0.1:{consumer}",
+        extra={"node": {"workers": 2}, "route": [route]},
+    )  # fmt: skip
+    try:
+        nodes.sink(consumer)
+        all_ready(nodes, "a")
+        ids = set()
+        for number in range(12):
+            headers = {"Content-Type": "application/json", "Idempotency-Key": f"k{number // 4}"}
+            status, answered, _ = nodes.post("a", b'{"n": %d}' % (number // 4), headers=headers)
+            assert (status, answered.get("Idempotent-Replayed")) == (
+                200, "true" if number % 4 else None,
+            )  # fmt: skip
+            ids.add(answered["Crowd-Message-Id"])
+        assert len(ids) == 3
+        other = {"Content-Type": "application/json", "Idempotency-Key": "k0"}
+        assert nodes.post("a", b"other", headers=other)[0] == 422
+        many = nodes.post("a", b"1\n2\n3\n", headers={"Content-Type": "application/x-ndjson"})
+        assert len(json.loads(many[2])["ids"]) == 3
+        waited = nodes.post("a", b"4", headers={"Prefer": "wait=20"})
+        assert (waited[0], waited[1]["Crowd-State"]) == (200, "delivered")
+        page = nodes.nodes["a"].http + "/.crowd/messages/" + waited[1]["Crowd-Message-Id"]
+
+        def state():
+            with urlopen(page) as answer:
+                return json.load(answer)["state"]
+
+        # The answer was told when it came; the log says so a moment later.
+        eventually("the log knows", lambda: state() == "delivered")
+        assert {state() for _ in range(6)} == {"delivered"}
+    finally:
+        nodes.close()
+
+
+def test_workers_do_tls_go_on_with_renewed_files_and_start_without_them(tmp_path):
+    """The node hands them what it read: a worker that comes later needs no file."""
+    authority = Authority(tmp_path, "ours")
+    certificate, key = authority.issue("door", "127.0.0.1")
+    node = Single(
+        tmp_path,
+        'workers = 2\nhttp = ["tls:tcp:PORT:interface=127.0.0.1"]',
+        f'[node.tls]\ncertificate = "{certificate}"\nprivate_key = "{key}"',
+    )
+    trust = ssl.create_default_context(cafile=authority.file)
+
+    def shown():
+        connection = HTTPSConnection("127.0.0.1", node.port, timeout=20, context=trust)
+        connection.request("POST", "/leads", b"{}")
+        serial = connection.sock.getpeercert()["serialNumber"]
+        status = connection.getresponse().status
+        connection.close()
+        assert status == 200
+        return serial
+
+    def both_ready():
+        found = json.loads(node.page("/api/status")[1])["workers"]
+        return [each["pid"] for each in found] if all(each["ready"] for each in found) else None
+
+    try:
+        pids = eventually("both workers", both_ready)
+        first = {shown() for _ in range(8)}
+        authority.issue("door", "127.0.0.1", days=7)
+        node.reload()
+        assert len(first) == 1
+        eventually("the new certificate at both", lambda: not first & {shown() for _ in range(8)})
+        Path(key).unlink()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        eventually("others", lambda: not set(pids) & set(both_ready() or pids))
+        assert not first & {shown() for _ in range(4)}
+        assert "Traceback" not in node.log()
+    finally:
+        node.close()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.protocol import Factory
@@ -21,7 +22,7 @@ from twisted.logger import Logger
 
 from crowd.ingress import DRAIN_S, Behind, Routes
 from crowd.web.listener import narrow
-from crowd.workers.wire import Drain, configure
+from crowd.workers.wire import Drain, Renew, configure
 from crowd.workers.worker import Worker, counted, total
 
 if TYPE_CHECKING:
@@ -192,15 +193,23 @@ class Crew(Service):
         """Have all workers go on with other routes. Raises ConfigurationError."""
         self._told = self._telling(configuration)
         self._configuration = configuration
-        self._tell_all()
+        for post in self._posts:
+            post.worker.tell(self._told)
+        self._push()
 
     def again(self) -> None:
         """Have the files of producers' TLS read again, and all workers go on with them."""
-        if self._tls is None:
+        tls = self._tls
+        if tls is None:
             return
-        self._tls.again()
-        self._told = self._telling(self._configuration)
-        self._tell_all()
+        before = tls.contents
+        tls.again()
+        if tls.contents == before:
+            return
+        files = tuple(sorted(tls.contents.items()))
+        self._told = msgspec.structs.replace(self._told, files=files)
+        for post in self._posts:
+            post.worker.tell(Renew(files))
 
     def _telling(self, configuration: Configuration) -> Configure:
         """Return what workers are told. Raises ConfigurationError for what they could not use."""
@@ -208,11 +217,6 @@ class Crew(Service):
         self._routes.upstreams.keep(())
         files = {} if self._tls is None else self._tls.contents
         return configure(configuration, configuration.node.workers, self._name, files)
-
-    def _tell_all(self) -> None:
-        for post in self._posts:
-            post.worker.tell(self._told)
-        self._push()
 
     def startService(self) -> None:  # noqa: N802  Twisted's name
         """Listen on all endpoints, and start the workers."""

@@ -29,6 +29,7 @@ from crowd.workers.wire import (
     Found,
     Known,
     Refused,
+    Renew,
     State,
     Tally,
     Together,
@@ -87,6 +88,8 @@ class Station:
             self._configure(frame)
         elif self._acceptor is None:
             raise MalformedFrameError(f"found {type(frame).__name__}; expected Configure first")
+        elif isinstance(frame, Renew):
+            self._renew(frame)
         elif isinstance(frame, Accepted):
             self._acceptor.accepted(frame)
         elif isinstance(frame, Known):
@@ -127,16 +130,19 @@ class Station:
 
     def _configure(self, frame: Configure) -> None:
         configuration = configuration_of(frame)
-        files, self._files = self._files, dict(frame.files)
         try:
             if self._ingress is None:
+                self._files = dict(frame.files)
                 self._begin(configuration, frame)
-                return
-            self._ingress.use(configuration)
-            if files != self._files:
-                self._ingress.again()
+            else:
+                self._ingress.use(configuration)
         except ConfigurationError as error:  # the engine's process had looked at it
             raise MalformedFrameError(str(error)) from None
+
+    def _renew(self, frame: Renew) -> None:
+        self._files = dict(frame.files)
+        if self._ingress is not None:
+            self._ingress.again()
 
     def _begin(self, configuration: Configuration, frame: Configure) -> None:
         self._acceptor = LinkAcceptor(

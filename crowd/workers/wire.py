@@ -124,23 +124,39 @@ class Tally(
     ]
 
 
+_Files = Annotated[tuple[tuple[str, bytes], ...], Meta(max_length=FILES_MAX)]
+
+
 class Configure(
     msgspec.Struct, frozen=True, array_like=True, tag=16, forbid_unknown_fields=True, gc=False
 ):
-    """To a worker: the node's configuration, first of all and whenever it or a file of it changes.
+    """To a worker: the node's configuration, first of all and whenever it is read again.
 
     The worker is one of ``workers``, which share the node's bounds, and the node's name in reads
-    that pass through is ``through``. ``files`` are those of producers' TLS that are in use, each
-    with its path: a private key is among them. See `configuration_of`.
+    that pass through is ``through``. ``files`` are as those of `Renew`. See `configuration_of`.
     """
 
     workers: Annotated[int, Meta(ge=1, le=WORKERS_MAX)]
     through: Annotated[bytes, Meta(max_length=64)]
     configuration: bytes
-    files: Annotated[tuple[tuple[str, bytes], ...], Meta(max_length=FILES_MAX)] = ()
+    files: _Files = ()
 
     def __repr__(self) -> str:
         return "Configure(...)"  # not the key
+
+
+class Renew(
+    msgspec.Struct, frozen=True, array_like=True, tag=25, forbid_unknown_fields=True, gc=False
+):
+    """To a worker: other files of producers' TLS are in use now, each with its path.
+
+    A private key is among them.
+    """
+
+    files: _Files
+
+    def __repr__(self) -> str:
+        return "Renew(...)"
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -254,7 +270,7 @@ class Ended(
 
 FromWorker: TypeAlias = Offer | Tally | Look | Await
 ToWorker: TypeAlias = (
-    Configure | State | Accepted | Known | Together | Refused | Drain | Found | Ended
+    Configure | Renew | State | Accepted | Known | Together | Refused | Drain | Found | Ended
 )
 
 PassingError: TypeAlias = RefusedError | OutcomeUnknownError | KeyReusedError

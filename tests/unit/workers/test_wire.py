@@ -35,6 +35,7 @@ from crowd.workers.wire import (
     Offer,
     Refusal,
     Refused,
+    Renew,
     State,
     Tally,
     Together,
@@ -60,6 +61,7 @@ FROM = (
 TO = (
     Configure(2, b"node", b"{}"),
     Configure(1, b"node", b"{}", (("/a.pem", b"x"),)),
+    Renew((("/a.pem", b"x"), ("/a.key", b"y"))),
     State(None, (), None, ()),
     State("0123abcd", (("/leads", 1, 0), ("/<path:rest>", 2, 3)), REFUSAL, ((1, REFUSAL),)),
     Accepted(1, 0, 4096, 1),
@@ -202,7 +204,7 @@ def test_i7_a_configuration_that_no_frame_holds_is_refused():
 
 def test_a_private_key_is_in_no_line_of_a_log():
     frame = configure(single_node("http://h"), 2, b"node", {"/a.key": b"secret"})
-    assert "secret" not in repr(frame)
+    assert "secret" not in repr(frame) + repr(Renew(frame.files))
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"node": 1}'])

@@ -8,6 +8,7 @@ connections are accepted.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ from crowd.delivery.secrets import Keyring
 from crowd.door.door import Door
 from crowd.door.proxies import Proxies
 from crowd.door.signatures import parser
-from crowd.errors import ConfigurationError
+from crowd.errors import ConfigurationError, SecretUnreadableError
 from crowd.kinds import split_door
 from crowd.reads.upstream import Upstreams
 from crowd.web.announced import Balancers
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from crowd.config import Configuration
     from crowd.door.signatures import Verifier
-    from crowd.errors import SecretUnreadableError
     from crowd.reads.upstream import Tally as ReadTally
     from crowd.web.ingest import Acceptor
     from crowd.web.messages import Standings
@@ -155,6 +155,9 @@ class Routes:
         routes, _ = definitions(configuration)
         node = configuration.node
         rings = keyrings(configuration, self._reactor.seconds, self._cannot_check)
+        for ring in rings.values():  # now, as they were just checked, in each process
+            with suppress(SecretUnreadableError):
+                ring.current()
         try:
             doors = {
                 policy.path: Door(policy, rings.get(policy.path))

@@ -92,6 +92,19 @@ class Room:
             drains.bytes.note(now_s, consumer.settled_bytes)
             drains.messages.note(now_s, consumer.done)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a backlog is at its bound: cheap, and to be asked after every entry."""
+        ledger, bounds = self._ledger, self._bounds
+        return (
+            0 < bounds.backlog_bytes <= ledger.backlog_bytes
+            or 0 < bounds.backlog_messages <= ledger.backlog_messages
+            or any(
+                consumer.is_full and consumer.definition.when_full == "refuse"
+                for consumer in ledger.consumers.values()
+            )
+        )
+
     def refusal(self) -> BacklogFullError | None:
         """Return what a producer hears while there is no room for its message."""
         space = self._space()

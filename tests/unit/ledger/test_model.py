@@ -555,7 +555,7 @@ def check_ranges(ledger, consumer_id, left):
 @given(st.lists(STEP, max_size=40))
 @example(
     [
-        ("define", "c1", ("/r1",), "now", (0, "refuse")),
+        ("define", "c1", ("/r1",), "now", (0, 0, "refuse")),
         ("accept", [1, 2, 1, 2], 0),
         ("settle", 1, [(3, 0)]),
     ]
@@ -616,7 +616,7 @@ def test_i5_the_messages_themselves_are_in_the_digest():
 
 def scripted() -> Ledger:
     """Return a ledger of a history with something of everything, always the same."""
-    unbounded = (0, "refuse")
+    unbounded = (0, 0, "refuse")
     steps = [
         ("define", "c1", ("/r3", "/r1"), "now", unbounded),
         ("define", "c2", (), "beginning", unbounded),

@@ -7,6 +7,7 @@ node applies the same ones, so every node says nearly the same.
 A rate is the mean of the last `SHORT_S` or of the last `LONG_S`, whichever is higher. The short
 one hears at once of a consumer that is back; the long one bridges pauses of one that takes its
 messages in lumps. Too high a rate costs a producer one more refusal, too low a one its patience.
+Time in which there was nothing to drain says nothing of the rate, and is left out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ WAIT_MIN_S: Final = 1
 WAIT_MAX_S: Final = 3_600
 """After an hour things are otherwise than any estimate has them."""
 STALLED_S: Final = 60
-"""What is said where nothing drained in the last `LONG_S`: as long as that takes to be noticed."""
+"""What is said at most where nothing drains. What has stood still for 3 s may go on in another 3 s."""
 MARGIN_SHARE: Final = 64
 """A producer is to come when the backlog is so small a part of its bound below it, so that those
 who came a little earlier have not filled it again; but see `MARGIN_S`."""
@@ -53,13 +54,14 @@ class Drain:
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque()
 
-    def note(self, now_s: float, gone: int) -> None:
+    def note(self, now_s: float, gone: int, *, idle: bool = False) -> None:
         """Take note of the figure at `now_s` (monotonic); as often as one likes.
 
-        One that falls counts something else: the ledger was replaced. All begins anew then.
+        `idle`: there is nothing to drain. All begins anew then, and with a figure that falls,
+        which counts something else: the ledger was replaced.
         """
         samples = self._samples
-        if samples and gone < samples[-1].gone:
+        if idle or (samples and gone < samples[-1].gone):
             samples.clear()
         if len(samples) > 1 and samples[-1].at_s - samples[-2].at_s < STEP_S:
             samples.pop()
@@ -77,6 +79,15 @@ class Drain:
         recent = next(each for each in samples if each.at_s >= since_s)
         return max(_slope(samples[0], samples[-1]), _slope(recent, samples[-1]))
 
+    @property
+    def still_s(self) -> float:
+        """For how long nothing has gone, as far as is known: about `LONG_S` at most."""
+        samples = self._samples
+        if not samples:
+            return 0.0
+        first = next(each for each in samples if each.gone == samples[-1].gone)
+        return samples[-1].at_s - first.at_s
+
 
 def _slope(first: Sample, last: Sample) -> float:
     elapsed_s = last.at_s - first.at_s
@@ -86,13 +97,15 @@ def _slope(first: Sample, last: Sample) -> float:
 class Level(msgspec.Struct, frozen=True, gc=False):
     """How full something is: `held` of at most `bound`, and the `rate` at which it drains.
 
-    `least` is the least that makes room, about one message.
+    `least` is the least that makes room, about one message. Without a rate, `still_s` is for how
+    long nothing has drained.
     """
 
     held: int
     bound: int
     rate: float
     least: int = 1
+    still_s: float = LONG_S
 
     @property
     def is_full(self) -> bool:
@@ -103,7 +116,7 @@ class Level(msgspec.Struct, frozen=True, gc=False):
     def wait_s(self) -> int:
         """In how many seconds there is room, `WAIT_MIN_S` to `WAIT_MAX_S`."""
         if self.rate <= 0:
-            return STALLED_S
+            return min(max(math.ceil(self.still_s), WAIT_MIN_S), STALLED_S)
         margin = max(self.least, min(self.bound / MARGIN_SHARE, self.rate * MARGIN_S))
         left = max(0, self.held - self.bound) + margin
         return min(max(math.ceil(left / self.rate), WAIT_MIN_S), WAIT_MAX_S)

@@ -81,16 +81,18 @@ class Room:
 
     def _note(self) -> None:
         now_s, ledger = self._clock.seconds(), self._ledger
-        self._drains.bytes.note(now_s, ledger.passed_bytes)
-        self._drains.messages.note(now_s, ledger.lowest_watermark)
+        idle = not ledger.backlog_messages
+        self._drains.bytes.note(now_s, ledger.passed_bytes, idle=idle)
+        self._drains.messages.note(now_s, ledger.lowest_watermark, idle=idle)
         for gone in self._consumers.keys() - ledger.consumers.keys():
             del self._consumers[gone]
         for consumer in ledger.consumers.values():
             if consumer.id not in self._consumers:
                 self._consumers[consumer.id] = Drains(Drain(), Drain())
             drains = self._consumers[consumer.id]
-            drains.bytes.note(now_s, consumer.settled_bytes)
-            drains.messages.note(now_s, consumer.done)
+            idle = not consumer.backlog
+            drains.bytes.note(now_s, consumer.settled_bytes, idle=idle)
+            drains.messages.note(now_s, consumer.done, idle=idle)
 
     @property
     def is_full(self) -> bool:
@@ -149,6 +151,6 @@ def _wait_s(drains: Drains, in_bytes: tuple[int, int], in_messages: tuple[int, i
     """Return when a backlog, held and bound by both measures, has room; 0 if it has some now."""
     held_bytes, held = in_bytes[0], in_messages[0]
     return wait_s((
-        Level(*in_bytes, drains.bytes.rate, held_bytes // max(1, held)),
-        Level(*in_messages, drains.messages.rate),
+        Level(*in_bytes, drains.bytes.rate, held_bytes // max(1, held), drains.bytes.still_s),
+        Level(*in_messages, drains.messages.rate, 1, drains.messages.still_s),
     ))  # fmt: skip

@@ -58,6 +58,33 @@ def test_the_rate_is_that_of_the_last_seconds_or_of_the_last_minute(figures, rat
     assert drained(*figures).rate == pytest.approx(rate, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("figures", "still_s", "wait"),
+    [
+        ([], 0, 1),
+        ([7], 0, 1),
+        ([7, 7], 1, 1),
+        ([7] * 13, 12, 12),
+        ([7, 8] + [9] * 71, 60, STALLED_S),
+        ([7] * 600, 60, STALLED_S),
+    ],
+)
+def test_what_stands_still_is_waited_for_as_long_again_and_a_minute_at_most(figures, still_s, wait):
+    drain = drained(*figures)
+    assert drain.rate == 0
+    assert drain.still_s == still_s
+    assert Level(10, 10, drain.rate, 1, drain.still_s).wait_s == wait
+
+
+def test_time_without_anything_to_drain_says_nothing():
+    """A quiet hour, and then more at once than there is room for."""
+    drain = drained(*range(60))
+    drain.note(200.0, 60, idle=True)
+    assert (drain.rate, drain.still_s) == (0, 0)
+    drain.note(202.0, 100)
+    assert drain.rate == 20
+
+
 def test_a_figure_may_be_told_as_often_as_one_likes():
     """The door looks twice a second, and more often when something is urgent."""
     often = drained(*range(6_000), every_s=0.1)

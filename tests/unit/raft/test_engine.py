@@ -458,7 +458,7 @@ def test_i7_the_door_closes_with_the_entry_that_fills_a_backlog(cluster):
     assert 10 <= len(outcomes) - len(errors) <= 14, "at most what was under way"
     assert {type(error) for error in errors} == {BacklogFullError}
     waits = {error.retry_after_s for error in errors}
-    assert (min(waits), max(waits), len(waits)) == (60, 89, 16), "they come back one by one"
+    assert waits == {1, 2}, "nothing is known yet of how fast it drains"
 
 
 def test_an_offer_that_is_no_command_never_enters_the_log(cluster):

@@ -119,7 +119,7 @@ class Level(msgspec.Struct, frozen=True, gc=False):
             return min(max(math.ceil(self.still_s), WAIT_MIN_S), STALLED_S)
         margin = max(self.least, min(self.bound / MARGIN_SHARE, self.rate * MARGIN_S))
         left = max(0, self.held - self.bound) + margin
-        return min(max(math.ceil(left / self.rate), WAIT_MIN_S), WAIT_MAX_S)
+        return max(math.ceil(min(left / self.rate, WAIT_MAX_S)), WAIT_MIN_S)
 
 
 def wait_s(levels: Sequence[Level]) -> int:

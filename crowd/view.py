@@ -153,7 +153,7 @@ class EngineView:
             ("quorum", without_s < self._within_s, quorum),
             ("member", standing is Standing.VOTER, _STANDING[standing]),
             ("members", True, self._members()),
-            ("session", engine.proposer.has_session, "opened by the log, or not yet"),
+            ("session", engine.proposer.has_session, self._session()),
             ("journal", not engine.journal.full, self._journal()),
             ("damage", True, self._damage()),
             ("letters", not engine.letters.stuck, self._letters()),
@@ -167,6 +167,10 @@ class EngineView:
                 "the nodes' files differ" if len(hashes) > 1 else "the nodes' files agree",
             ),
         ]
+
+    def _session(self) -> str:
+        is_open = self._engine.proposer.has_session
+        return "opened by the log" if is_open else "the log has not opened it yet"
 
     def _accepting(self) -> str:
         """Return what producers hear who are refused, in words."""

@@ -391,12 +391,13 @@ class Proposer:
         batch = self._in_flight[number]
         while batch.heard < len(batch.waiters) and batch.waiters[batch.heard][1] <= until_s:
             accepted = batch.waiters[batch.heard][0]
-            kind = OutcomeUnknownError if batch.offered else NoQuorumError
-            may = "may be" if batch.offered else "was not"
             batch.heard += 1
             self._waiting -= 1
-            said = f"{words}; the message {may} stored"
-            accepted.errback(kind(said, retry_after_s=retry_after_s))
+            if batch.offered:
+                said, kind = "may be stored", OutcomeUnknownError
+            else:
+                said, kind = "was not stored", NoQuorumError
+            accepted.errback(kind(f"{words}; the message {said}", retry_after_s=retry_after_s))
         if batch.heard == len(batch.waiters):
             del self._in_flight[number]
         elif batch.heard and not batch.offered:

@@ -92,8 +92,6 @@ class Link(TwistedProtocol):
         """Where the other end is, for a log line."""
         self.name: str | None = None
         """The peer's name, once its certificate proved it."""
-        self.said: Hello | None = None
-        """This node's own hello, as it was said."""
         self.greeting: Hello | None = None
         """The peer's hello, once it was said."""
         self.why = ""
@@ -132,8 +130,7 @@ class Link(TwistedProtocol):
             return
         self.state = LinkState.GREETING
         self._wire.registerProducer(self, True)
-        self.said = self._keeper.hello()
-        self.write(encode_frame(encode_hello(self.said)))
+        self.write(encode_frame(encode_hello(self._keeper.hello())))
 
     def dataReceived(self, data: bytes) -> None:  # noqa: D102, N802 - Twisted's
         self._silent_ticks = 0

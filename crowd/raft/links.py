@@ -347,12 +347,7 @@ class PeerLinks(Service):
         """Open the link, or refuse its peer; an older link of that peer is replaced."""
         name = link.name
         assert name is not None, "greeted before it was proved"
-        now = self.hello()
-        refusal = objection(now, hello, name)
-        if refusal is None and link.said is not None and link.said.founding != now.founding:
-            # Said before this node founded the cluster: the peer would wait for the rest for ever,
-            # as those that are told to say hello again are the links that are open by then.
-            refusal = "this node's hello is out of date, and is said again"
+        refusal = objection(self.hello(), hello, name)
         if refusal is not None:
             link.close(refusal)
             return

@@ -31,6 +31,7 @@ from twisted.logger import Logger
 from crowd.command import Accept, OpenSession, encode_command
 from crowd.errors import (
     BacklogFullError,
+    CrowdError,
     DrainingError,
     NoQuorumError,
     OutcomeUnknownError,
@@ -393,11 +394,14 @@ class Proposer:
             accepted = batch.waiters[batch.heard][0]
             batch.heard += 1
             self._waiting -= 1
+            error: CrowdError = NoQuorumError(
+                f"{words}; the message was not stored", retry_after_s=retry_after_s
+            )
             if batch.offered:
-                said, kind = "may be stored", OutcomeUnknownError
-            else:
-                said, kind = "was not stored", NoQuorumError
-            accepted.errback(kind(f"{words}; the message {said}", retry_after_s=retry_after_s))
+                error = OutcomeUnknownError(
+                    f"{words}; the message may be stored", retry_after_s=retry_after_s
+                )
+            accepted.errback(error)
         if batch.heard == len(batch.waiters):
             del self._in_flight[number]
         elif batch.heard and not batch.offered:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 from twisted.internet.defer import fail
 from twisted.internet.error import CannotListenError
@@ -101,32 +100,6 @@ def test_a_node_that_was_stopped_and_woken_drops_nobody(network, trio):
     network.clock.advance(600)
     network.settle()
     assert all(len(node.links.connected) == 2 for node in trio.values())
-
-
-def test_a_hello_that_was_out_of_date_when_it_was_answered_is_said_again(network, make_node):
-    """A cluster is founded while a link is being made: its peer hears of it by the next one."""
-    nodes = {name: make_node(name) for name in "cba"}  # a dials, and finds them both
-    heard = {name: [] for name in "bc"}
-    for name, hellos in heard.items():
-        take = nodes[name].heard.peer_connected
-
-        def connected(peer, hello, take=take, hellos=hellos):
-            hellos.append((peer, hello.founding))
-            take(peer, hello)
-
-        nodes[name].heard.peer_connected = connected
-    for wire in network.wires:
-        wire.stuck = True
-    network.settle()
-    assert [bool(wire.written) for wire in network.wires] == [True] * 6, "nobody heard a hello yet"
-    nodes["a"].hello = msgspec.structs.replace(nodes["a"].hello, founding=b"roster")
-    for wire in network.wires:
-        wire.stuck = False
-        wire.flush()
-    network.pass_s(5)
-    for hellos in heard.values():
-        assert [founding for peer, founding in hellos if peer == "a"][-1] == b"roster"
-    assert all(len(node.links.connected) == 2 for node in nodes.values())
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,23 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, fail
 
-from crowd.errors import DrainingError, NoQuorumError, OutcomeUnknownError, RefusedError
+from crowd.errors import (
+    BacklogFullError,
+    DrainingError,
+    NoQuorumError,
+    OutcomeUnknownError,
+    RefusedError,
+)
 from crowd.idempotency import NO_KEY, Grouped, Replayed
 from crowd.message import Position
+from crowd.raft.drain import in_turn
 from crowd.raft.proposal import MESSAGE_OVERHEAD_BYTES, group_bytes
 from crowd.raft.proposer import (
     BATCH_BYTES_MAX,
     BATCH_MESSAGES_MAX,
     CHECK_S,
     GROUPS_BYTES_MAX,
+    LATE_S,
     TOO_MANY,
 )
 from crowd.workers.wire import OFFER_MESSAGES_MAX, Accepted, Offer, error_of
@@ -40,7 +48,7 @@ if TYPE_CHECKING:
     from crowd.clock import Clock, Timer
     from crowd.message import RouteId
     from crowd.raft.proposal import Outcome
-    from crowd.workers.wire import Known, Refused, State, Together
+    from crowd.workers.wire import Known, PassingError, Refused, State, Together
 
 OFFER_BYTES_MAX: Final = BATCH_BYTES_MAX
 """As much as one entry of the log takes, unless one message alone is larger."""
@@ -100,8 +108,10 @@ class LinkAcceptor:
         self._within_s = acknowledge_within_s
         self._tag: str | None = None
         self._routes: dict[str, RouteId] = {}
-        self._refusal: Exception | None = None
-        self._refusals: dict[RouteId, Exception] = {}
+        self._refusal: PassingError | None = None
+        self._refusals: dict[RouteId, PassingError] = {}
+        self.refused_count = 0
+        """Requests refused here, without asking."""
         self._ended: DrainingError | None = None
         self._open: deque[_Gathered] = deque()
         self._sent: dict[int, _Batch] = {}
@@ -153,9 +163,18 @@ class LinkAcceptor:
         return self._gather(route, stored, keys, size_bytes, len(stored))
 
     def _refusal_of(self, route: RouteId) -> Exception | None:
-        refusal = self._ended or self._refusal
+        """Return why a route takes nothing now, and count who hears it.
+
+        Those who hear it together are to come back one after the other, as at the engine.
+        """
+        refusal: PassingError | None = self._ended or self._refusal
         if refusal is None and self._refusals:
             refusal = self._refusals.get(route)
+        if refusal is None:
+            return None
+        self.refused_count += 1
+        if isinstance(refusal, BacklogFullError):
+            return refusal.at(in_turn(refusal.retry_after_s, self.refused_count))
         return refusal
 
     def _gather(
@@ -181,7 +200,7 @@ class LinkAcceptor:
     def state(self, state: State) -> None:
         """Go by the engine's state from here on. Raises MalformedFrameError."""
         refusal = None if state.refusal is None else error_of(state.refusal)
-        refusals: dict[RouteId, Exception] = {
+        refusals: dict[RouteId, PassingError] = {
             route: error_of(refusal) for route, refusal in state.refusals
         }
         self._tag = state.cluster_tag
@@ -304,7 +323,7 @@ class LinkAcceptor:
         now_s = self._clock.seconds()
         while self._open and self._open[0][4] <= now_s:
             words = f"no quorum within {self._within_s:g} s; the message was not stored"
-            self._next()[3].errback(NoQuorumError(words))
+            self._next()[3].errback(NoQuorumError(words, retry_after_s=LATE_S))
         for number in [n for n, batch in self._sent.items() if batch.deadline_s <= now_s]:
             self._give_up(
                 number, f"no answer within {self._within_s:g} s; the message may be stored"
@@ -315,4 +334,4 @@ class LinkAcceptor:
     def _give_up(self, number: int, words: str) -> None:
         for waiter in self._answered(number, 0, len(self._sent[number].waiters)):
             if waiter is not None:
-                waiter.errback(OutcomeUnknownError(words))
+                waiter.errback(OutcomeUnknownError(words, retry_after_s=LATE_S))

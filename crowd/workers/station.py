@@ -174,8 +174,11 @@ class Station:
 
     def _count(self) -> None:
         if self._ingress is not None and self.link.writable:
-            counters = self._ingress.counters().items()
-            self.link.write([Tally(tuple((sample, float(value)) for sample, value in counters))])
+            counters = self._ingress.counters()
+            if self._acceptor is not None:
+                counters["crowd_refused_requests_total"] = self._acceptor.refused_count
+            samples = tuple((sample, float(value)) for sample, value in counters.items())
+            self.link.write([Tally(samples)])
 
     async def _drain(self) -> None:
         if self._ingress is not None and self._is_open:

@@ -303,3 +303,11 @@ def test_i7_groups_that_gather_have_a_bound_that_workers_share(worker):
     assert [isinstance(one[0], RefusedError) for one in heard if one] == [True] * 2
     worker.acceptor.end("gone")
     assert worker.acceptor._groups_bytes == 0
+
+
+def test_those_whom_a_worker_refuses_together_come_back_one_after_the_other(worker):
+    worker.tell(refusal=refusal_of(BacklogFullError("full", retry_after_s=100)))
+    heard = [worker.post()[0].retry_after_s for _ in range(10)]
+    assert min(heard) >= 100
+    assert len(set(heard)) > 1
+    assert worker.acceptor.refused_count == 10

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from crowd.archive import EngineArchive
 from crowd.command import Define
 from crowd.consumers import EngineConsumers
-from crowd.definition import RouteDefinition
+from crowd.definition import KeyBounds, RouteDefinition
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import FatalError
 from crowd.letters import EngineLetters
@@ -28,6 +28,7 @@ from crowd.view import EngineAcceptor
 from crowd.web.ingest import Ingest
 from crowd.web.router import Router
 from crowd.wishes import Wishes
+from tests.simulation import postings
 from tests.simulation.consumers import SimulatedCourier
 from tests.simulation.disk import (
     DIRECTORY,
@@ -101,7 +102,8 @@ class Process:
                 checkpoints_every=4,
             ),
         )
-        define = Define(self.name, FILE_HASH, cluster.routes, cluster.consumer_definitions)
+        keys = plan.keys and KeyBounds(plan.keys.window_us, plan.keys.count_max)
+        define = Define(self.name, FILE_HASH, cluster.routes, cluster.consumer_definitions, keys)
         engine.want(
             "configuration",
             lambda ledger: ledger.file_hashes.get(self.name) == FILE_HASH,
@@ -122,7 +124,11 @@ class Process:
             self._end(error)
         dispatcher.startService()
         self._open_rooms()
-        self.router = Router(Ingest(EngineAcceptor(engine), cluster.routes, self._wall_us).app)
+        entrance = postings.entrance(self._wall_us, self.clock.seconds) if plan.keys else None
+        ingest = Ingest(
+            EngineAcceptor(engine), cluster.routes, self._wall_us, entrance=entrance
+        )  # fmt: skip
+        self.router = Router(ingest.app, entrance=entrance)
         self.accepting = True
 
     def _open_rooms(self):

@@ -8,6 +8,7 @@ that an earlier one left.
 from __future__ import annotations
 
 from crowd.delivery import backlog, dispatcher
+from crowd.raft import proposer
 from crowd.raft.letters import audit, fetching
 
 EXPIRE_EVERY_S = 0.5
@@ -15,6 +16,9 @@ READ_MAX = 8
 FRESH_MAX = 32
 ASKED_AT_ONCE = 3
 ROWS_AT_ONCE = 8
+BATCH_MESSAGES = 12
+"""So that groups meet the end of a batch."""
+BATCH_MESSAGES_MAX = proposer.BATCH_MESSAGES_MAX
 
 
 def use(plan):
@@ -26,3 +30,4 @@ def use(plan):
     dispatcher.EXPIRE_EVERY_S = EXPIRE_EVERY_S
     fetching.ASKED_AT_ONCE = ASKED_AT_ONCE
     audit.ROWS_AT_ONCE = ROWS_AT_ONCE
+    proposer.BATCH_MESSAGES_MAX = BATCH_MESSAGES if plan.keys else BATCH_MESSAGES_MAX

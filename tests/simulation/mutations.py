@@ -12,6 +12,7 @@ behind it, or it costs time and not truth.
 from __future__ import annotations
 
 from tests.simulation.delivery_mutations import DELIVERY
+from tests.simulation.key_mutations import KEYED
 from tests.simulation.mutation import Mutation
 
 RAFT = "crowd/raft/"
@@ -383,4 +384,5 @@ MUTATIONS = (
         "        return\n", profile="rotten", seeds=300,
     ),
     *DELIVERY,
+    *KEYED,
 )  # fmt: skip

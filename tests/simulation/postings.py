@@ -82,6 +82,8 @@ class Postings:
         self._groups = groups
         self._known = []
         """The scopes and keys that were drawn: (path, credential, text)."""
+        self._keyed = []
+        """The requests that have a key."""
         self._events = 0
 
     def draw(self, number, host, body_bytes):
@@ -91,6 +93,8 @@ class Postings:
         count = chance.randrange(1, GROUP_MAX + 1) if many else 1
         if chance.random() < 0.25:
             return self._event(number, host, count, is_group=many)
+        if self._keyed and chance.random() < REUSED / 3:
+            return _elsewhere(chance.choice(self._keyed[-12:]), number)
         path = SHOP if many else chance.choice((*OPEN, SHOP))
         credential = chance.choice(CREDENTIALS) if path == SHOP else ""
         has_key = not many or chance.random() < 0.7
@@ -111,8 +115,11 @@ class Postings:
         keys = ()
         if has_key:
             name = path, credential, text
-            keys = (Named(0, count, name, (target, body, many)),)
-        return Posting(path, target, tuple(headers), body, bodies, many, keys)
+            keys = (Named(0, count, name, (target, body)),)
+        posting = Posting(path, target, tuple(headers), body, bodies, many, keys)
+        if has_key:
+            self._keyed.append(posting)
+        return posting
 
     def _key(self, number, path, credential, *, may_move):
         """Return a key and whose it is: a new one, one that was used, or another's text."""
@@ -138,7 +145,8 @@ class Postings:
             else:
                 names.append(chance.randrange(max(1, self._events - 20), self._events + 1))
         bodies = tuple(
-            b'{"source": "/till", "id": "%d", "key": %d, "text": "%d"}' % (name, name % KEYS, number)
+            b'{"source": "/till-%d", "id": "%d", "key": %d, "text": "%d"}'
+            % (*divmod(name, 5), name % KEYS, number)
             for name in names
         )
         kind = b"application/cloudevents+json"
@@ -146,10 +154,18 @@ class Postings:
         if is_group:
             kind, body = b"application/cloudevents-batch+json", b"[%b]" % b", ".join(bodies)
         keys = tuple(
-            Named(place, 1, (EVENTS, "", "/till", name), None) for place, name in enumerate(names)
+            Named(place, 1, (EVENTS, "", name), None) for place, name in enumerate(names)
         )
         headers = (host, (b"Content-Type", kind))
         return Posting(EVENTS, EVENTS.encode(), headers, body, bodies, is_group, keys)
+
+
+def _elsewhere(posting, number):
+    """Return the same request with another target."""
+    target = f"{posting.path}?else-{number}".encode()
+    (named,) = posting.keys
+    named = msgspec.structs.replace(named, request=(target, posting.body))
+    return msgspec.structs.replace(posting, target=target, keys=(named,))
 
 
 def _body(number, place, size):

@@ -57,7 +57,7 @@ DELIVERY = (
     ),
     Mutation(
         "hold nothing", "a dead letter holds its key", DELIVER + "plan.py",
-        "if self.rules.holds_dead and lines is not None:", "if False:", profile="orders",
+        "if self.rules.holds_dead and backlog.lines is not None:", "if False:", profile="orders",
     ),
     Mutation(
         "hold nothing from before", "a new leader learns which keys are held", DELIVER + "lane.py",

@@ -130,7 +130,6 @@ class ConsumerConnection(TwistedProtocol):
         self._spent = spent
         self._secure = secure
         self._sent = False
-        self._write_some: Callable[[bytes], Any] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._forget()
 
@@ -154,7 +153,6 @@ class ConsumerConnection(TwistedProtocol):
         """Be ready, if nothing has to be proved first."""
         self.transport.setTcpNoDelay(True)
         if not self._secure:
-            self._write_some = getattr(self.transport, "writeSomeData", None)
             self.proven = True
             self._owner.ready(self)
 
@@ -170,21 +168,7 @@ class ConsumerConnection(TwistedProtocol):
         self._forget()
         if exchange.awaited:
             self._fields = []
-        self._write(exchange.head + exchange.body)
-
-    def _write(self, data: bytes) -> None:
-        """Write, at once where the transport can: that saves two epoll_ctl and a reactor's turn.
-
-        What does not go out at once, and everything after it, goes through its buffer.
-        """
-        if self._write_some is not None:
-            sent = self._write_some(data)
-            if sent == len(data):
-                return
-            self._write_some = None
-            if isinstance(sent, int):  # else an error, which the reactor meets again and reports
-                data = data[sent:]
-        self.transport.write(data)
+        self.transport.writeSequence((exchange.head, exchange.body))
 
     def abort(self) -> None:
         """End the connection at once."""

@@ -3,8 +3,8 @@
 Decides when lanes get their turns and how long a turn is. Leaves what is attempted to each
 lane's plan, and an attempt to its courier.
 
-It works in *slices*: a slice lets every lane look at the ledger, then gives them turns, one
-attempt each, round after round, until none has one to start or the slice's time is over.
+It works in *slices*: a slice lets every lane look at the ledger, gives each one attempt, and then the
+rest of its time to the lanes in the order of their backlogs, the smallest first.
 A slice is asked for by what was applied, by an answer, or by the earliest due time of any
 lane; when there is nothing to do, no timer runs. While producers wait, a budget bounds the
 time that slices and answers take together: by what the reactor's other work leaves.

@@ -782,15 +782,14 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         if gathered and self.is_leader:
             is_under_way = self._log.last_index > self.commit_index
             is_due = (
-                self._now() - self._gathers_s >= self._gather_s
-                or self._gathered_bytes >= GATHER_BYTES
+                self._gathered_bytes >= GATHER_BYTES
+                or self._now() - self._gathers_s >= self._gather_s
             )
             if is_under_way and not is_due:
                 return
             for payload in gathered:
-                self._applyCommand(payload, None, REGULAR[0])
+                self._log.add(REGULAR + payload, self._log.last_index + 1, self.term)
         gathered.clear()  # of one who leads no more nothing is appended: it is offered again
-        super()._checkCommandsToApply()
 
     def _SyncObj__applyLogEntries(self) -> bool:
         """Apply for at most `APPLY_SLICE_S`; never twice, never past a failure (D13)."""

@@ -159,6 +159,7 @@ class PeerLinks(Service):
         self._ticker = LoopingCall(self._tick)
         self._ticker.clock = clock  # type: ignore[assignment]  # of the interface's type
         self._emptied: Deferred[None] | None = None
+        self._encoded: tuple[PeerMessage | None, bytes] = (None, b"")  # the last one sent
 
     def _dialer(self, peer: str, address: str) -> Dialer:
         try:
@@ -302,7 +303,9 @@ class PeerLinks(Service):
             return False
         if link.queued_bytes >= BULK_BYTES_MAX and _is_bulk(message):
             return False
-        link.write(encode_frame(encode_peer_message(message)))
+        if message is not self._encoded[0]:  # the same entries go to every follower
+            self._encoded = message, encode_frame(encode_peer_message(message))
+        link.write(self._encoded[1])
         if link.queued_bytes > QUEUED_BYTES_MAX:
             link.abort(f"{link.queued_bytes} bytes wait for it to read")
             return False

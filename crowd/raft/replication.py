@@ -88,6 +88,8 @@ class Replication:
         self._now = now
         self._window = window
         self._connected: set[str] = set()
+        self._made: AppendEntries
+        self._made_of: tuple[int, ...] = ()
         self.term = 0
         """The term that is led."""
         self.commit_index = 0
@@ -177,13 +179,13 @@ class Replication:
             # the follower answers that it is not that far, until it has the snapshot.
             self._host.wants_snapshot(name)
             if heartbeat:
-                self._append(name, progress, self._log.first_index, (), stamp)
+                self._append(name, progress, self._log.first_index, stamp)
             return
         if progress.probing:
             if heartbeat or not progress.awaiting:
                 progress.awaiting = True
                 stamp = stamp or int(self._now() * 1e6)
-                self._append(name, progress, progress.next - 1, (), stamp)
+                self._append(name, progress, progress.next - 1, stamp)
             return
         sent = False
         while (
@@ -193,11 +195,10 @@ class Replication:
             and self._outbox.writable(name)
         ):
             try:
-                entries = tuple(self._log.entries(progress.next, self._window.batch_bytes))
+                self._append(name, progress, progress.next - 1, stamp, self._log.last_index)
             except DamagedEntryError as error:
                 self._host.damaged(error)  # sent once it is mended
                 break
-            self._append(name, progress, progress.next - 1, entries, stamp)
             stamp, sent = 0, True
         if not sent and (
             stamp
@@ -206,27 +207,38 @@ class Replication:
                 and self._host.waits(name, progress.commit_sent)
             )
         ):
-            self._append(name, progress, progress.next - 1, (), stamp)
+            self._append(name, progress, progress.next - 1, stamp)
 
     def _append(
-        self,
-        name: str,
-        progress: Progress,
-        prev_index: int,
-        entries: tuple[tuple[bytes, int, int], ...],
-        stamp: int,
+        self, name: str, progress: Progress, prev_index: int, stamp: int, last_index: int = 0
     ) -> None:
-        message = AppendEntries(
-            term=self.term,
-            commit_index=self.commit_index,
-            prev_index=prev_index,
-            prev_term=self._log.term_at(prev_index),
-            stamp=stamp,
-            entries=entries,
-        )
+        """Send the entries behind `prev_index`, up to `last_index` as far as they fit; or none."""
+        message = self._message(prev_index, stamp, last_index)
         if self._outbox.send(name, message):
             progress.commit_sent = self.commit_index
+            entries = message.entries
             if entries:
                 progress.next = entries[-1][1] + 1
                 size = sum(len(entry[0]) for entry in entries)
                 progress.under_way.append((progress.next - 1, size))
+
+    def _message(self, prev_index: int, stamp: int, last_index: int) -> AppendEntries:
+        """Return the message, the same one to each follower that is sent the same.
+
+        Within a term a leader's log only grows, and what was made of it stays true.
+        """
+        made_of = (self.term, self.commit_index, prev_index, stamp, last_index)
+        if made_of != self._made_of:
+            entries: Iterable[tuple[bytes, int, int]] = ()
+            if last_index:
+                entries = self._log.entries(prev_index + 1, self._window.batch_bytes)
+            self._made = AppendEntries(
+                term=self.term,
+                commit_index=self.commit_index,
+                prev_index=prev_index,
+                prev_term=self._log.term_at(prev_index),
+                stamp=stamp,
+                entries=tuple(entries),
+            )
+            self._made_of = made_of
+        return self._made

@@ -26,17 +26,10 @@ class Transport:
     def __init__(self):
         self.protocol = None
         self.written = b""
-        self.takes = None
-        self.buffered = b""  # by the transport, after what it has written
         self.aborted = False
 
-    def writeSomeData(self, data):  # noqa: N802
-        taken = data[: self.takes]
-        self.written += taken
-        return len(taken)
-
-    def write(self, data):
-        self.buffered += data
+    def writeSequence(self, parts):  # noqa: N802
+        self.written += b"".join(parts)
 
     def setTcpNoDelay(self, enabled):  # noqa: N802
         pass
@@ -127,19 +120,6 @@ def test_the_bytes_are_sent_as_they_are():
     transport = exchanged(rig)
     assert transport.written == WIRE
     assert rig.kinds == [200]
-
-
-def test_what_the_socket_does_not_take_at_once_goes_through_the_buffer():
-    """And so does all that comes after it, or it would overtake."""
-    rig = Rig()
-    transport = exchanged(rig)
-    transport.written, transport.takes = b"", 7
-    rig.request()
-    assert (transport.written, transport.buffered) == (WIRE[:7], WIRE[7:])
-    transport.answer(OK)
-    transport.takes = None
-    rig.request()
-    assert (transport.written, transport.buffered) == (WIRE[:7], WIRE[7:] + WIRE)
 
 
 def test_a_connection_is_used_again():
@@ -442,7 +422,7 @@ def test_tls_comes_before_the_request():
     transport = rig.endpoint.succeed()
     assert transport.written == b""
     transport.protocol.handshakeCompleted()
-    assert transport.buffered == WIRE  # through TLS, not past it
+    assert transport.written == WIRE
     transport.answer(OK)
     assert rig.kinds == [200]
 

@@ -75,6 +75,9 @@ class KeyStoresOnce(Check):
         super().__init__(checks)
         self._lives = []
         self._newest = {}
+        self._room = 1
+        """The most keys that a segment ever took, and for how long."""
+        self._span_us = 0
         self._gone = 0
         self._evicted = 0
         self._expired = 0
@@ -96,7 +99,11 @@ class KeyStoresOnce(Check):
                     self.fail(f"{batch.tokens[left[0]]} has no key, and is left out")
         if batch.ledger.tip != batch.first - 1 + len(batch.stored):
             self.fail(f"the tip is {batch.ledger.tip} after {len(batch.stored)} were stored")
-        self._forgotten(batch.ledger, again)
+        self.told(batch.ledger)
+        self._kept(batch.ledger)
+        for life, words in again:
+            if life.number >= self._gone:
+                self.fail(f"{words} is stored again; {life.position} is remembered")
 
     def _key(self, batch, one, place, named, again):
         """Look at one key of a request whose first message is at `place`."""
@@ -124,10 +131,12 @@ class KeyStoresOnce(Check):
         elif position not in (MISMATCH, life.position):
             self.fail(f"{words} is a replay of {position}; the first is at {life.position}")
 
-    def _forgotten(self, ledger, again):
+    def told(self, ledger):
         """Look at which keys went with an entry: the oldest, and only for a reason."""
         bounds, tally, now_us = ledger.key_bounds, ledger.key_tally, ledger.log_time_us
         room = max(1, bounds.count_max // SHARES)
+        self._room = max(self._room, room)
+        self._span_us = max(self._span_us, bounds.window_us // SHARES + 1)
         held, total, before = ledger.keys_held, len(self._lives), self._gone
         gone, early = total - held, tally.evicted - self._evicted
         for life in self._lives[before : gone - early]:
@@ -135,19 +144,22 @@ class KeyStoresOnce(Check):
                 self.fail(f"a key of {life.position} is forgotten before its time")
         if gone < before or early < 0:
             self.fail(f"{gone} keys are forgotten, and {before} were before")
-        elif early and not held > bounds.count_max - 2 * room:
+        elif early and not held > bounds.count_max - room - self._room:
             self.fail(f"{early} keys were evicted; {held} are left of {bounds.count_max}")
         elif early and not total - before > bounds.count_max - room:
             self.fail(f"{early} keys were evicted when there was room")
-        elif held > bounds.count_max:
-            self.fail(f"{held} keys are held; the bound is {bounds.count_max}")
-        elif held and self._lives[gone].us + bounds.window_us * (SHARES + 1) // SHARES < now_us:
-            self.fail(f"a key of {self._lives[gone].position} is held for too long")
-        for life, words in again:
-            if life.number >= gone:
-                self.fail(f"{words} is stored again; {life.position} is remembered")
         self._gone, self._evicted = gone, tally.evicted
         self._expired = gone - tally.evicted
+
+    def _kept(self, ledger):
+        """Look at which keys are known after a batch."""
+        bounds, held = ledger.key_bounds, ledger.keys_held
+        if held > bounds.count_max:
+            self.fail(f"{held} keys are held; the bound is {bounds.count_max}")
+        elif held:
+            oldest = self._lives[self._gone]
+            if oldest.us + bounds.window_us + self._span_us < ledger.log_time_us:
+                self.fail(f"a key of {oldest.position} is held for too long")
 
 
 class GroupsAreWhole(Check):

@@ -38,13 +38,14 @@ class Fault(msgspec.Struct, frozen=True):
 class KeyPlan(msgspec.Struct, frozen=True):
     """How producers use idempotency keys, and how many are remembered for how long.
 
-    Of the requests a `share` has keys or is a group; of those, `groups` are many messages.
+    Of the requests a `share` has keys or is a group; of those, `groups` are many messages. `bounds`
+    are a window in microseconds and a count; a node that starts again may have `later` ones.
     """
 
     share: float
     groups: float
-    window_us: int
-    count_max: int
+    bounds: tuple[int, int]
+    later: tuple[int, int] | None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -219,15 +220,23 @@ def _keys(seed, profile):
     is_hunted = profile == "keys"
     if not is_hunted and (profile in HUNTS or chance.random() < 0.5):
         return {}
+    bounds, later = _bounds(chance), _bounds(chance)
     return {
         "keys": KeyPlan(
             share=chance.choice((0.3, 0.6, 0.9)),
             groups=chance.choice((0.1, 0.3)),
-            window_us=chance.choice((400_000, 2_000_000, 20_000_000, DAY_US, DAY_US)),
-            count_max=chance.choice((3, 16, 40, 160, 100_000)) if chance.random() > 0.03 else 0,
+            bounds=bounds,
+            later=later if chance.random() < 0.3 else None,
         ),
         "are_apart": chance.random() < 0.5,
     }
+
+
+def _bounds(chance):
+    """Return for how long keys are remembered, in log time, and how many."""
+    window_us = chance.choice((400_000, 2_000_000, 20_000_000, DAY_US, DAY_US))
+    count_max = chance.choice((3, 16, 40, 160, 100_000)) if chance.random() > 0.05 else 0
+    return window_us, count_max
 
 
 def _window(profile, chance):

@@ -312,10 +312,13 @@ class PeerLinks(Service):
         return True
 
     def disconnect(self, name: str, why: str) -> None:
-        """End the link to `name`; a dialled peer is called again. `peer_disconnected` follows."""
-        link = self._open.get(name)
-        if link is not None:
-            link.abort(why)
+        """End the link to `name`; a dialled peer is called again. `peer_disconnected` follows.
+
+        One that is being made ends, too: this node said its hello there, as of before.
+        """
+        for link in list(self._links):
+            if link.name == name and link.state is not LinkState.CLOSED:
+                link.abort(why)
 
     # --- What links tell (link.LinkKeeper) -----------------------------------------------
 

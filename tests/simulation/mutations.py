@@ -181,8 +181,7 @@ MUTATIONS = (
     ),
     Mutation(
         "no lease", "the leader before may not know yet", RAFT + "engine.py",
-        "return self._leading and now_s - self.raft.led_since_s >= LEASE_S and now_s < self._fence_s",
-        "return self._leading and now_s < self._fence_s", profile="deposed",
+        " and now_s - self.raft.led_since_s >= LEASE_S", "", profile="deposed",
         alone="an election takes longer than a fence stays open, but in one mixed seed of some "
         "thirty thousand",
     ),

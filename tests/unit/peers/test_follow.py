@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,6 +180,25 @@ def test_a_peer_that_calls_meanwhile_is_not_called_when_that_was_due(network, ma
     assert set(a.links.connected) == {"b"}
     network.pass_s(10)
     assert a.heard.heard == [("connected", "b")]
+
+
+def test_who_says_hello_anew_is_heard_although_another_link_was_being_made(network, make_node):
+    """Both called: on the link that would stay, the older hello was said already."""
+    a, b = make_node("a"), make_node("b")
+    a.follow({"b": "b"}, dialled="b")
+    b.follow({"a": "a"}, dialled="a")
+    slow = network.wires[-2]
+    assert slow.protocol.called == "a"
+    slow.stuck = slow.other.stuck = True
+    network.pass_s(0.5)
+    assert set(a.links.connected) == {"b"}
+    a.hello = msgspec.structs.replace(a.hello, founding=b"founded")
+    a.links.disconnect("b", "the cluster is founded, and says hello again")
+    for wire in (slow, slow.other):
+        wire.stuck = False
+        wire.flush()
+    network.pass_s(5)
+    assert b.links.connected["a"].founding == b"founded"
 
 
 def test_two_whose_calls_cross_come_to_one_link(network, make_node):

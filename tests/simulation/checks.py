@@ -29,7 +29,15 @@ from tests.simulation.story import Story
 
 LOOK_EVERY_S = 0.5
 
-ROOMS = (log_checks, delivery_checks, letter_checks, pace_checks, trial_checks, node_checks, key_checks)
+ROOMS = (
+    log_checks,
+    delivery_checks,
+    letter_checks,
+    pace_checks,
+    trial_checks,
+    node_checks,
+    key_checks,
+)
 CHECKS = tuple(
     value
     for room in ROOMS

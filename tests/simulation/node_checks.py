@@ -44,7 +44,6 @@ class Bounded(Check):
             if count > bound:
                 self.fail(f"{process.name} holds {count} {what}; at most {bound}")
 
-
     def batch(self, batch):
         """A batch has no more messages than it may; this run's bound is in ``sizes``."""
         count = len(batch.messages)

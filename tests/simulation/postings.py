@@ -153,9 +153,7 @@ class Postings:
         body = bodies[0]
         if is_group:
             kind, body = b"application/cloudevents-batch+json", b"[%b]" % b", ".join(bodies)
-        keys = tuple(
-            Named(place, 1, (EVENTS, "", name), None) for place, name in enumerate(names)
-        )
+        keys = tuple(Named(place, 1, (EVENTS, "", name), None) for place, name in enumerate(names))
         headers = (host, (b"Content-Type", kind))
         return Posting(EVENTS, EVENTS.encode(), headers, body, bodies, is_group, keys)
 

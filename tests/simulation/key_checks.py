@@ -142,8 +142,8 @@ class KeyStoresOnce(Check):
         for life in self._lives[before : gone - early]:
             if life.us + bounds.window_us > now_us:
                 self.fail(f"a key of {life.position} is forgotten before its time")
-        if gone < before or early < 0:
-            self.fail(f"{gone} keys are forgotten, and {before} were before")
+        if early < 0 or gone - early < before:
+            self.fail(f"{gone} keys are forgotten, {early} early, and {before} were before")
         elif early and not held > bounds.count_max - room - self._room:
             self.fail(f"{early} keys were evicted; {held} are left of {bounds.count_max}")
         elif early and not total - before > bounds.count_max - room:

@@ -135,9 +135,10 @@ class KeyStoresOnce(Check):
         """Look at which keys went with an entry: the oldest, and only for a reason."""
         bounds, tally, now_us = ledger.key_bounds, ledger.key_tally, ledger.log_time_us
         room = max(1, bounds.count_max // SHARES)
-        self._room = max(self._room, room)
-        self._span_us = max(self._span_us, bounds.window_us // SHARES + 1)
         held, total, before = ledger.keys_held, len(self._lives), self._gone
+        if held:
+            self._room = max(self._room, room)
+            self._span_us = max(self._span_us, bounds.window_us // SHARES + 1)
         gone, early = total - held, tally.evicted - self._evicted
         for life in self._lives[before : gone - early]:
             if life.us + bounds.window_us > now_us:

@@ -208,7 +208,7 @@ class AnswersAreTrue(Check):
     def acknowledged(self, one, answer):
         told = answer.positions, answer.replayed
         outcome = self._outcomes.get(one.token)
-        if told != outcome:
+        if told != outcome or MISMATCH in answer.positions:
             self.fail(f"{one.token} hears {told}; the log has {outcome}")
             return
         posting = one.post.posting

@@ -154,6 +154,7 @@ KEYED = (
     Mutation(
         "nothing stored, and a row", "a batch that is all known changes no row", LEDGER,
         "        if len(without) == len(routes):\n            return\n", "", profile="keys",
+        alone="a row of no position is found by nobody: it costs memory",
     ),
     # --- Groups -------------------------------------------------------------------------------------
     Mutation(

@@ -156,6 +156,8 @@ class TrialsBounded(Check):
         if trial.spent is None or request.letter:
             return
         lane, seen, why = trial.spent
+        if lane is not request.lane and lane.plan.full:
+            return  # its letter found no room, and only who led then knew that it was dead
         if lane is request.lane or self._is_told(seen):
             self.fail(
                 f"{request.process.name} attempts {naming.position} of {request.definition.name}, "

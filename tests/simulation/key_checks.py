@@ -211,6 +211,9 @@ class AnswersAreTrue(Check):
         if told != outcome or MISMATCH in answer.positions:
             self.fail(f"{one.token} hears {told}; the log has {outcome}")
             return
+        head = answer.positions[0], len(answer.replayed) == len(answer.positions)
+        if (answer.first, answer.all_replayed) != head:
+            self.fail(f"{one.token} hears {told}, and another thing in the answer's head")
         posting = one.post.posting
         if any(named.request is None for named in posting.keys):
             return  # an event is the same one whatever it says

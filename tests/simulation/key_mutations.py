@@ -154,7 +154,7 @@ KEYED = (
     Mutation(
         "nothing stored, and a row", "a batch that is all known changes no row", LEDGER,
         "        if len(without) == len(routes):\n            return\n", "", profile="keys",
-        alone="a row of no position is found by nobody: it costs memory",
+        alone="not needed for truth: runs around what was left out are none, and add nothing",
     ),
     # --- Groups -------------------------------------------------------------------------------------
     Mutation(

@@ -38,10 +38,15 @@ LATER_S = (0.0, 0.05, 0.5, 1.5, 4.0)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What 200 says: each message's position, and the places of those that were known."""
+    """What 200 says: each message's position, and the places of those that were known.
+
+    The head says it, too: the first position, and whether all were known.
+    """
 
     positions: tuple[int, ...]
     replayed: frozenset[int]
+    first: int
+    all_replayed: bool
 
 
 class Try:
@@ -92,15 +97,12 @@ def read_answer(one, wire):
     """Return what a 200 says."""
     head, _, body = wire.partition(b"\r\n\r\n")
     start = head.index(ID) + len(ID)
-    ids = [head[start : start + 25].decode()]
-    replayed = {0} if REPLAYED in head else set()
-    if one.post.posting.is_group:
-        said, first = json.loads(body), ids[0]
-        ids, replayed = said["ids"], set(said.get("replayed", ()))
-        is_whole = len(replayed) == len(ids)
-        assert ids[0] == first, "the first message is named in the head, too"
-        assert is_whole == (REPLAYED in head), "the head says it if all were known"
-    return Answer(tuple(parse_message_id(each)[1] for each in ids), frozenset(replayed))
+    first, all_replayed = parse_message_id(head[start : start + 25].decode())[1], REPLAYED in head
+    if not one.post.posting.is_group:
+        return Answer((first,), frozenset(range(all_replayed)), first, all_replayed)
+    said = json.loads(body)
+    positions = tuple(parse_message_id(each)[1] for each in said["ids"])
+    return Answer(positions, frozenset(said.get("replayed", ())), first, all_replayed)
 
 
 class Post:

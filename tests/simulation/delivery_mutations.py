@@ -31,6 +31,8 @@ DELIVERY = (
         "no first turn", "each consumer has one attempt before any has two", DELIVER + "dispatcher.py",
         "        for lane in (*lanes[self._first :], *lanes[: self._first]):\n",
         "        still = list(lanes)\n        for lane in ():\n",
+        alone="an attempt costs a slice next to nothing here, and seven at once are the most: none is "
+        "cut short. A unit test of the dispatcher has short slices",
     ),
     Mutation(
         "who is behind comes first", "who keeps up is not held up by who is behind",

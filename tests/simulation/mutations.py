@@ -263,11 +263,15 @@ MUTATIONS = (
         RAFT + "guard.py",
         "        gathered.clear()  # of one who leads no more nothing is appended: it is offered again\n",
         "        if self.is_leader:\n            gathered.clear()\n", profile="deposed",
+        alone="a proposal is accepted once, an order is heard once, what is settled stays so, and a "
+        "change of members names the one before it",
     ),
     Mutation(
         "hand over while more gathers", "an heir has all that was proposed", RAFT + "engine.py",
         "whole = not self.raft.gathered and self.raft.applied_index == self.journal.last_index",
         "whole = self.raft.applied_index == self.journal.last_index", profile="nodes",
+        alone="costs time: an heir whose log is behind is not elected, and what gathered is offered "
+        "again",
     ),
     # --- The journal (I1, I8, D6 to D9) -----------------------------------------------------------------
     Mutation(

@@ -99,6 +99,7 @@ class Limits(msgspec.Struct, frozen=True):
     body_bytes: int
     in_flight_bytes: int
     backlog_bytes: int
+    backlog_messages: int
     retention_us: int
     acknowledge_within_s: float
     reads: int
@@ -332,6 +333,7 @@ def _limits(table: Table) -> tuple[Limits, KeyBounds]:
         body_bytes=table.read("body", kinds.BODY, "1 MiB"),
         in_flight_bytes=table.read("in_flight", kinds.SIZE, "64 MiB"),
         backlog_bytes=table.read("backlog", kinds.SIZE, "20 GiB"),
+        backlog_messages=table.read("backlog_messages", kinds.MESSAGES, 50_000_000),
         retention_us=table.read("retention", kinds.RETENTION, "0 s"),
         acknowledge_within_s=table.read("acknowledge_within", kinds.PATIENCE, "5 s") / 1e6,
         reads=table.read("reads", kinds.CONCURRENCY, 256),
@@ -412,6 +414,7 @@ def _consumer(table: Table, paths: frozenset[str] | None) -> ConsumerDefinition:
         proof=_proof(table.table("tls")),
         reach=_reach(table.table("reach")),
         dead=_dead(table.table("dead")),
+        backlog_messages=table.read("backlog_messages", kinds.MESSAGES, 20_000_000),
     )
     if consumer.proof != Proof() and consumer.url.startswith("http://"):
         table.problem("url", "a url that begins with https://, as tls is set")

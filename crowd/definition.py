@@ -218,6 +218,7 @@ class ConsumerDefinition(Value, frozen=True):
     proof: Proof = Proof()
     reach: Reach = Reach()
     dead: Dead = Dead()
+    backlog_messages: Amount = 20_000_000
 
     def __post_init__(self) -> None:
         """Refuse a beginning that is none; a ValueError is a refusal to msgspec."""

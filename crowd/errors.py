@@ -54,6 +54,10 @@ class NoQuorumError(RefusedError):
 class BacklogFullError(RefusedError):
     """The configured backlog or the disk's floor is reached; delivery goes on."""
 
+    def at(self, retry_after_s: int) -> BacklogFullError:
+        """Return the same refusal with another time to try again."""
+        return BacklogFullError(self.reason, retry_after_s=retry_after_s)
+
 
 class DrainingError(RefusedError):
     """This node is stopping; another one takes the message."""

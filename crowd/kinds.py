@@ -301,6 +301,10 @@ BODY: Final = Kind('a size from "1 B" to "16 MiB"', 0, _bounded(size_bytes, 1, 1
 SIZE: Final = Kind(
     'a size from "1 MiB" to "1024 TiB", with its unit', 0, _bounded(size_bytes, _MIB, 2**50)
 )
+# Each message of a backlog takes less than 3 bytes of memory on every node: 3 GB at the most.
+MESSAGES: Final = Kind(
+    "a whole number from 1 to 1000000000", 1, _bounded(_number, 1, 1_000_000_000)
+)
 KEYS: Final = Kind(
     f"a whole number from 0, for none, to {KEYS_MAX}", 0, _bounded(_number, 0, KEYS_MAX)
 )

@@ -370,7 +370,12 @@ class Node(Service):
             self._chance,
             Identity(node.name, configuration.cluster_name, peers),
             seams,
-            Bounds(limits.acknowledge_within_s, limits.backlog_bytes, limits.retention_us),
+            Bounds(
+                limits.acknowledge_within_s,
+                limits.backlog_bytes,
+                limits.retention_us,
+                backlog_messages=limits.backlog_messages,
+            ),
         )
         self._want_definitions(engine)
         return engine

@@ -143,7 +143,6 @@ class EngineView:
         without_s = engine.without_quorum_s
         standing = engine.membership.standing
         hashes = set(engine.ledger.file_hashes.values())
-        refusal = engine.proposer.refusal
         leader = engine.raft.leader
         if leader is not None:
             quorum = f"{leader} leads term {engine.raft.term}"
@@ -154,20 +153,35 @@ class EngineView:
             ("quorum", without_s < self._within_s, quorum),
             ("member", standing is Standing.VOTER, _STANDING[standing]),
             ("members", True, self._members()),
-            ("session", engine.proposer.has_session, "opened by the log, or not yet"),
+            ("session", engine.proposer.has_session, self._session()),
             ("journal", not engine.journal.full, self._journal()),
             ("damage", True, self._damage()),
             ("letters", not engine.letters.stuck, self._letters()),
             ("idempotency", True, self._idempotency()),
             ("draining", not self._producers.draining, "yes" if self._producers.draining else "no"),
             ("certificate", True, self._certificate()),
-            ("accepting", True, "yes" if refusal is None else refusal.reason),
+            ("accepting", True, self._accepting()),
             (
                 "configuration",
                 True,
                 "the nodes' files differ" if len(hashes) > 1 else "the nodes' files agree",
             ),
         ]
+
+    def _session(self) -> str:
+        is_open = self._engine.proposer.has_session
+        return "opened by the log" if is_open else "the log has not opened it yet"
+
+    def _accepting(self) -> str:
+        """Return what producers hear who are refused, in words."""
+        proposer = self._engine.proposer
+        refusals = [proposer.refusal] if proposer.refusal is not None else []
+        reasons = {each.reason for each in refusals or proposer.refusals.values()}
+        if not reasons:
+            return "yes"
+        words = "; ".join(sorted(reasons))
+        where = "" if refusals else "not on every route: "
+        return f"{where}{words}; Retry-After is {proposer.retry_after_s} s or a little more"
 
     def _members(self) -> str:
         """Return who votes and who learns, in words."""
@@ -257,6 +271,9 @@ class EngineView:
             'crowd_members{role="learner"}': votes.count(False),
             "crowd_accepted_messages_total": ledger.tip,
             "crowd_backlog_bytes": ledger.backlog_bytes,
+            "crowd_backlog_messages": ledger.backlog_messages,
+            "crowd_refused_requests_total": engine.proposer.refused,
+            "crowd_retry_after_seconds": engine.proposer.retry_after_s,
             "crowd_idempotency_keys": ledger.keys_held,
             "crowd_idempotency_keys_max": ledger.key_bounds.count_max,
             "crowd_idempotency_evicted_total": keys.evicted,
@@ -283,7 +300,8 @@ class EngineView:
             values[f'crowd_door_refused_total{{reason="{reason.value}"}}'] = count
         for consumer in ledger.consumers.values():
             label = f'{{consumer="{consumer.definition.name}"}}'
-            values["crowd_consumer_backlog_messages" + label] = ledger.backlog(consumer.id)
+            values["crowd_consumer_backlog_bytes" + label] = consumer.backlog_bytes
+            values["crowd_consumer_backlog_messages" + label] = consumer.backlog
             values["crowd_consumer_watermark" + label] = ledger.watermark(consumer.id)
             values["crowd_consumer_paused" + label] = consumer.paused
             values |= _letters(consumer.definition.name, self._archive.counts(consumer.id))

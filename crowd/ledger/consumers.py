@@ -83,6 +83,8 @@ class Consumer:
         Exact for whole runs of one route in one entry; those of a run that is settled in part
         count as spread evenly, and it adds up once all of it is settled.
         """
+        self.settled_bytes = 0
+        """Bytes of its own messages settled by this ledger. Not state: for how fast it drains."""
         self.passed = Position(0)
         """Through which position an operator last skipped. Not state: for who holds positions."""
         self._epochs = [_Epoch(from_position, routes)]
@@ -98,14 +100,14 @@ class Consumer:
     def redefine(self, definition: ConsumerDefinition) -> None:
         """Be delivered to as `definition` says from here on."""
         self.definition = definition
-        bound = definition.backlog_bytes or INTEGER_MAX
-        self._full_at = bound
-        self._skips_at = bound if definition.when_full == "skip" else INTEGER_MAX
+        self._bytes_full = definition.backlog_bytes or INTEGER_MAX
+        self._messages_full = definition.backlog_messages or INTEGER_MAX
+        self._skips = definition.when_full == "skip"
 
     @property
     def is_full(self) -> bool:
-        """Whether its backlog is at its bound of bytes; a bound of 0 is none."""
-        return self.backlog_bytes >= self._full_at
+        """Whether its backlog is at its bound of bytes or of messages; a bound of 0 is none."""
+        return self.backlog_bytes >= self._bytes_full or self.backlog >= self._messages_full
 
     @property
     def routes(self) -> int:
@@ -138,7 +140,7 @@ class Consumer:
         A full consumer that skips is given none of it: its own are settled at once.
         """
         routes = self._epochs[-1].routes
-        is_skipped = self.backlog_bytes >= self._skips_at
+        is_skipped = self._skips and self.is_full
         for route, messages, size in amounts:
             if routes >> route & 1:
                 self.own += messages
@@ -172,6 +174,7 @@ class Consumer:
                 messages, size = self._amount_own(a, b, rows)
                 self.done += messages
                 self.backlog_bytes -= size
+                self.settled_bytes += size
             self.settled.add(self._behind_unsettled(first, rows), last)
         self.advance(rows)
 

@@ -215,6 +215,16 @@ class Questions:
         return self._rows.bytes_total - self._bytes_below[1]
 
     @property
+    def backlog_messages(self) -> int:
+        """The number of the messages above the lowest watermark."""
+        return self.tip - self.lowest_watermark
+
+    @property
+    def passed_bytes(self) -> int:
+        """Bytes of the messages up to the lowest watermark: what the backlog has lost so far."""
+        return self._rows.bytes_total - self.backlog_bytes
+
+    @property
     def live_rows(self) -> int:
         """How many rows are held: runs of messages of one route in one entry, not forgotten."""
         return self._rows.held

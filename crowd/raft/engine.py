@@ -398,6 +398,8 @@ class Engine(Service):
             self.snapshots.send_due(self.raft.acked)
         if self.raft.applied_index != self._seen_applied:
             self._seen_applied = self.raft.applied_index
+            if self.room.is_full and not self.proposer.retry_after_s:
+                self._mind_door()  # it closes at once, and opens when the house is kept
             self.proposer.applied()
             for applied in self.applied_hooks:
                 applied()
@@ -436,9 +438,7 @@ class Engine(Service):
         self.letters.look()
         if self.room.look() or self.letters.stuck:
             self.raft.step_down()  # nothing commits here, and others may have room
-        if isinstance(self.proposer.refusal, (type(None), BacklogFullError)):
-            self.proposer.refusal = self.room.refusal()
-        self.proposer.refusals = self.room.refusals()
+        self._mind_door()
         # A start may find that log on disk already, and nothing may become durable ever after:
         # not if what comes next is behind another snapshot, which waits for this one.
         self._finish_install()
@@ -458,6 +458,12 @@ class Engine(Service):
             elif self.ledger.tag is not None:
                 command = make()
                 self.offer(command, encode_command(command))
+
+    def _mind_door(self) -> None:
+        """Have the proposer refuse what there is no room for, and nothing else."""
+        if isinstance(self.proposer.refusal, (type(None), BacklogFullError)):
+            self.proposer.refusal = self.room.refusal()
+        self.proposer.refusals = self.room.refusals()
 
     def _let_go(self) -> None:
         """Want no longer what is done."""

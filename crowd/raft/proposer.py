@@ -30,12 +30,15 @@ from twisted.logger import Logger
 
 from crowd.command import Accept, OpenSession, encode_command
 from crowd.errors import (
+    BacklogFullError,
+    CrowdError,
     DrainingError,
     NoQuorumError,
     OutcomeUnknownError,
     RefusedError,
 )
 from crowd.idempotency import NO_KEY, keyed, moved
+from crowd.raft.drain import in_turn
 from crowd.raft.proposal import MESSAGE_OVERHEAD_BYTES, Proposal, group_bytes
 
 if TYPE_CHECKING:
@@ -64,6 +67,9 @@ SECOND_MIN: Final = 128
 """A batch so large leaves at once, and beside another one: splitting it costs little."""
 OFFER_AGAIN_S: Final = 1.0
 """Silence after which a proposal is offered again; a leader change does so at once."""
+LATE_S: Final = 5
+"""When to try again after `acknowledge_within`: no election takes that long by default, so that some
+node must come back first, which takes seconds. Producers hear it as they came, not all at once."""
 CHECK_S: Final = 0.05
 """How often deadlines are looked at while anything waits."""
 
@@ -121,6 +127,8 @@ class Proposer:
         """Set by the engine while nothing may be accepted; raised to every producer."""
         self.refusals: Mapping[RouteId, RefusedError] = {}
         """The same for single routes, those that a full consumer takes."""
+        self.refused = 0
+        """Requests refused by either since the start."""
 
     @property
     def waiting(self) -> bool:
@@ -131,6 +139,16 @@ class Proposer:
     def waiting_count(self) -> int:
         """How many producers wait."""
         return self._waiting
+
+    @property
+    def retry_after_s(self) -> int:
+        """In how many seconds a producer who is refused now is to come back at the earliest.
+
+        0 where none is refused; the longest, where routes differ.
+        """
+        if self.refusal is not None:
+            return self.refusal.retry_after_s
+        return max((each.retry_after_s for each in self.refusals.values()), default=0)
 
     @property
     def has_session(self) -> bool:
@@ -155,9 +173,9 @@ class Proposer:
         it may be. One of all these comes by `acknowledge_within_s`.
         """
         if self.refusal is not None:
-            return fail(self.refusal)
+            return self._refuse(self.refusal)
         if self.refusals and route in self.refusals:
-            return fail(self.refusals[route])
+            return self._refuse(self.refusals[route])
         accepted: Deferred[Any] = Deferred()
         deadline_s = self._clock.seconds() + self._within_s
         size = len(stored) + len(digests) + MESSAGE_OVERHEAD_BYTES
@@ -179,9 +197,9 @@ class Proposer:
         as well if `GROUPS_BYTES_MAX` wait already.
         """
         if self.refusal is not None:
-            return fail(self.refusal)
+            return self._refuse(self.refusal)
         if self.refusals and route in self.refusals:
-            return fail(self.refusals[route])
+            return self._refuse(self.refusals[route])
         count, size = len(stored), group_bytes(stored, keys)
         assert 0 < count <= BATCH_MESSAGES_MAX, "a group that no entry holds"
         assert size <= BATCH_BYTES_MAX or count == 1, "a group that no entry holds"
@@ -193,6 +211,13 @@ class Proposer:
         self._groups_bytes += size
         self._take()
         return accepted
+
+    def _refuse(self, error: RefusedError) -> Deferred[Any]:
+        """Refuse; those who hear it together are to come back one after the other."""
+        self.refused += 1
+        if isinstance(error, BacklogFullError):
+            error = error.at(in_turn(error.retry_after_s, self.refused))
+        return fail(error)
 
     def _take(self) -> None:
         self._waiting += 1
@@ -350,14 +375,15 @@ class Proposer:
         while self._open and self._open[0][3] <= now:
             self._waiting -= 1
             words = f"no quorum within {self._within_s:g} s; the message was not stored"
-            self._next()[2].errback(NoQuorumError(words))
+            self._next()[2].errback(NoQuorumError(words, retry_after_s=LATE_S))
         for number in list(self._in_flight):
-            self._give_up(number, now, f"no acknowledgement within {self._within_s:g} s")
+            words = f"no acknowledgement within {self._within_s:g} s"
+            self._give_up(number, now, words, LATE_S)
         self._flush()
         if self._session is None or self.waiting:
             self._checking = self._clock.callLater(CHECK_S, self._check)
 
-    def _give_up(self, number: int, until_s: float, words: str) -> None:
+    def _give_up(self, number: int, until_s: float, words: str, retry_after_s: int = 1) -> None:
         """Answer what is known to those whose deadline is at or before `until_s`.
 
         A proposal that nobody waits for any more is dropped: its number is never used again,
@@ -368,10 +394,14 @@ class Proposer:
             accepted = batch.waiters[batch.heard][0]
             batch.heard += 1
             self._waiting -= 1
+            error: CrowdError = NoQuorumError(
+                f"{words}; the message was not stored", retry_after_s=retry_after_s
+            )
             if batch.offered:
-                accepted.errback(OutcomeUnknownError(f"{words}; the message may be stored"))
-            else:
-                accepted.errback(NoQuorumError(f"{words}; the message was not stored"))
+                error = OutcomeUnknownError(
+                    f"{words}; the message may be stored", retry_after_s=retry_after_s
+                )
+            accepted.errback(error)
         if batch.heard == len(batch.waiters):
             del self._in_flight[number]
         elif batch.heard and not batch.offered:

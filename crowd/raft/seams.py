@@ -57,7 +57,8 @@ class Bounds(NamedTuple):
     A settled message stays in the log for `retention_us` of log time; `checkpoints` says how
     far the log grows between two of them. `window` and `piece_bytes` bound what is under way to
     a follower, of entries and of a snapshot. Between two pieces of a checkpoint the scrub
-    verifies `checkpoints_every` pieces of the log: one checkpoint in about a minute.
+    verifies `checkpoints_every` pieces of the log: one checkpoint in about a minute. The backlog is
+    bounded in bytes and in messages; a bound of 0 is none.
     """
 
     acknowledge_within_s: float
@@ -69,6 +70,7 @@ class Bounds(NamedTuple):
     window: Window = Window()
     piece_bytes: int = SNAPSHOT_PIECE_BYTES_MAX
     checkpoints_every: int = 120
+    backlog_messages: int = 0
 
     def floor(self, space: Space) -> int:
         """Return how many bytes must stay free on this file system."""

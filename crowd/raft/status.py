@@ -59,6 +59,8 @@ def describe(engine: Engine) -> dict[str, Any]:
         "now": {"index": ledger.applied_index, "sha256": ledger.digest().hex()},
         "position": ledger.tip,
         "backlog_bytes": ledger.backlog_bytes,
+        "backlog_messages": ledger.backlog_messages,
+        "retry_after_s": engine.proposer.retry_after_s,
         "producers_waiting": engine.proposer.waiting_count,
         "peers": {
             name: {

@@ -94,6 +94,7 @@ def node_content(plan: ClusterPlan, node: NodePlan, nodes: tuple[NodePlan, ...])
     }
     beneath: dict[str, Any] = {"route": [{"path": EVERYTHING}]}
     if plan.upstream is not None:
+        beneath["route"][0] |= {"reads": "proxy", "upstream": plan.upstream}
         beneath["consumer"] = [{"name": "upstream", "url": plan.upstream}]
     return merged(merged(beneath, plan.extra), own)
 

@@ -148,7 +148,8 @@ class Ingest:
                 self._add(route.path, ["OPTIONS"], f"{route.path} asked", self._preflight)
             if through is not None and route.reads == "proxy":
                 reads = [m for m in through.methods if not (asked and m == "OPTIONS")]
-                self._add(route.path, reads, f"{route.path} reads", through.handler(route))
+                handler = through.handler(route, proxies)
+                self._add(route.path, reads, f"{route.path} reads", handler)
 
     def _taker(self, path: str, door: Door | None) -> Callable[..., Any]:
         def take(request: Any, **_: object) -> Any:

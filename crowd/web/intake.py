@@ -287,9 +287,10 @@ class Intake:
                 self._stop(problems.CODING)
         if method == b"CONNECT":
             self._alive = False
-        elif fields.upgrade and self._parser.should_upgrade():
+        if method == b"CONNECT" or (fields.upgrade and self._parser.should_upgrade()):
             # RFC 9110 section 7.8: an upgrade may be ignored. Clients that would like HTTP/2
-            # (curl, Java's) offer it with their first request, its body included.
+            # (curl, Java's) offer it with their first request, its body included. What CONNECT
+            # frames is read likewise, so that its framing is held to the same rules.
             self._upgrading = bool(fields.length) or fields.transfer is not None
         if fields.expect is None or version == "1.0":
             return False

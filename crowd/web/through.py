@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from crowd.definition import RouteDefinition
+    from crowd.door.proxies import Proxies
     from crowd.reads.upstream import Upstream, Upstreams
     from crowd.web.reply import Reply
     from crowd.web.stream import Opened
@@ -62,16 +63,19 @@ class Through:
         self._upstreams = upstreams
         self._node = node
 
-    def handler(self, route: RouteDefinition) -> Callable[..., Any]:
-        """Return the Klein handler of a route's reads; ValueError if its upstream is none."""
+    def handler(self, route: RouteDefinition, proxies: Proxies | None = None) -> Callable[..., Any]:
+        """Return the Klein handler of a route's reads; ValueError if its upstream is none.
+
+        What `proxies` say of a reader's address is believed, as it is of a producer's.
+        """
         upstream = self._upstreams.of(route)
 
         def read(request: Any, **_: object) -> Any:
-            return self._read(upstream, request)
+            return self._read(upstream, proxies, request)
 
         return read
 
-    def _read(self, upstream: Upstream, request: Any) -> Any:
+    def _read(self, upstream: Upstream, proxies: Proxies | None, request: Any) -> Any:
         """Pass a read on. Returns what Klein waits for."""
         if type(request) is Request:
             connection, fields = request.connection, request.fields
@@ -84,6 +88,8 @@ class Through:
                 (b"Crowd-Through", value)
                 for value in request.requestHeaders.getRawHeaders(b"Crowd-Through", [])
             )
+        if proxies is not None:
+            client = proxies.client(client, fields.kept)
         passage = Passage(upstream)
         stream, done = open_stream(request, passage)
         if not is_deliverable(request.uri):

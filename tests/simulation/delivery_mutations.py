@@ -253,8 +253,7 @@ DELIVERY = (
     ),
     Mutation(
         "skip nothing when full", "a full consumer that skips is given none", LEDGER + "consumers.py",
-        'self._skips_at = bound if definition.when_full == "skip" else INTEGER_MAX',
-        "self._skips_at = INTEGER_MAX", profile="straggling",
+        'self._skips = definition.when_full == "skip"', "self._skips = False", profile="straggling",
         alone="",
     ),
     Mutation(

@@ -232,7 +232,7 @@ MUTATIONS = (
     ),
     Mutation(
         "deadlines", "every producer hears in time", RAFT + "proposer.py",
-        "            self._give_up(number, now, f", "            self._give_up(number, 0.0, f",
+        "            self._give_up(number, now, words", "            self._give_up(number, 0.0, words",
     ),
     Mutation(
         "never offered again", "silence is asked again", RAFT + "proposer.py",

@@ -59,7 +59,9 @@ class Engine:
             leader=None, term=3, is_leader=False, commit_index=9, applied_index=8
         )
         self.without_quorum_s = math.inf
-        self.proposer = SimpleNamespace(has_session=True, refusal=None, waiting_count=2)
+        self.proposer = SimpleNamespace(
+            has_session=True, refusal=None, refusals={}, waiting_count=2, refused=6, retry_after_s=0
+        )
         self.journal = SimpleNamespace(
             full=False, first_index=4, last_index=10, durable_index=9, stored_bytes=4096,
             counters=SimpleNamespace(batches=1, written_bytes=2, write_s=0.5),

@@ -46,10 +46,11 @@ def consumer(
     backlog_bytes: int = 5 << 30,
     when_full: str = "refuse",
     dead_for_us: int = 30 * 86_400_000_000,
+    backlog_messages: int = 20_000_000,
 ) -> ConsumerDefinition:
     return ConsumerDefinition(
         name, url, None, routes, 32, None, 15_000_000, "none", from_, RETRY, backlog_bytes,
-        when_full, dead=Dead(for_us=dead_for_us),
+        when_full, dead=Dead(for_us=dead_for_us), backlog_messages=backlog_messages,
     )  # fmt: skip
 
 

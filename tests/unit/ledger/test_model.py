@@ -66,7 +66,17 @@ STEP = st.one_of(
         st.sampled_from(NAMES),
         CHOSEN,
         st.sampled_from(["now", "beginning", "position:7", "1970-01-01T00:00:15Z"]),
-        st.sampled_from([(0, "refuse"), (0, "refuse"), (9, "refuse"), (9, "skip")]),
+        st.sampled_from(
+            [
+                (0, 0, "refuse"),
+                (0, 0, "refuse"),
+                (9, 0, "refuse"),
+                (9, 0, "skip"),
+                (0, 3, "refuse"),
+                (0, 3, "skip"),
+                (9, 3, "skip"),
+            ]
+        ),
     ),
     st.tuples(
         st.just("settle"),
@@ -119,11 +129,16 @@ class Model:
     def bytes_left(self, name):
         return sum(self.sizes[position - 1] for position in self.left(name))
 
+    def is_full(self, name):
+        bytes_max, count_max, _ = self.full[name]
+        over = 0 < bytes_max <= self.bytes_left(name)
+        return over or 0 < count_max <= len(self.left(name))
+
     def accept(self, index, routes, sizes, left_out=()):
         skips = {
             name
-            for name, (bound, when_full) in self.full.items()
-            if when_full == "skip" and bound and self.bytes_left(name) >= bound
+            for name, (_, _, when_full) in self.full.items()
+            if when_full == "skip" and self.is_full(name)
         }
         for place, (route_id, size) in enumerate(zip(routes, sizes, strict=True)):
             if place in left_out:
@@ -331,17 +346,17 @@ def play_one(history, model, session, what, *given_):
         history.bound(window * 1_000_000, count_max)
         model.keys.bound(window, count_max, following)
     elif what == "define":
-        name, paths, from_, (bound, when_full) = given_
+        name, paths, from_, (bytes_max, count_max, when_full) = given_
         known = name in model.own
         definition = consumer(
-            name, *paths, from_=from_, backlog_bytes=bound, when_full=when_full,
-            dead_for_us=DEAD_FOR_US,
+            name, *paths, from_=from_, backlog_bytes=bytes_max, when_full=when_full,
+            dead_for_us=DEAD_FOR_US, backlog_messages=count_max,
         )  # fmt: skip
         history.define(definition)
         begins = history.ledger.consumers[history.ledger.consumer_id(name)].from_position
         if not known:
             check_beginning(model, from_, begins)
-        model.define(name, paths, from_, (bound, when_full), begins)
+        model.define(name, paths, from_, (bytes_max, count_max, when_full), begins)
     elif what == "release":
         floor = history.ledger.applied_index - given_[0]
         if floor > 0:
@@ -470,6 +485,8 @@ def check(ledger: Ledger, model: Model) -> None:
     lowest = min(map(model.watermark, model.own), default=model.beginning)
     assert ledger.lowest_watermark == lowest
     assert ledger.backlog_bytes == sum(model.sizes[lowest:])
+    assert ledger.backlog_messages == len(model.sizes[lowest:])
+    assert ledger.passed_bytes == sum(model.sizes[:lowest])
     check_letters(ledger, model)
     tally, keys = ledger.key_tally, model.keys
     assert ledger.keys_held == keys.held
@@ -479,9 +496,9 @@ def check(ledger: Ledger, model: Model) -> None:
 
 def check_bounds(ledger, model, name):
     known = ledger.consumers[model.ids[name]]
-    bound, when_full = model.full[name]
+    when_full = model.full[name][2]
     assert known.backlog_bytes == model.bytes_left(name)
-    assert known.is_full == (0 < bound <= model.bytes_left(name))
+    assert known.is_full == model.is_full(name)
     assert known.skipped == model.skipped[name]
     for route_id in (1, 2, 3):
         takes = not model.takes[name] or route_id in model.takes[name]
@@ -538,7 +555,7 @@ def check_ranges(ledger, consumer_id, left):
 @given(st.lists(STEP, max_size=40))
 @example(
     [
-        ("define", "c1", ("/r1",), "now", (0, "refuse")),
+        ("define", "c1", ("/r1",), "now", (0, 0, "refuse")),
         ("accept", [1, 2, 1, 2], 0),
         ("settle", 1, [(3, 0)]),
     ]
@@ -599,7 +616,7 @@ def test_i5_the_messages_themselves_are_in_the_digest():
 
 def scripted() -> Ledger:
     """Return a ledger of a history with something of everything, always the same."""
-    unbounded = (0, "refuse")
+    unbounded = (0, 0, "refuse")
     steps = [
         ("define", "c1", ("/r3", "/r1"), "now", unbounded),
         ("define", "c2", (), "beginning", unbounded),

@@ -443,6 +443,24 @@ def test_i7_a_full_consumer_closes_its_routes_on_every_node_until_it_has_room(cl
     assert sorted(outcome for [outcome] in open_still + heard) == [2, 3, 4, 5, 6, 7]
 
 
+def test_i7_the_door_closes_with_the_entry_that_fills_a_backlog(cluster):
+    """Not half a second later, when thousands more may have come."""
+    leader = cluster.leader
+    small = msgspec.structs.replace(REST_API, routes=(), backlog_messages=10)
+    cluster.engines[leader].propose(Define(leader, bytes(32), (), (small,)))
+    cluster.run(0.3)
+    outcomes = []
+    for _ in range(100):
+        outcomes.append(cluster.post(leader))
+        cluster.run(0.01)
+    cluster.run(0.3)
+    errors = [failure(each) for each in outcomes if not isinstance(each[0], int)]
+    assert 10 <= len(outcomes) - len(errors) <= 14, "at most what was under way"
+    assert {type(error) for error in errors} == {BacklogFullError}
+    waits = {error.retry_after_s for error in errors}
+    assert waits == {1, 2}, "nothing is known yet of how fast it drains"
+
+
 def test_an_offer_that_is_no_command_never_enters_the_log(cluster):
     """D13: the leader ends the link to its sender and goes on."""
     leader, peer = cluster.leader, cluster.followers[0]

@@ -26,6 +26,10 @@ def test_three_nodes_agree_about_each_other(tmp_path):
     assert c.node.http == ("tcp:2124:interface=127.0.0.1",)
     assert c.node.admin == "tcp:2126:interface=127.0.0.1"
     assert [consumer.name for consumer in a.consumers] == ["upstream"]
+    (route,) = a.routes
+    assert (route.path, route.reads, route.upstream) == (
+        "/<path:rest>", "proxy", "http://127.0.0.1:8080",
+    )  # fmt: skip
     assert (tmp_path / "a.key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "authority.key").stat().st_mode & 0o777 == 0o600
 

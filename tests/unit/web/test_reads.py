@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from crowd.door.proxies import Proxies
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nDate: then\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -454,3 +456,12 @@ def test_another_configuration_lets_idle_upstreams_go(door, ask):
     upstream.says(b"def")
     assert taken(reader)[1] == b"abcdef"
     assert upstream.aborted
+
+
+def test_behind_a_trusted_proxy_the_reader_is_whom_it_names(make_door):
+    """The list's last element is the reader, as it is the producer for a consumer."""
+    door = make_door(proxies=Proxies(("192.0.2.0/24",), "X-Forwarded-For"))
+    reader = door.connect()
+    reader.send(get(b"/api/a", b"X-Forwarded-For: 203.0.113.9, 198.51.100.7"))
+    lines = door.endpoint.succeed().taken().split(b"\r\n")
+    assert b"X-Forwarded-For: 203.0.113.9, 198.51.100.7, 198.51.100.7" in lines

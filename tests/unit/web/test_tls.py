@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -60,6 +62,12 @@ def test_every_problem_of_the_files_is_told(tmp_path):
 class TestHandshakes(TestCase):
     timeout = 30
 
+    def _directory(self) -> Path:
+        """Return a directory that is removed after the test; trial's own would be left behind."""
+        directory = TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        return Path(directory.name)
+
     async def _listen(self, files: DoorTLS, **limits: float) -> tuple[Seen, int]:
         seen = Seen()
         producers = Producers(reactor, seen, WebLimits(**limits), lambda: 0.0)
@@ -74,10 +82,7 @@ class TestHandshakes(TestCase):
 
     def test_who_a_producer_is(self):
         """Its common name and alternative names reach the handler; without one there is none."""
-        from pathlib import Path
-
-        directory = Path(self.mktemp())
-        directory.mkdir()
+        directory = self._directory()
         ours, clients = Authority(directory, "ours"), Authority(directory, "clients")
         shop = clients.issue("shop-7", "shop-7.test", "192.0.2.7", "spiffe://a.test/shop")
 
@@ -111,11 +116,8 @@ class TestHandshakes(TestCase):
     def test_a_handshake_that_does_not_come_ends(self):
         """Its deadline is a head's, far below that of an idle connection."""
         import socket
-        from pathlib import Path
 
-        directory = Path(self.mktemp())
-        directory.mkdir()
-        ours = Authority(directory, "ours")
+        ours = Authority(self._directory(), "ours")
 
         def wait(port: int) -> timedelta:
             began = now()

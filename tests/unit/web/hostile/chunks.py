@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from tests.unit.web.hostile.case import CHUNKED, NEXT, refused, taken, waits
+from tests.unit.web.hostile.case import CHUNKED, LEADS, NEXT, refused, taken, waits
 
 _LAST = b"0\r\n\r\n"
+_H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+_CONNECT = CHUNKED.replace(LEADS, b"CONNECT a.test:80 HTTP/1.1\r\n")
 
 
 def _first(line: bytes) -> bytes:
@@ -51,6 +53,18 @@ CASES = (
     refused("a size that ends with CR CR LF", CHUNKED + b"3\r\r\nabc\r\n" + _LAST),
     refused("a size that ends with LF CR", CHUNKED + b"3\n\rabc\r\n" + _LAST),
     refused("a last chunk that ends with LF", CHUNKED + b"3\r\nabc\r\n0\n\r\n"),
+    refused("a last chunk and an empty line that end with LF", CHUNKED + b"3\r\nabc\r\n0\n\n"),
+    refused("nothing but a last chunk that ends with LF LF", CHUNKED + b"0\n\n" + NEXT),
+    refused("a last chunk with an extension that ends with LF LF", CHUNKED + b"0;a\n\n"),
+    refused("a last chunk that ends with LF LF, of PUT", CHUNKED.replace(b"POST", b"PUT") + b"0\n\n" + NEXT),
+    refused("a last chunk that ends with LF LF, of GET", CHUNKED.replace(b"POST", b"GET") + b"0\n\n" + NEXT),
+    refused("a last chunk that ends with LF LF, behind an offer of h2c", CHUNKED.replace(b"Tr", _H2C + b"Tr", 1) + b"0\n\n" + NEXT),
+    refused("CONNECT, chunked", _CONNECT + b"3\r\nabc\r\n" + _LAST + NEXT, 404),
+    refused("CONNECT, and a last chunk that ends with LF LF", _CONNECT + b"0\n\n" + NEXT),
+    refused("CONNECT, and a last chunk that ends with LF", _CONNECT + b"0\n\r\n" + NEXT),
+    refused("CONNECT, and an empty line that is a bare LF", _CONNECT + b"0\r\n\n" + NEXT),
+    refused("CONNECT, and a size that ends with LF", _CONNECT + b"3\nabc\r\n" + _LAST + NEXT),
+    refused("CONNECT, and a chunk that ends with LF", _CONNECT + b"3\r\nabc\n" + _LAST + NEXT),
     refused("an empty line that is a bare LF", CHUNKED + b"3\r\nabc\r\n0\r\n\n"),
     refused("an empty line that is CR CR LF", CHUNKED + b"3\r\nabc\r\n0\r\n\r\r\n"),
     refused("a chunk that ends with LF", CHUNKED + b"3\r\nabc\n" + _LAST),

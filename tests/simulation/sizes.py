@@ -18,11 +18,22 @@ ASKED_AT_ONCE = 3
 ROWS_AT_ONCE = 8
 BATCH_MESSAGES = 12
 """So that groups meet the end of a batch."""
-BATCH_MESSAGES_MAX = proposer.BATCH_MESSAGES_MAX
+_OWN = tuple(
+    (module, name, getattr(module, name))
+    for module, names in (
+        (backlog, ("WINDOW", "PARK_SPAN", "LINES_MAX", "READ_MAX", "FRESH_MAX")),
+        (dispatcher, ("EXPIRE_EVERY_S",)),
+        (fetching, ("ASKED_AT_ONCE",)),
+        (audit, ("ROWS_AT_ONCE",)),
+        (proposer, ("BATCH_MESSAGES_MAX",)),
+    )
+    for name in names
+)
 
 
 def use(plan):
     """Have crowd's modules go by a plan's sizes."""
+    put_back()
     backlog.WINDOW = plan.window
     backlog.PARK_SPAN = max(1, plan.window // 10)
     backlog.LINES_MAX = max(2 * FRESH_MAX, min(plan.window, 10_000))
@@ -30,4 +41,11 @@ def use(plan):
     dispatcher.EXPIRE_EVERY_S = EXPIRE_EVERY_S
     fetching.ASKED_AT_ONCE = ASKED_AT_ONCE
     audit.ROWS_AT_ONCE = ROWS_AT_ONCE
-    proposer.BATCH_MESSAGES_MAX = BATCH_MESSAGES if plan.keys else BATCH_MESSAGES_MAX
+    if plan.keys:
+        proposer.BATCH_MESSAGES_MAX = BATCH_MESSAGES
+
+
+def put_back():
+    """Have crowd's modules go by their own sizes."""
+    for module, name, value in _OWN:
+        setattr(module, name, value)

@@ -13,6 +13,7 @@ import sys
 import msgspec
 import pytest
 
+from tests.simulation import sizes
 from tests.simulation.cluster import Cluster
 from tests.simulation.mutate import ROOT, main, try_one
 from tests.simulation.mutations import MUTATIONS
@@ -24,6 +25,13 @@ from tests.simulation.world import START_S, World
 KEY_FIGURES = ("replayed", "reused", "evicted", "expired")
 SEEDS = range(40)
 """About fifteen seconds."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_sizes():
+    """Leave crowd's sizes to other tests as they were."""
+    yield
+    sizes.put_back()
 
 
 def trace_of(seed, hash_seed):

@@ -12,10 +12,12 @@ numbers I1 to I9 are those of docs/explanation/guarantees.md.
 
 from __future__ import annotations
 
+import msgspec
+
 from crowd.command import Accept, open_entry, read_command
-from crowd.message import decode_message
 from tests.simulation import (
     delivery_checks,
+    key_checks,
     letter_checks,
     log_checks,
     node_checks,
@@ -27,7 +29,15 @@ from tests.simulation.story import Story
 
 LOOK_EVERY_S = 0.5
 
-ROOMS = (log_checks, delivery_checks, letter_checks, pace_checks, trial_checks, node_checks)
+ROOMS = (
+    log_checks,
+    delivery_checks,
+    letter_checks,
+    pace_checks,
+    trial_checks,
+    node_checks,
+    key_checks,
+)
 CHECKS = tuple(
     value
     for room in ROOMS
@@ -36,7 +46,7 @@ CHECKS = tuple(
 )
 
 EVENTS = (
-    "appended", "cut", "opened", "recovered", "led", "sent", "committed", "acknowledged", "refused",
+    "batch", "appended", "cut", "opened", "recovered", "led", "sent", "committed", "acknowledged", "refused",
     "accepted", "attempted", "arrived", "answering", "heard", "looked", "disk_failed", "ended",
     "taken", "restored", "ended_well", "not_healed", "told", "took", "settled",
     "buried", "let_go", "released", "promoted", "reached", "covered",
@@ -57,6 +67,7 @@ class Checks:
             setattr(self, event, calls[0] if len(calls) == 1 else _all_of(calls))
         self.truth.story = Story(self)
         self._history = self.one(log_checks.OneHistory)
+        self._refused = 0
 
     def one(self, kind):
         """Return the check of this class."""
@@ -78,7 +89,7 @@ class Checks:
         value = read_command(open_entry(command[1:])[1])
         ledger = process.engine.ledger
         if isinstance(value, Accept):
-            self._positions(index, value, ledger.tip)
+            value = self._stored(index, value, ledger)
         self.truth.story.tell(index, value, ledger, self.world.now)
         self.told(ledger)
         if type(value).__name__ == "Release":
@@ -86,18 +97,23 @@ class Checks:
         elif type(value).__name__ == "Promote":
             self.promoted(process, value)
 
-    def _positions(self, index, value, tip):
-        """Note which messages the ledger has just given positions to."""
-        accepted = self.truth.positions
-        if tip == len(accepted):
-            return
-        first = tip - len(value.messages) + 1
-        for place, stored in enumerate(value.messages):
-            position = first + place
-            token = decode_message(stored).target.partition(b"?")[2].decode()
+    def _stored(self, index, value, ledger):
+        """Note what a ledger made of a batch; return the batch without what took no position."""
+        if ledger.refused != self._refused:
+            self._refused = ledger.refused
+            return value
+        batch = key_checks.Batch(value, ledger, self.truth, self.cluster.producers.tries)
+        self.batch(batch)
+        for place, position in batch.stored.items():
+            token = batch.tokens[place]
             self.accepted(token, position)
-            accepted[position] = (index, stored, token)
+            self.truth.positions[position] = (index, value.messages[place], token)
             self.truth.tokens[token] = position
+        return msgspec.structs.replace(
+            value,
+            routes=tuple(value.routes[place] for place in batch.stored),
+            messages=tuple(value.messages[place] for place in batch.stored),
+        )
 
     def answered(self, process, one):
         """An answer leaves; what it says is looked at when it is heard."""

@@ -16,10 +16,11 @@ from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
 from crowd.errors import DirectoryError
 from crowd.raft import guard
-from tests.simulation import manners, plans, sizes
+from tests.simulation import manners, plans, postings, sizes
 from tests.simulation.checks import LOOK_EVERY_S, Checks
 from tests.simulation.consumers import Consumer
 from tests.simulation.faults import Injector
+from tests.simulation.key_checks import KeyStoresOnce
 from tests.simulation.log_checks import ElectionSafety
 from tests.simulation.network import Network
 from tests.simulation.node import Node
@@ -54,6 +55,14 @@ class Figures(msgspec.Struct):
     faults: dict[str, int] = msgspec.field(default_factory=dict)
     posted: int = 0
     acknowledged: int = 0
+    reused: int = 0
+    """Requests that ended with the refusal of their key."""
+    replayed: int = 0
+    """Messages that were not stored, as their key was known."""
+    evicted: int = 0
+    """Keys that went for the bound."""
+    expired: int = 0
+    """Keys that went for their age."""
     deliveries: int = 0
     duplicates: int = 0
     entries: int = 0
@@ -75,7 +84,8 @@ class Cluster:
         sizes.use(plan)
         chance = random.Random(f"{plan.seed} load")
         self.names = list(plans.names_of(plan.size))
-        self.routes = route_definitions(ROUTES)
+        keyed = postings.KEYED_ROUTES if plan.keys else ()
+        self.routes = route_definitions((*ROUTES, *keyed))
         self.nodes = {}
         self.checks = Checks(self)
         self.network = Network(world, self.nodes, self.checks, latency_s=plan.latency_s)
@@ -90,7 +100,7 @@ class Cluster:
             for place in range(plan.consumers)
         )
         self.producers = Producers(
-            world, self.nodes, lambda: self.names, self.checks, chance, patience_s=plan.patience_s
+            world, self.nodes, lambda: self.names, self.checks, chance, plan=plan
         )
         self.injector = Injector(self)
         self.operation = None
@@ -216,6 +226,8 @@ class Cluster:
             faults=self.injector.occurred,
             posted=len(self.producers.posts),
             acknowledged=sum(p.acknowledged is not None for p in self.producers.posts),
+            reused=sum(p.is_over and p.acknowledged is None for p in self.producers.posts),
+            **self.checks.one(KeyStoresOnce).figures(),
             deliveries=deliveries,
             duplicates=deliveries - sum(map(len, done)),
             entries=len(self.checks.truth.entries),
@@ -317,7 +329,7 @@ class Cluster:
         yield set(running) != set(self.names) and f"of {self.names} only {running} run"
         leaders = [process.name for process in processes if process.engine.may_attempt()]
         yield len(leaders) != 1 and f"{leaders} lead"
-        waiting = [post.number for post in self.producers.posts if post.acknowledged is None]
+        waiting = [post.number for post in self.producers.posts if not post.is_over]
         yield waiting and f"no 200 for {waiting[:5]}"
         voters = self.leader.engine.membership.voters
         yield voters != set(self.names) and f"{sorted(voters)} vote, and {self.names} should"

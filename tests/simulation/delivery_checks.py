@@ -360,6 +360,7 @@ class BacklogsAreBounded(Check):
     def __init__(self, checks):
         super().__init__(checks)
         self._full_since_s = {}
+        self._took_s = {}
 
     def took(self, told, before_bytes, now_s, is_skipped):
         definition = told.definition
@@ -371,7 +372,9 @@ class BacklogsAreBounded(Check):
             return
         if is_skipped:
             self.fail(f"{told.name} skips, and is to refuse")
-        if before_bytes < definition.backlog_bytes + PARTIAL_BYTES:
+        before_s, self._took_s[told.id] = self._took_s.get(told.id, now_s), now_s
+        # After a time without a leader comes what was proposed before, when there was room.
+        if before_bytes < bound + PARTIAL_BYTES or now_s - before_s > FULL_LATE_S:
             self._full_since_s.pop(told.id, None)
             return
         since_s = self._full_since_s.setdefault(told.id, now_s)

@@ -26,6 +26,20 @@ DELIVERY = (
         "            outcomes = [outcome_of(answers[0], rules)]\n"
         "            outcomes += [Outcome.DELIVERED] * (count - 1)\n",
     ),
+    # --- Whose turn it is -----------------------------------------------------------------------------
+    Mutation(
+        "no first turn", "each consumer has one attempt before any has two", DELIVER + "dispatcher.py",
+        "        for lane in (*lanes[self._first :], *lanes[: self._first]):\n",
+        "        still = list(lanes)\n        for lane in ():\n",
+        alone="an attempt costs a slice next to nothing here, and seven at once are the most: none is "
+        "cut short. A unit test of the dispatcher has short slices",
+    ),
+    Mutation(
+        "who is behind comes first", "who keeps up is not held up by who is behind",
+        DELIVER + "dispatcher.py", "key=lambda lane: known[lane.consumer].backlog",
+        "key=lambda lane: -known[lane.consumer].backlog",
+        alone="costs time: all have their turn first",
+    ),
     # --- Order ----------------------------------------------------------------------------------------
     Mutation(
         "no lines", "one of a key at a time", DELIVER + "order.py",

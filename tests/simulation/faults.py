@@ -18,6 +18,7 @@ import random
 import msgspec
 
 from tests.simulation.disk import DIRECTORY, Trap
+from tests.simulation.node import YEAR_US
 from tests.simulation.operators import Operators
 from tests.simulation.plans import FAULTS_S, OPERATORS
 from tests.simulation.world import START_S
@@ -328,7 +329,8 @@ class Injector:
         self._cluster.network.trap = (node.name, fault.count, spring)
 
     def _clock_jump(self, fault, node):
-        node.wall_offset_us = int((2 * fault.chance - 1) * CLOCK_JUMP_US)
+        jump_us = YEAR_US if self._cluster.plan.are_apart else CLOCK_JUMP_US
+        node.wall_offset_us = int((2 * fault.chance - 1) * jump_us)
 
     # --- Members ----------------------------------------------------------------------------------
 

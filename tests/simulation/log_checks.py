@@ -158,14 +158,16 @@ class DurableThenAcknowledged(Check):
         truth.committed = index
         truth.commits[process.term] = (index, term)
 
-    def acknowledged(self, one, position):
-        known = self.truth.positions.get(position)
-        if known is None:
-            self.fail(f"{one.token} was acknowledged at {position}, which no entry gave out")
-        elif known[2] != one.token:
-            self.fail(f"{one.token} was acknowledged at {position}, where {known[2]} is")
-        elif known[0] > self.truth.committed:
-            self.fail(f"{one.token} was acknowledged in entry {known[0]}, which is not committed")
+    def acknowledged(self, one, answer):
+        """A message that is not a replay stands where the answer has it; all are committed."""
+        for place, (token, position) in enumerate(zip(one.tokens, answer.positions, strict=True)):
+            known = self.truth.positions.get(position)
+            if known is None:
+                self.fail(f"{token} was acknowledged at {position}, which no entry gave out")
+            elif known[2] != token and place not in answer.replayed:
+                self.fail(f"{token} was acknowledged at {position}, where {known[2]} is")
+            elif known[0] > self.truth.committed:
+                self.fail(f"{token} was acknowledged in entry {known[0]}, which is not committed")
 
 
 class AcceptedOnce(Check):
@@ -182,9 +184,11 @@ class AcceptedOnce(Check):
             self.fail(f"{token} is accepted at {position}, and was told {self._refused[token]}")
 
     def refused(self, one, status, wire):
-        self._refused[one.token] = f"{status} {wire.partition(b'detail')[2][3:80].decode()}"
-        if one.token in self.truth.tokens:
-            self.fail(f"{one.token} is told {status}, and is stored")
+        told = f"{status} {wire.partition(b'detail')[2][3:80].decode()}"
+        for token in one.tokens:
+            self._refused[token] = told
+            if token in self.truth.tokens:
+                self.fail(f"{token} is told {status}, and is stored")
 
 
 class OneHistory(Check):
@@ -201,7 +205,7 @@ class OneHistory(Check):
             self.fail(f"{process.name} applies another entry {index} than was applied before")
             return
         ledger = process.engine.ledger
-        figures = (ledger.tip, ledger.refused, ledger.log_time_us, ledger._history)
+        figures = _figures(ledger)
         if self._seen.setdefault(index, figures) != figures:
             self.fail(f"{process.name}'s ledger differs at {index}: {figures[:3]}")
         if index % DIGEST_EVERY == 0:
@@ -212,7 +216,7 @@ class OneHistory(Check):
     def restored(self, process, checkpoint):
         """A ledger that comes from a checkpoint is the one that came from the entries."""
         ledger = process.engine.ledger
-        figures = (ledger.tip, ledger.refused, ledger.log_time_us, ledger._history)
+        figures = _figures(ledger)
         known = self._seen.get(ledger.applied_index)
         if known != figures:
             self.fail(f"{process.name}'s checkpoint at {ledger.applied_index} holds another ledger")
@@ -222,3 +226,11 @@ class OneHistory(Check):
         indices = {process.engine.ledger.applied_index for process in processes}
         if len(digests) > 1:
             self.fail(f"ledgers differ at {sorted(indices)}")
+
+
+def _figures(ledger):
+    """Return what of a ledger is compared at each entry."""
+    return (
+        ledger.tip, ledger.refused, ledger.log_time_us, ledger._history, ledger.keys_held,
+        ledger.key_tally,
+    )  # fmt: skip

@@ -12,6 +12,7 @@ behind it, or it costs time and not truth.
 from __future__ import annotations
 
 from tests.simulation.delivery_mutations import DELIVERY
+from tests.simulation.key_mutations import KEYED
 from tests.simulation.mutation import Mutation
 
 RAFT = "crowd/raft/"
@@ -239,6 +240,39 @@ MUTATIONS = (
         "            pass\n        self._offer_due()",
         alone="a silent second has it offered again: costs time",
     ),
+    # --- What gathers --------------------------------------------------------------------------------
+    Mutation(
+        "gathers for ever", "what gathers is appended", RAFT + "guard.py",
+        "            if is_under_way and not is_due:\n", "            if True:\n",
+    ),
+    Mutation(
+        "gathers while entries are under way", "what gathers waits for no slow disk", RAFT + "guard.py",
+        "            if is_under_way and not is_due:\n", "            if is_under_way:\n",
+        alone="costs time: what is under way is committed, or who leads does so no more",
+    ),
+    Mutation(
+        "append the first that gathered", "all that gathered is appended", RAFT + "guard.py",
+        "            for payload in gathered:\n", "            for payload in gathered[:1]:\n",
+    ),
+    Mutation(
+        "append what a leader before gathered", "who follows appends nothing", RAFT + "guard.py",
+        "        if gathered and self.is_leader:\n", "        if gathered:\n", profile="deposed",
+    ),
+    Mutation(
+        "keep what gathered for a later term", "what gathered goes with the leadership",
+        RAFT + "guard.py",
+        "        gathered.clear()  # of one who leads no more nothing is appended: it is offered again\n",
+        "        if self.is_leader:\n            gathered.clear()\n", profile="deposed",
+        alone="a proposal is accepted once, an order is heard once, what is settled stays so, and a "
+        "change of members names the one before it",
+    ),
+    Mutation(
+        "hand over while more gathers", "an heir has all that was proposed", RAFT + "engine.py",
+        "whole = not self.raft.gathered and self.raft.applied_index == self.journal.last_index",
+        "whole = self.raft.applied_index == self.journal.last_index", profile="nodes",
+        alone="costs time: an heir whose log is behind is not elected, and what gathered is offered "
+        "again",
+    ),
     # --- The journal (I1, I8, D6 to D9) -----------------------------------------------------------------
     Mutation(
         "no sync of a batch", "the promise itself", JOURNAL + "appender.py",
@@ -383,4 +417,5 @@ MUTATIONS = (
         "        return\n", profile="rotten", seeds=300,
     ),
     *DELIVERY,
+    *KEYED,
 )  # fmt: skip

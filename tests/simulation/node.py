@@ -15,6 +15,7 @@ from tests.simulation.disk import DurableLog, SimulatedFileSystem
 from tests.simulation.process import Process
 from tests.simulation.world import ProcessEndedError
 
+YEAR_US = 366 * 86_400 * 10**6
 RESTART_S = (0.2, 1.0)
 """When a supervisor starts an ended process again."""
 
@@ -38,6 +39,9 @@ class Node:
         self.letters_s = None
         """How long the letters' thread takes for a job, if not as long as others."""
         self.wall_offset_us = 0
+        if cluster.plan.are_apart:
+            wall = random.Random(f"{cluster.plan.seed} {name} wall")
+            self.wall_offset_us = wall.randrange(-YEAR_US, YEAR_US)
         self.process = None
         self.is_off = False
         self.is_gone = False

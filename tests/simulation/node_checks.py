@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from crowd.delivery import backlog
 from crowd.errors import DamagedError, DirectoryError, StorageFailedError
+from crowd.raft import proposer
 from crowd.raft.proposer import BATCH_MESSAGES_MAX, IN_FLIGHT_MAX
 from tests.simulation.check import Check
 
@@ -42,6 +43,12 @@ class Bounded(Check):
         for what, (count, bound) in held.items():
             if count > bound:
                 self.fail(f"{process.name} holds {count} {what}; at most {bound}")
+
+    def batch(self, batch):
+        """A batch has no more messages than it may; this run's bound is in ``sizes``."""
+        count = len(batch.messages)
+        if count > proposer.BATCH_MESSAGES_MAX:
+            self.fail(f"an entry has {count} messages; at most {proposer.BATCH_MESSAGES_MAX}")
 
 
 class FailedSyncIsTheEnd(Check):

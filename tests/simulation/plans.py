@@ -35,6 +35,19 @@ class Fault(msgspec.Struct, frozen=True):
     chance: float = 0.0
 
 
+class KeyPlan(msgspec.Struct, frozen=True):
+    """How producers use idempotency keys, and how many are remembered for how long.
+
+    Of the requests a `share` has keys or is a group; of those, `groups` are many messages. `bounds`
+    are a window in microseconds and a count; a node that starts again may have `later` ones.
+    """
+
+    share: float
+    groups: float
+    bounds: tuple[int, int]
+    later: tuple[int, int] | None
+
+
 class Plan(msgspec.Struct, frozen=True):
     """All that is decided of a run before it begins."""
 
@@ -57,6 +70,10 @@ class Plan(msgspec.Struct, frozen=True):
     mannerly: float = MANNERLY
     """The share of consumers that have manners (``manners``)."""
     bent: str = ""
+    keys: KeyPlan | None = None
+    """Without it nobody has a key."""
+    are_apart: bool = False
+    """Whether the nodes' wall clocks are up to a year off."""
 
 
 NETWORK = (
@@ -119,6 +136,11 @@ FAMILIES = {
         "consumer-poison", "consumer-poison", "consumer-failing", "consumer-slow",
         "consumer-gone", "letters-replay", "kill", "cut-off", "power",
     ),
+    "keys": (
+        "cut-off", "cut-off", "partition", "one-way", "half-open", "slow-network", "kill", "power",
+        "restart", "pause-cut-off", "slow-disk", "slow-disk", "clock-jump", "replace-disk",
+        "add-member",
+    ),
 }  # fmt: skip
 ALONE = frozenset((*DISK, *NODES, *CONSUMERS, *OPERATORS)) - {
     "bit-rot", "tail-rot", "letters-rot", "pause-cut-off",
@@ -133,10 +155,11 @@ BENTS = ("letters", "orders", "trials", "straggling")
 """Hunts that draw most consumers with one kind of manner, too."""
 HUNTS = (
     "torn", "rotten", "deposed", "relapse", "backlog", "birth", "room", "woken", "snapshots",
-    *BENTS,
+    "keys", *BENTS,
 )  # fmt: skip
 """Profiles that no seed draws by itself: each looks for what a certain guard keeps away."""
 BIRTH_S = 1.5
+DAY_US = 86_400 * 10**6
 
 
 def make_plan(seed, *, profile=None, size=None):
@@ -187,7 +210,33 @@ def make_plan(seed, *, profile=None, size=None):
         window=_window(profile, chance),
         mannerly=1.0 if profile in BENTS else MANNERLY,
         bent=profile if profile in BENTS else "",
+        **_keys(seed, profile),
     )
+
+
+def _keys(seed, profile):
+    """Return how keys are used: in half of the seeds, and where a hunt is for them."""
+    chance = random.Random(f"{seed} keys")
+    is_hunted = profile == "keys"
+    if not is_hunted and (profile in HUNTS or chance.random() < 0.5):
+        return {}
+    bounds, later = _bounds(chance), _bounds(chance)
+    return {
+        "keys": KeyPlan(
+            share=chance.choice((0.3, 0.6, 0.9)),
+            groups=chance.choice((0.1, 0.3)),
+            bounds=bounds,
+            later=later if chance.random() < 0.3 else None,
+        ),
+        "are_apart": chance.random() < 0.5,
+    }
+
+
+def _bounds(chance):
+    """Return for how long keys are remembered, in log time, and how many."""
+    window_us = chance.choice((400_000, 2_000_000, 20_000_000, DAY_US, DAY_US))
+    count_max = chance.choice((3, 16, 40, 160, 100_000)) if chance.random() > 0.05 else 0
+    return window_us, count_max
 
 
 def _window(profile, chance):

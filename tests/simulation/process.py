@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from crowd.archive import EngineArchive
 from crowd.command import Define
 from crowd.consumers import EngineConsumers
-from crowd.definition import RouteDefinition
+from crowd.definition import KeyBounds, RouteDefinition
 from crowd.delivery.dispatcher import Dispatcher
 from crowd.errors import FatalError
 from crowd.letters import EngineLetters
@@ -28,6 +28,7 @@ from crowd.view import EngineAcceptor
 from crowd.web.ingest import Ingest
 from crowd.web.router import Router
 from crowd.wishes import Wishes
+from tests.simulation import postings
 from tests.simulation.consumers import SimulatedCourier
 from tests.simulation.disk import (
     DIRECTORY,
@@ -42,6 +43,7 @@ from tests.unit.letters.fakes import FaultyShelf
 
 CLUSTER = "leads"
 FILE_HASH = b"f" * 32
+LATER_HASH = b"l" * 32
 BACKLOG_BYTES = 1 << 30
 PIECE_BYTES = 512
 """So that a snapshot, and a checkpoint at a crash, has many pieces."""
@@ -101,12 +103,7 @@ class Process:
                 checkpoints_every=4,
             ),
         )
-        define = Define(self.name, FILE_HASH, cluster.routes, cluster.consumer_definitions)
-        engine.want(
-            "configuration",
-            lambda ledger: ledger.file_hashes.get(self.name) == FILE_HASH,
-            lambda: define,
-        )
+        self._want_definitions(engine)
         self._watch_applied(engine)
         dispatcher = self.dispatcher = Dispatcher(
             self.clock, chance, engine.ledger, engine, self._courier,
@@ -122,8 +119,32 @@ class Process:
             self._end(error)
         dispatcher.startService()
         self._open_rooms()
-        self.router = Router(Ingest(EngineAcceptor(engine), cluster.routes, self._wall_us).app)
+        entrance = postings.entrance(self._wall_us, self.clock.seconds) if plan.keys else None
+        ingest = Ingest(
+            EngineAcceptor(engine), cluster.routes, self._wall_us, entrance=entrance
+        )  # fmt: skip
+        self.router = Router(ingest.app, entrance=entrance)
         self.accepting = True
+
+    def _want_definitions(self, engine):
+        """Have the node's file in the log, and the one with other bounds, if it has got that."""
+        cluster, keys = self.node.cluster, self.node.cluster.plan.keys
+        bounds = keys and KeyBounds(*keys.bounds)
+        define = Define(
+            self.name, FILE_HASH, cluster.routes, cluster.consumer_definitions, bounds
+        )  # fmt: skip
+        engine.want(
+            "configuration",
+            lambda ledger: self.name in ledger.file_hashes,
+            lambda: define,
+        )
+        if keys and keys.later and self.number > 1:
+            later = Define(self.name, LATER_HASH, cluster.routes, (), KeyBounds(*keys.later))
+            engine.want(
+                "another configuration",
+                lambda ledger: ledger.file_hashes.get(self.name) == LATER_HASH,
+                lambda: later if self.name in engine.ledger.file_hashes else define,
+            )
 
     def _open_rooms(self):
         """Open the rooms where operators ask for changes."""

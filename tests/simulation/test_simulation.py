@@ -6,21 +6,32 @@ The long run and the whole table of guards are commands: docs/how-to/simulation.
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 
 import msgspec
 import pytest
 
+from tests.simulation import sizes
 from tests.simulation.cluster import Cluster
 from tests.simulation.mutate import ROOT, main, try_one
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.plans import KINDS, PROFILES, make_plan
+from tests.simulation.postings import TRY, Postings
 from tests.simulation.run import run_plan, run_seeds, summary
 from tests.simulation.world import START_S, World
 
+KEY_FIGURES = ("replayed", "reused", "evicted", "expired")
 SEEDS = range(40)
 """About fifteen seconds."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_sizes():
+    """Leave crowd's sizes to other tests as they were."""
+    yield
+    sizes.put_back()
 
 
 def trace_of(seed, hash_seed):
@@ -39,7 +50,7 @@ def test_nothing_is_violated():
     figures = list(run_seeds(SEEDS))
     found = summary(figures, 0.0)
     assert [(one.seed, one.violation) for one in figures if one.violation] == []
-    assert found["acknowledged"] == found["posted"] > 0
+    assert found["acknowledged"] + found["reused"] == found["posted"] > 0
 
 
 def test_a_seed_is_the_same_in_any_process():
@@ -64,7 +75,7 @@ def test_a_plan_is_made_before_the_run():
     figures, _ = run_plan(quiet)
     assert figures.violation is None
     assert figures.faults == {}
-    assert figures.acknowledged == figures.posted == plan.messages
+    assert figures.acknowledged + figures.reused == figures.posted == plan.messages
 
 
 def test_every_kind_of_fault_is_drawn():
@@ -72,6 +83,26 @@ def test_every_kind_of_fault_is_drawn():
     drawn = {fault.kind for seed in range(300) for fault in make_plan(seed).faults}
     assert drawn == set(KINDS)
     assert {make_plan(seed).profile for seed in range(300)} == set(PROFILES)
+
+
+def test_keys_are_replayed_refused_and_forgotten():
+    """The hunt for keys meets what it is for: replays, refusals, the bound and the window."""
+    plans = [make_plan(seed, profile="keys") for seed in range(8)]
+    figures = [run_plan(plan)[0] for plan in plans]
+    assert [one.violation for one in figures] == [None] * len(plans)
+    assert min(sum(getattr(one, name) for one in figures) for name in KEY_FIGURES) > 0
+    assert any(plan.are_apart for plan in plans)
+
+
+def test_a_request_is_the_same_each_time_and_its_try_is_not():
+    """What a producer posts again is the same to a digest; checks tell the tries apart."""
+    postings = Postings(random.Random(1), 0.5)
+    drawn = [postings.draw(number, (b"Host", b"h"), 60) for number in range(200)]
+    assert all(posting.target and TRY not in dict(posting.headers) for posting in drawn)
+    keys = [named for posting in drawn for named in posting.keys if named.request]
+    names = {named.name for named in keys}
+    assert len(keys) > len(names), "some keys come with another request"
+    assert len({text for _, _, text in names}) < len(names), "and some texts at another route"
 
 
 def test_events_happen_in_order_and_wait_for_who_is_stopped():

@@ -20,7 +20,7 @@ from crowd.command import (
     Skip,
 )
 from crowd.definition import Answers, Batch, Breaker, Dead, Retry
-from crowd.delivery.dispatcher import DRAIN_S, EXPIRE_MAX, FENCED_S
+from crowd.delivery.dispatcher import DRAIN_S, EXPIRE_MAX, FENCED_S, SLICE_S
 from crowd.delivery.endings import LETTER_ENDS_S
 from crowd.delivery.lane import HOLDING_MAX, LEASE_S
 from crowd.delivery.outcome import Answered
@@ -855,6 +855,23 @@ def test_producers_that_wait_come_first(wait, others, least, most, slice_s):
     clock.pump([0.0005] * 400)
     assert least < sum(clock.took_s) / clock.rightNow <= most
     assert max(clock.took_s) <= slice_s
+
+
+def test_each_consumer_has_its_turn_and_then_who_keeps_up():
+    """Where slices are short, all are attempted in each, and most is of the smallest backlog."""
+    cluster = Cluster(
+        consumer("behind", concurrency=10_000), consumer("keeps-up", concurrency=10_000, routes=("/b",))
+    )  # fmt: skip
+    clock = cluster.clock = Worked()
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(*[b"x"] * 4_000, route=2)
+    cluster.accept(*[b"x"] * 4_000)
+    clock.advance(0.0005)
+    # The first slices, before a lane has attempted all that it has read.
+    names = [name for name, _, _ in node.attempts[:200]]
+    assert sum(clock.took_s) / len(node.attempts) * 200 > 2 * SLICE_S
+    assert 2 <= names.count("behind") < 20
 
 
 @given(data=st.data())

@@ -20,8 +20,12 @@ class LogClock:
         self._at_s: float | None = None
 
     def follow(self, log_time_us: int) -> None:
-        """Take over where an applied entry left off (a new leader begins there)."""
-        self._last_us = max(self._last_us, log_time_us)
+        """Take over where an applied entry left off (a new leader begins there).
+
+        One that another leader stamped has counted the time until then, too.
+        """
+        if log_time_us > self._last_us:
+            self._last_us, self._at_s = log_time_us, None
 
     def stamp(self, wall_us: int, now_s: float) -> int:
         """Return the next entry's log time, from which those after it count on."""

@@ -33,6 +33,13 @@ def test_a_new_leader_goes_on_where_the_log_is():
     assert clock.stamp(WALL - 10**9, 3.0) == WALL
 
 
+def test_who_leads_again_counts_no_time_that_others_counted():
+    clock = LogClock()
+    clock.stamp(WALL, 10.0)
+    clock.follow(WALL + 3_600_000_000)
+    assert clock.stamp(WALL + 10**13, 3610.0) == WALL + 3_600_000_000 + STEP_US
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 2**62), st.floats(0, 100)), min_size=1, max_size=50),
 )

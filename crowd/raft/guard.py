@@ -74,7 +74,8 @@ PRE_VOTE_ROUND_S: Final = 0.15
 LEADER_FALLBACK_S: Final = 1.5
 """A leader that hears no majority for so long follows again (L5)."""
 GATHER_S: Final = 0.005
-"""How long a proposal waits at most for entries before it: a disk or a network may be slow."""
+"""How long a proposal waits for entries before it: a disk or a network may be slow. The tick after
+that appends it, which is the slow clock's, 20 ms later at most, where nothing else asks for one."""
 GATHER_BYTES: Final = 1 << 13
 """So much that gathered goes at once: it is worth a message and a write of its own."""
 APPLY_SLICE_S: Final = 0.005

@@ -204,8 +204,8 @@ class Proposer:
         count, size = len(stored), group_bytes(stored, keys)
         assert 0 < count <= BATCH_MESSAGES_MAX, "a group that no entry holds"
         assert size <= BATCH_BYTES_MAX or count == 1, "a group that no entry holds"
-        if self._groups_bytes + size > GROUPS_BYTES_MAX and self._groups_bytes:
-            return fail(RefusedError(TOO_MANY, retry_after_s=1))
+        if self._is_too_much(size):
+            return self._refuse(RefusedError(TOO_MANY, retry_after_s=1))
         accepted: Deferred[Any] = Deferred()
         deadline_s = self._clock.seconds() + self._within_s
         self._open.append((route, stored, accepted, deadline_s, keys, size, count))
@@ -231,7 +231,7 @@ class Proposer:
                 size, count = len(stored) + len(keys) + MESSAGE_OVERHEAD_BYTES, 0
             else:
                 size, count = group_bytes(stored, keys), len(stored)
-                if refusal is None and self._groups_bytes + size > GROUPS_BYTES_MAX:
+                if refusal is None and self._is_too_much(size):
                     refusal = RefusedError(TOO_MANY, retry_after_s=1)
             if refusal is not None:
                 waiter.errback(self._refused(refusal))
@@ -242,6 +242,10 @@ class Proposer:
         came = len(self._open) - before
         if came:
             self._take(came)
+
+    def _is_too_much(self, group_size: int) -> bool:
+        """Tell whether another group has to come again later; one alone always gets in."""
+        return bool(self._groups_bytes) and self._groups_bytes + group_size > GROUPS_BYTES_MAX
 
     def _refuse(self, error: RefusedError) -> Deferred[Any]:
         return fail(self._refused(error))

@@ -57,12 +57,12 @@ def play(nodes, port, options):
 
     eventually("all that was acknowledged at the consumer", lambda: not missing(), 120)
     outage = Outage(url, killed_s, back_s)
+    failed = len(failures_on_the_living([nodes.loads[-1]], [outage]))
     return {
         "requests": report["requests"],
         "succeeded": report["succeeded"],
-        "failed_on_the_living": len(failures_on_the_living([nodes.loads[-1]], [outage])),
-        "failed_with_their_node": report["failed"]
-        - len(failures_on_the_living([nodes.loads[-1]], [outage])),
+        "failed_on_the_living": failed,
+        "failed_with_their_node": report["failed"] - failed,
         "p50_ms": quantile_ms(latencies, 0.5),
         "p99_ms": quantile_ms(latencies, 0.99),
         "p999_ms": quantile_ms(latencies, 0.999),

@@ -58,7 +58,11 @@ class Nodes:
         )
         self.children = []
         self.sinks, self.loads = [], []
-        self.up()
+        try:
+            self.up()
+        except BaseException:
+            self.close()  # of some that started, when others did not
+            raise
 
     def up(self):
         self.nodes = {node.name: node for node in up(self.directory / "nodes", self.plan)}

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 ROOMS = (
     {"crowd", "crowd.errors", "crowd.clock", "crowd.codec", "crowd.message", "crowd.value",
-      "crowd.definition", "crowd.command",     "crowd.idempotency", "crowd.metrics", "crowd.quantity"},
+     "crowd.definition", "crowd.command", "crowd.idempotency", "crowd.metrics", "crowd.quantity"},
     {"crowd.table", "crowd.kinds", "crowd.schema", "crowd.policy", "crowd.policy_kinds", "crowd.policy_tables",
      "crowd.config"},
     {"crowd.ledger"},

@@ -606,3 +606,13 @@ def test_i7_groups_among_many_have_the_bound_of_all():
     assert [kinds_of([one]) for one in heard if one] == [[RefusedError]] * 2
     node.proposer.stop()
     assert node.proposer._groups_bytes == 0
+
+
+def test_a_group_larger_than_the_bound_gets_in_alone():
+    """However it comes, or its producer would be told to come again for ever."""
+    huge = b"x" * (GROUPS_BYTES_MAX + 1)
+    assert not Node(session=False).accept_group(huge)
+    node = Node(session=False)
+    heard = wanted(node, [((huge,), b""), ((b"small",), b"")])
+    assert [kinds_of([one]) for one in heard if one] == [[RefusedError]]
+    assert node.proposer.refused == 1

@@ -110,26 +110,26 @@ def split_lines(body: bytes) -> Sequence[Raw]:
 
     Raises NotElementsError, and TooManyError.
     """
-    if body.count(b"\n", 0, len(body) - 1) >= ELEMENTS_MAX:
+    lines = body.split(b"\n", ELEMENTS_MAX + 1)
+    if not lines[-1]:
+        lines.pop()
+    if len(lines) > ELEMENTS_MAX:
         raise TooManyError
     try:
         values = _values_of(body)
     except (RecursionError, UnicodeDecodeError, msgspec.MsgspecError):
-        return _line_by_line(body)
-    # Values may also share a line, or go over several. If there are as many of them as lines, and
-    # nothing but one line end between any two, neither is so.
-    tail = b"\n" if body.endswith(b"\n") else b""
-    lines = body.count(b"\n") + (not tail)
-    if body.isascii() and len(values) == lines and b"\n".join(values) + tail == body:
+        return _line_by_line(lines)
+    # Values may also share a line, or go over several. Only if each is a line is neither so.
+    if len(values) == len(lines) and body.isascii() and b"\n".join(values) == b"\n".join(lines):
         return values
-    return _line_by_line(body)
+    return _line_by_line(lines)
 
 
-def _line_by_line(body: bytes) -> Sequence[Raw]:
+def _line_by_line(lines: Sequence[bytes]) -> Sequence[Raw]:
     """Do the same slowly: with blanks, and with an error's place."""
     found: list[Raw] = []
     start = 0
-    for line in body.split(b"\n"):
+    for line in lines:
         value = line.strip(_SPACE)
         if value:
             at = start + len(line) - len(line.lstrip(_SPACE))

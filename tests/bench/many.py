@@ -1,6 +1,6 @@
 """How many messages a second three nodes accept when a request has many of them.
 
-    .venv/bin/python -m tests.bench.many [--elements 100] [--connections 16] [--seconds 8] [--keys]
+    .venv/bin/python -m tests.bench.many [--elements 100] [--connections 64] [--seconds 8] [--keys]
 
 Starts three nodes whose consumer is down, and posts NDJSON to the leader, of so many elements of
 327 bytes, on so many connections, each again as soon as it is answered. Prints the messages
@@ -111,7 +111,7 @@ def main():
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--elements", type=int, default=100)
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--keys", action="store_true")
     parser.add_argument("--profile", action="store_true")

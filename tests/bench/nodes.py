@@ -1,10 +1,11 @@
 """Three nodes in the foreground, for a benchmark that starts and ends them.
 
-    python -m tests.bench.nodes DIRECTORY PORT [--deliver] [--bearer]
+    python -m tests.bench.nodes DIRECTORY PORT [--deliver [--sink-python PYTHON]] [--bearer]
 
 Prints nothing and ends at SIGTERM. Without `--deliver` the one consumer is down, so that all
-accepted messages are backlog; with it a sink on PORT+5 answers 200 at once. With `--bearer`
-producers have to show `KEY`.
+accepted messages are backlog; with it a sink on PORT+5 answers 200 at once: crowd's, or with a
+`PYTHON` that has what it needs the one that the peers deliver to, which tells how many came. With
+`--bearer` producers have to show `KEY`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from crowd.tools.init import ClusterPlan
 from crowd.tools.local_cluster import down, up
 
+SINK = Path(__file__).parent / "peers/apps/sink.py"
 KEY = b"a-key-for-benchmarks-alone"
 
 
@@ -30,6 +32,7 @@ def main():
     parser.add_argument("port", type=int)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--deliver", action="store_true")
+    parser.add_argument("--sink-python")
     parser.add_argument("--bearer", action="store_true")
     options = parser.parse_args()
     key = {"name": "bench", "sha256": [hashlib.sha256(KEY).hexdigest()]}
@@ -41,6 +44,8 @@ def main():
     consumer = None
     if options.deliver:
         command = [sys.executable, "-m", "crowd.cli", "sink", "--port", str(sink)]
+        if options.sink_python:
+            command = [options.sink_python, str(SINK), str(sink)]
         consumer = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     plan = ClusterPlan(
         nodes=options.nodes, port=options.port, upstream=f"http://127.0.0.1:{sink}",

@@ -31,9 +31,9 @@ def plan_of(concurrency=4, batch=BATCH, rate=None, **rules):
 def gathered(plan, now_s=0.0, size=1):
     """Gather all that there is to gather; return the positions."""
     found = []
-    while (attempt := plan.choose(now_s)) is not None:
-        plan.gather(attempt.position, size, now_s)
-        found.append(attempt.position)
+    for trial in plan.choose(now_s):
+        plan.gather(trial, size, now_s)
+        found.append(trial.position)
     return found
 
 
@@ -222,9 +222,9 @@ class BatchMachine(PlanMachine):
             attempt = plan.next_attempt(now_s)
             self.begun([] if attempt is None else [attempt.position])
             return attempt is not None
-        attempt = plan.choose(now_s)
-        if attempt is not None:
-            plan.gather(attempt.position, attempt.position * 7 % 60, now_s)
+        trial = next(plan.choose(now_s), None)
+        if trial is not None:
+            plan.gather(trial, trial.position * 7 % 60, now_s)
             return True
         batch = plan.next_batch(now_s, lambda position: position in self.settled)
         self.begun([attempt.position for attempt in batch or ()])

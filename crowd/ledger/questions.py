@@ -19,7 +19,7 @@ from crowd.ledger.letters import Letter, Letters, State, Tally
 from crowd.ledger.marks import Marks
 from crowd.ledger.members import Members, MemberState
 from crowd.ledger.memories import Memories
-from crowd.ledger.rows import Place, Rows
+from crowd.ledger.rows import Place, Rows, Run
 from crowd.ledger.sessions import Sessions
 from crowd.message import ConsumerId, Position, RouteId
 
@@ -164,6 +164,10 @@ class Questions:
         Raises LookupError above `tip`, and where rows were forgotten.
         """
         return self._rows.place(position)
+
+    def run(self, position: Position) -> Run:
+        """Return the messages around one that are beside it in its entry. LookupError as `place`."""
+        return self._rows.run(position)
 
     def pending(self, consumer: ConsumerId, after: Position, limit: int) -> list[Position]:
         """Return the consumer's next unsettled positions above `after`, rising.

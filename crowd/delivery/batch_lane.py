@@ -103,7 +103,7 @@ class BatchLane(Lane):
         """Start the batch that has gathered, if it is to go; return whether it was."""
         ledger = self._around.ledger
         batch = self.plan.next_batch(
-            now_s, lambda position: ledger.is_settled(self.consumer, position)
+            now_s, lambda positions: ledger.settled_of(self.consumer, positions)
         )
         if batch is None:
             return False

@@ -43,7 +43,7 @@ from crowd.delivery.plan import Plan
 from crowd.delivery.trial import Attempt, Flight, Remembered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
@@ -151,11 +151,11 @@ class BatchPlan(Plan):
     # --- Attempts -----------------------------------------------------------------------------------
 
     def next_batch(
-        self, now_s: float, is_settled: Callable[[Position], bool]
+        self, now_s: float, settled_of: Callable[[Collection[Position]], Sequence[Position]]
     ) -> list[Attempt] | None:
         """Return a batch to start now, one request in flight from here on, or None.
 
-        What `is_settled` meanwhile is left out; nothing may be left then.
+        What is settled meanwhile, as `settled_of` says, is left out; nothing may be left then.
         """
         if not (self.is_full or self._gathering.ready(now_s)) or not self._may_start(
             now_s, closed=self.breaker.closed
@@ -168,7 +168,7 @@ class BatchPlan(Plan):
             trial, size = over
             self._gathering.add(size, now_s)  # as there is room for any that is the first
             self._keep(trial)
-        settled = [position for position in gathered if is_settled(position)]
+        settled = settled_of(gathered)
         for position in settled:
             del gathered[position]
         self.backlog.leave(settled)

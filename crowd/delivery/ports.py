@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
 
@@ -101,6 +101,11 @@ class LedgerView(Protocol):
 
     def is_settled(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether a position needs no attempt."""
+
+    def settled_of(
+        self, consumer: ConsumerId, positions: Collection[Position]
+    ) -> Sequence[Position]:
+        """Return those of some positions, at least one, that are settled; all were pending once."""
 
     def watermark(self, consumer: ConsumerId) -> Position:
         """Return the position up to which, inclusive, nothing needs an attempt."""

@@ -24,7 +24,7 @@ from crowd.ledger.sessions import Sessions
 from crowd.message import ConsumerId, Position, RouteId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from crowd.command import Remember
     from crowd.definition import KeyBounds
@@ -183,6 +183,12 @@ class Questions:
     def is_settled(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether `position` needs no attempt: it is settled, or not this consumer's."""
         return self.consumers[consumer].is_settled(position, self._rows)
+
+    def settled_of(
+        self, consumer: ConsumerId, positions: Collection[Position]
+    ) -> Sequence[Position]:
+        """Return those of `positions`, at least one, that are settled; all were pending once."""
+        return self.consumers[consumer].settled_of(positions)
 
     def is_own(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether a message is this consumer's, settled or not. LookupError as `place`."""

@@ -39,7 +39,7 @@ def gathered(plan, now_s=0.0, size=1):
 
 def sent(plan, now_s=0.0):
     """Return the batch that goes now, or None."""
-    batch = plan.next_batch(now_s, lambda _: False)
+    batch = plan.next_batch(now_s, lambda _: [])
     return None if batch is None else [attempt.position for attempt in batch]
 
 
@@ -226,7 +226,7 @@ class BatchMachine(PlanMachine):
         if trial is not None:
             plan.gather(trial, trial.position * 7 % 60, now_s)
             return True
-        batch = plan.next_batch(now_s, lambda position: position in self.settled)
+        batch = plan.next_batch(now_s, lambda those: sorted(self.settled.intersection(those)))
         self.begun([attempt.position for attempt in batch or ()])
         return batch is not None
 

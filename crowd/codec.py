@@ -10,6 +10,7 @@ decoded values to ``command``, ``message`` and ``raft/wire``.
 
 from __future__ import annotations
 
+import threading
 from io import BytesIO
 from typing import Any, Final, Never
 
@@ -35,6 +36,33 @@ _TAGS: Final = dict.fromkeys(
     _refuse,
 )
 
+
+class _Kept(threading.local):
+    """A decoder that is of use again: making one takes as long as decoding a small message.
+
+    One that refused something is not kept, so that nothing of a stranger's bytes is left in it,
+    nor is it there while it is at work. It holds on to the bytes that it decoded last.
+    """
+
+    decoder: cbor2.CBORDecoder | None = None
+
+
+_kept = _Kept()
+
+
+def _make_decoder() -> cbor2.CBORDecoder:
+    return cbor2.CBORDecoder(
+        BytesIO(),
+        semantic_decoders=_TAGS,
+        tag_hook=_refuse,
+        object_hook=_refuse,
+        max_depth=DEPTH_MAX,
+        allow_indefinite=False,
+        allow_duplicate_keys=False,
+        strict_hashable_types=True,
+    )
+
+
 pack = cbor2.dumps
 """Return a value's CBOR. Values are of the types above; tuples are written as arrays."""
 
@@ -45,18 +73,10 @@ def unpack(data: bytes) -> Any:
     Raises MalformedError if `data` is anything else: cut short, too deep, tagged, a map,
     or with bytes left over. Time and memory stay proportional to ``len(data)``.
     """
+    decoder, _kept.decoder = _kept.decoder or _make_decoder(), None
     try:
-        stream = BytesIO(data)
-        value = cbor2.CBORDecoder(
-            stream,
-            semantic_decoders=_TAGS,
-            tag_hook=_refuse,
-            object_hook=_refuse,
-            max_depth=DEPTH_MAX,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-        ).decode(immutable=True)
+        decoder.fp = stream = BytesIO(data)
+        value = decoder.decode(immutable=True)
     except _ForbiddenError:
         raise MalformedError("CBOR with a tag or a map; expected neither") from None
     except (cbor2.CBORError, EOFError, ValueError, TypeError, MemoryError, OverflowError) as error:
@@ -65,4 +85,5 @@ def unpack(data: bytes) -> Any:
         raise MalformedError(f"not CBOR: {error}") from error
     if stream.tell() != len(data):
         raise MalformedError(f"{len(data) - stream.tell()} bytes after the end of a CBOR value")
+    _kept.decoder = decoder
     return value

@@ -27,7 +27,7 @@ from crowd.delivery.trial import Trial, letter_number, letter_place
 from crowd.message import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from crowd.delivery.order import Order
 
@@ -212,19 +212,24 @@ class Backlog:
             return heappop(self.waiting)
         return None
 
-    def choose_message(self, now_s: float, aged_s: float, *, turn: bool) -> Trial | None:
-        """Return the next message as `choose` does while the breaker is closed, but no letter.
+    def choose_messages(self, now_s: float, aged_s: float, *, turn: bool) -> Iterator[Trial]:
+        """Yield the next messages as `choose` returns them while the breaker is closed, no letter.
 
-        New messages and those that failed change at a `turn` only, and when there is none of a
-        kind: those of one batch are of one kind, as far as there are enough.
+        Each is in its place until it is asked for. New messages and those that failed change at a
+        `turn` only, and when there is none of a kind: those of one batch are of one kind, as far as
+        there are enough.
         """
-        due = bool(self.waiting) and self.waiting[0].due_s <= now_s
         if turn:
             self._since_letter += 1
             self._fresh_went = not self._fresh_went
-        if self.fresh and not (due and self._fresh_went):
-            return Trial(now_s, self.fresh.popleft(), 0, 0, now_s, aged_s)
-        return heappop(self.waiting) if due else None
+        while True:
+            due = _is_due(self.waiting, now_s, closed=True)
+            if self.fresh and not (due and self._fresh_went):
+                yield Trial(now_s, self.fresh.popleft(), 0, 0, now_s, aged_s)
+            elif due:
+                yield heappop(self.waiting)
+            else:
+                return
 
     def choose_letter(self, now_s: float) -> Trial | None:
         """Return the next letter if one is due and it has its turn among the batches, or None."""
@@ -247,7 +252,7 @@ class Backlog:
         return min(dues, default=None) if closed or not dues else -math.inf
 
     def message_due_s(self) -> float:
-        """Return when `choose_message` has something; infinity for never."""
+        """Return when `choose_messages` has something; infinity for never."""
         if self.fresh:
             return -math.inf
         return self.waiting[0].due_s if self.waiting else math.inf

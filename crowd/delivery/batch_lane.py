@@ -7,6 +7,7 @@ probe, a letter, and a message that goes alone are batches of one.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from crowd.delivery.batch_plan import BatchPlan
@@ -73,17 +74,15 @@ class BatchLane(Lane):
         if messages and not plan.gathered:
             messages.clear()  # they were given back
         read_bytes = count = 0
-        while count < PORTION and read_bytes < PORTION_BYTES_MAX:
-            attempt = plan.choose(now_s)
-            if attempt is None:
-                break
-            count += 1
-            position = attempt.position
-            if attempt.number > 1 and self._around.ledger.is_settled(self.consumer, position):
+        for count, trial in enumerate(islice(plan.choose(now_s), PORTION), 1):  # noqa: B007
+            position = trial.position
+            if trial.attempts and self._around.ledger.is_settled(self.consumer, position):
+                plan.set_out(trial, now_s)
                 plan.drop(position)
                 continue
             stored = self._stored(position)
             if stored is None:
+                plan.set_out(trial, now_s)
                 plan.postpone(position, now_s + MEND_S)
                 continue
             read_bytes += len(stored)
@@ -91,17 +90,20 @@ class BatchLane(Lane):
                 message = decode_message(stored)
             except MalformedMessageError as error:
                 self.counts.attempts += 1
+                plan.set_out(trial, now_s)
                 self._answered(Failed(FailureKind.UNDELIVERABLE, str(error)), position)
                 continue
             messages[position] = message
-            plan.gather(position, max(len(message.body), len(stored) // HEAD_SHARE), now_s)
+            plan.gather(trial, max(len(message.body), len(stored) // HEAD_SHARE), now_s)
+            if read_bytes >= PORTION_BYTES_MAX:
+                break
         return count > 0
 
     def _start_batch(self, courier: Courier, now_s: float) -> bool:
         """Start the batch that has gathered, if it is to go; return whether it was."""
         ledger = self._around.ledger
         batch = self.plan.next_batch(
-            now_s, lambda position: ledger.is_settled(self.consumer, position)
+            now_s, lambda positions: ledger.settled_of(self.consumer, positions)
         )
         if batch is None:
             return False

@@ -43,7 +43,7 @@ from crowd.delivery.plan import Plan
 from crowd.delivery.trial import Attempt, Flight, Remembered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
@@ -100,39 +100,40 @@ class BatchPlan(Plan):
 
     # --- Gathering --------------------------------------------------------------------------------
 
-    def choose(self, now_s: float) -> Attempt | None:
-        """Return the next message for the batch that gathers, or None if none is wanted or due.
+    def choose(self, now_s: float) -> Iterator[Trial]:
+        """Yield the next messages for the batch that gathers, until it is full or none is due.
 
-        It counts as in flight until the caller says at once what is to become of it: `gather`,
-        `postpone`, `drop`, or `answered` if it cannot be sent.
+        Each is nowhere else then, and the caller says, before it asks for another one, what is to
+        become of it: `gather`; or `set_out`, and then `postpone`, `drop`, or `answered` if it cannot
+        be sent.
         """
         if not self.breaker.closed or now_s < self._asked_until_s or self._stands or self.is_full:
-            return None
+            return
         aged_s = self._aged.aged_s(now_s)
-        trial = self.backlog.choose_message(now_s, aged_s, turn=not self._gathered)
-        if trial is None:
-            return None
-        self._in_flight[trial.position] = Flight(trial, now_s, False, (), self.blame.lives)
-        return Attempt(trial.position, trial.attempts + 1)
+        for trial in self.backlog.choose_messages(now_s, aged_s, turn=not self._gathered):
+            yield trial
+            if self.is_full or self.endings.is_full:
+                return
 
-    def gather(self, position: Position, size: int, now_s: float) -> None:
-        """Put a message that was just chosen with those gathered; `size` is its body's."""
-        trial = self._in_flight.pop(position).trial
-        fits = self._gathering.has_room(size)
-        if self._gathered and trial.company:
-            fits = fits and len(self._gathered) < trial.company
-        if fits:
-            self._add(trial, size, now_s)
-        else:
+    def gather(self, trial: Trial, size: int, now_s: float) -> None:
+        """Put a message that was chosen with those gathered; `size` is its body's."""
+        alone_enough = self._gathered and 0 < trial.company <= len(self._gathered)
+        if alone_enough or not self._gathering.add(size, now_s):
             self._over = trial, size
             self.is_full = True
+        else:
+            self._keep(trial)
 
-    def _add(self, trial: Trial, size: int, now_s: float) -> None:
-        self._gathering.add(trial.position, size, now_s)
+    def _keep(self, trial: Trial) -> None:
+        """Keep a message for which there was room."""
         self._gathered[trial.position] = trial
         if trial.company:
             self._company = min(self._company, trial.company)
-        self.is_full = len(self._gathered) >= self._company or self._gathering.ready(-math.inf)
+        self.is_full = len(self._gathered) >= self._company or self._gathering.is_full
+
+    def set_out(self, trial: Trial, now_s: float) -> None:
+        """Count a message that was chosen as in flight, alone."""
+        self._in_flight[trial.position] = Flight(trial, now_s, False, (), self.blame.lives)
 
     def _give_back(self) -> None:
         """Have those gathered be chosen anew."""
@@ -150,11 +151,11 @@ class BatchPlan(Plan):
     # --- Attempts -----------------------------------------------------------------------------------
 
     def next_batch(
-        self, now_s: float, is_settled: Callable[[Position], bool]
+        self, now_s: float, settled_of: Callable[[Collection[Position]], Sequence[Position]]
     ) -> list[Attempt] | None:
         """Return a batch to start now, one request in flight from here on, or None.
 
-        What `is_settled` meanwhile is left out; nothing may be left then.
+        What is settled meanwhile, as `settled_of` says, is left out; nothing may be left then.
         """
         if not (self.is_full or self._gathering.ready(now_s)) or not self._may_start(
             now_s, closed=self.breaker.closed
@@ -164,8 +165,10 @@ class BatchPlan(Plan):
         self._gathered, self._over = {}, None
         self._begin_batch()
         if over is not None:
-            self._add(*over, now_s)
-        settled = [position for position in gathered if is_settled(position)]
+            trial, size = over
+            self._gathering.add(size, now_s)  # as there is room for any that is the first
+            self._keep(trial)
+        settled = settled_of(gathered)
         for position in settled:
             del gathered[position]
         self.backlog.leave(settled)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from crowd.delivery.awaited import Awaited, State
     from crowd.delivery.entries import Entries
     from crowd.delivery.outcome import Answer
-    from crowd.delivery.ports import Courier, CourierFactory, Leadership, LedgerView
+    from crowd.delivery.ports import Courier, CourierFactory, Leadership, LedgerView, RunView
     from crowd.delivery.trial import Attempt, Remembered
     from crowd.message import ConsumerId, Message, Position
 
@@ -119,6 +119,7 @@ class Lane:
         self._lacking: dict[Position, None] = {}  # letters whose bytes are not here yet
         self._came = 0  # how many of those may be here by now
         self._rate_text = ""
+        self._run: RunView | None = None  # the messages around the one that was read last
         self._mark = (wait_mark(consumer),)
         ledger, leadership = around.ledger, around.leadership
         now_s = around.clock.seconds()
@@ -269,10 +270,11 @@ class Lane:
 
     def _stored(self, position: Position) -> bytes | None:
         """Return a stored message; None, having asked for help, if its bytes are damaged."""
-        around = self._around
-        place = around.ledger.place(position)
+        around, run = self._around, self._run
+        if run is None or not run.first <= position <= run.last:
+            run = self._run = around.ledger.run(position)
         try:
-            return around.entries.message(place.index, place.offset)
+            return around.entries.message(run.index, run.offset + position - run.first)
         except DamagedEntryError as error:
             around.leadership.damaged(error)
             return None

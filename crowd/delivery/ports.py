@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
 
@@ -27,8 +27,16 @@ class ClientEndpoint(Protocol):
         """Connect, and return the protocol that the factory built."""
 
 
-class PlaceView(Protocol):
-    """Where a message is: its entry's index, and its place in that entry from 0."""
+class RunView(Protocol):
+    """Messages that are one behind the other in one entry."""
+
+    @property
+    def first(self) -> Position:
+        """The first one's position."""
+
+    @property
+    def last(self) -> Position:
+        """The last one's position."""
 
     @property
     def index(self) -> Index:
@@ -36,7 +44,7 @@ class PlaceView(Protocol):
 
     @property
     def offset(self) -> int:
-        """The place in the entry."""
+        """The first one's place in the entry, from 0."""
 
 
 class ConsumerView(Protocol):
@@ -94,11 +102,16 @@ class LedgerView(Protocol):
     def is_settled(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether a position needs no attempt."""
 
+    def settled_of(
+        self, consumer: ConsumerId, positions: Collection[Position]
+    ) -> Sequence[Position]:
+        """Return those of some positions, at least one, that are settled; all were pending once."""
+
     def watermark(self, consumer: ConsumerId) -> Position:
         """Return the position up to which, inclusive, nothing needs an attempt."""
 
-    def place(self, position: Position) -> PlaceView:
-        """Return where a message is in the log."""
+    def run(self, position: Position) -> RunView:
+        """Return where a message, and those beside it in its entry, are in the log."""
 
     @property
     def letters(self) -> Mapping[int, LetterView]:

@@ -69,10 +69,10 @@ class Columns:
         self.gaps = array("H")
         self.through = array("Q")
 
-    def offset(self, row: int, position: int) -> int:
-        """Return the place in its batch, from 0, of the message at `position`, in this row."""
+    def offset(self, row: int) -> int:
+        """Return the place in its batch, from 0, of this row's first message."""
         start = bisect_left(self.indexes, self.indexes[row])
-        return position - self.firsts[start] + sum(self.gaps[start : row + 1])
+        return self.firsts[row] - self.firsts[start] + sum(self.gaps[start : row + 1])
 
     def amount(self, first: int, last: int, end: int, routes: int) -> tuple[int, int]:
         """Return the messages within first-last whose route is in `routes`, and their bytes.

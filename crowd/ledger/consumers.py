@@ -31,7 +31,7 @@ from crowd.message import Position
 from crowd.value import INTEGER_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from crowd.definition import ConsumerDefinition
     from crowd.ledger.head import ConsumerPart, Head
@@ -236,6 +236,13 @@ class Consumer:
             or position in self.settled
             or next(self._own(position, position, rows), None) is None
         )
+
+    def settled_of(self, positions: Collection[Position]) -> list[Position]:
+        """Return those of `positions`, at least one and all its own, that are settled."""
+        first, last = min(positions), max(positions)
+        if first > self.watermark and not self.settled.meets(first, last):
+            return []  # nearly always
+        return [position for position in positions if self.has_settled(position)]
 
     def owns(self, position: Position, rows: Rows) -> bool:
         """Return whether the message at `position` is, or was, its own.

@@ -19,12 +19,12 @@ from crowd.ledger.letters import Letter, Letters, State, Tally
 from crowd.ledger.marks import Marks
 from crowd.ledger.members import Members, MemberState
 from crowd.ledger.memories import Memories
-from crowd.ledger.rows import Place, Rows
+from crowd.ledger.rows import Place, Rows, Run
 from crowd.ledger.sessions import Sessions
 from crowd.message import ConsumerId, Position, RouteId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from crowd.command import Remember
     from crowd.definition import KeyBounds
@@ -165,6 +165,10 @@ class Questions:
         """
         return self._rows.place(position)
 
+    def run(self, position: Position) -> Run:
+        """Return the messages around one that are beside it in its entry. LookupError as `place`."""
+        return self._rows.run(position)
+
     def pending(self, consumer: ConsumerId, after: Position, limit: int) -> list[Position]:
         """Return the consumer's next unsettled positions above `after`, rising.
 
@@ -179,6 +183,12 @@ class Questions:
     def is_settled(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether `position` needs no attempt: it is settled, or not this consumer's."""
         return self.consumers[consumer].is_settled(position, self._rows)
+
+    def settled_of(
+        self, consumer: ConsumerId, positions: Collection[Position]
+    ) -> Sequence[Position]:
+        """Return those of `positions`, at least one, that are settled; all were pending once."""
+        return self.consumers[consumer].settled_of(positions)
 
     def is_own(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether a message is this consumer's, settled or not. LookupError as `place`."""

@@ -114,6 +114,11 @@ class RangeSet:
         """Return the number of values. Costs a step for each range."""
         return sum(self._bounds[1::2]) - sum(self._bounds[::2])
 
+    def meets(self, first: int, last: int) -> bool:
+        """Return whether any value of the range is in the set."""
+        place = bisect_right(self._bounds, first)
+        return place % 2 == 1 or place < bisect_right(self._bounds, last)
+
     def end_of_range(self, value: int) -> int | None:
         """Return the last value of the range that holds `value`, or None if none does."""
         place = bisect_right(self._bounds, value)

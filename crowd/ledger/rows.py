@@ -49,6 +49,19 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     route: RouteId
 
 
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """A row: the messages at ``first``-``last``, which are one behind the other in one entry.
+
+    ``offset`` is the first one's in that batch (from 0).
+    """
+
+    first: Position
+    last: Position
+    index: Index
+    offset: int
+    route: RouteId
+
+
 class Rows:
     """The rows of all entries not forgotten. Ranges of positions are inclusive.
 
@@ -164,12 +177,26 @@ class Rows:
 
     def place(self, position: Position) -> Place:
         """Return where the message at `position` is; LookupError if no row (any more) knows."""
+        run = self.run(position)
+        return Place(run.index, run.offset + position - run.first, run.route)
+
+    def run(self, position: Position) -> Run:
+        """Return the row that the message at `position` is in; LookupError as `place`.
+
+        It stays true: a row never changes once it is there.
+        """
         if not self.first <= position <= self.last:
             raise LookupError(f"position {position} is not within {self.first}-{self.last}")
-        columns = self._columns_of(self._chunk_of(position))
+        chunk = self._chunk_of(position)
+        columns = self._columns_of(chunk)
         row = bisect_right(columns.firsts, position) - 1
-        offset = columns.offset(row, position)
-        return Place(Index(columns.indexes[row]), offset, RouteId(columns.routes[row]))
+        return Run(
+            Position(columns.firsts[row]),
+            Position(self._row_end(chunk, columns, row)),
+            Index(columns.indexes[row]),
+            columns.offset(row),
+            RouteId(columns.routes[row]),
+        )
 
     def matches(self, first: int, last: int, routes: int) -> Iterator[tuple[int, int]]:
         """Yield the runs within first-last whose route is in `routes`, rising.

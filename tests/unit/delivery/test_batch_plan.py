@@ -31,15 +31,15 @@ def plan_of(concurrency=4, batch=BATCH, rate=None, **rules):
 def gathered(plan, now_s=0.0, size=1):
     """Gather all that there is to gather; return the positions."""
     found = []
-    while (attempt := plan.choose(now_s)) is not None:
-        plan.gather(attempt.position, size, now_s)
-        found.append(attempt.position)
+    for trial in plan.choose(now_s):
+        plan.gather(trial, size, now_s)
+        found.append(trial.position)
     return found
 
 
 def sent(plan, now_s=0.0):
     """Return the batch that goes now, or None."""
-    batch = plan.next_batch(now_s, lambda _: False)
+    batch = plan.next_batch(now_s, lambda _: [])
     return None if batch is None else [attempt.position for attempt in batch]
 
 
@@ -222,11 +222,11 @@ class BatchMachine(PlanMachine):
             attempt = plan.next_attempt(now_s)
             self.begun([] if attempt is None else [attempt.position])
             return attempt is not None
-        attempt = plan.choose(now_s)
-        if attempt is not None:
-            plan.gather(attempt.position, attempt.position * 7 % 60, now_s)
+        trial = next(plan.choose(now_s), None)
+        if trial is not None:
+            plan.gather(trial, trial.position * 7 % 60, now_s)
             return True
-        batch = plan.next_batch(now_s, lambda position: position in self.settled)
+        batch = plan.next_batch(now_s, lambda those: sorted(self.settled.intersection(those)))
         self.begun([attempt.position for attempt in batch or ()])
         return batch is not None
 

@@ -480,6 +480,9 @@ def check(ledger: Ledger, model: Model) -> None:
         assert ledger.backlog(consumer_id) == len(left)
         assert ledger.watermark(consumer_id) == model.watermark(name)
         assert [p for p in range(1, tip + 1) if not ledger.is_settled(consumer_id, p)] == left
+        own = sorted(model.own[name])
+        for some in filter(None, (own, own[::3], own[-2:])):
+            assert ledger.settled_of(consumer_id, some) == [p for p in some if p not in left]
         check_ranges(ledger, consumer_id, left)
         check_bounds(ledger, model, name)
     lowest = min(map(model.watermark, model.own), default=model.beginning)

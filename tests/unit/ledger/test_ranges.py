@@ -72,6 +72,7 @@ def test_gaps_are_what_is_missing(steps, asked):
     ranges, model = built(steps)
     first, last = asked
     assert list(ranges.gaps(first, last)) == runs(set(range(first, last + 1)) - model)
+    assert ranges.meets(first, last) == bool(model.intersection(range(first, last + 1)))
 
 
 @given(STEPS, st.integers(0, TOP + 15), st.integers(0, 20))

@@ -53,6 +53,9 @@ def test_every_position_has_its_place(batches):
     assert rows.last == len(model)
     for position, (index, offset, route, _) in enumerate(model, 1):
         assert rows.place(position) == Place(index, offset, route)
+        run = rows.run(position)
+        assert run.first <= position <= run.last
+        assert {rows.run(p) for p in range(run.first, run.last + 1)} == {run}
     for beyond in (0, len(model) + 1):
         with pytest.raises(LookupError):
             rows.place(beyond)

@@ -165,4 +165,5 @@ class BatchLane(Lane):
                 self._end(position, "dead", answers[place])
         if closed != plan.breaker.closed:
             self._turned(now_s)
+        self.stirred = True
         around.wake()

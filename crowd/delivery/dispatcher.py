@@ -3,8 +3,9 @@
 Decides when lanes get their turns and how long a turn is. Leaves what is attempted to each
 lane's plan, and an attempt to its courier.
 
-It works in *slices*: a slice lets every lane look at the ledger, gives each one attempt, and then the
-rest of its time to the lanes in the order of their backlogs, the smallest first.
+It works in *slices*: a slice lets every lane to which something happened, or whose time has come,
+look at the ledger, gives each of them one attempt, and then the rest of its time to them in the order
+of their backlogs, the smallest first.
 A slice is asked for by what was applied, by an answer, or by the earliest due time of any
 lane; when there is nothing to do, no timer runs. While producers wait, a budget bounds the
 time that slices and answers take together: by what the reactor's other work leaves.
@@ -168,6 +169,8 @@ class Dispatcher(Service):
         """Look at the ledger soon: entries were applied."""
         if self._leads:
             self._follow_definitions()
+            for lane in self._lanes.values():
+                lane.stirred = True
             self._wake()
 
     def letters_came(self) -> None:
@@ -304,19 +307,23 @@ class Dispatcher(Service):
     def _work(self, started_s: float, slice_s: float) -> float | None:
         """Do one slice's work; return the seconds until the next one, or None for none."""
         known = self._ledger.consumers
-        lanes = [lane for consumer, lane in self._lanes.items() if consumer in known]
+        there = [lane for consumer, lane in self._lanes.items() if consumer in known]
+        lanes = [lane for lane in there if lane.wants_turn(started_s)]
         for lane in lanes:
+            lane.stirred = False
             lane.look(started_s)
             lane.settle(started_s)
         if self._draining:
             return None
         if started_s >= self._expire_s:
             self._expire(started_s)
-        if not self._start(lanes, started_s, started_s + slice_s):
+        started = self._start(lanes, started_s, started_s + slice_s)
+        for lane in lanes:
+            lane.due_s = lane.next_due_s()
+        if not started:
             return FENCED_S
-        now_s = self._clock.seconds()
-        dues = [due for due in (lane.next_due_s() for lane in lanes) if due is not None]
-        return max(0.0, min(dues) - now_s) if dues else None
+        dues = [lane.due_s for lane in there if lane.due_s is not None]
+        return max(0.0, min(dues) - self._clock.seconds()) if dues else None
 
     def _start(self, lanes: Sequence[Lane], now_s: float, until_s: float) -> bool:
         """Start attempts until there are none due, or no time; False if none may start (I4).

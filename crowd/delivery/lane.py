@@ -109,6 +109,10 @@ class Lane:
         self.definition = definition
         self.counts = Counts()
         self.last_problem = ""
+        self.stirred = True
+        """Whether something happened since its last turn: it wants another one."""
+        self.due_s: float | None = None
+        """When it wants its next turn in any case, as of its last one."""
         self._around = around
         self._couriers: list[Courier] = []  # the present one, and the one before it
         self._courier: Courier | None = None
@@ -161,6 +165,7 @@ class Lane:
         self.definition = definition
         self.plan.follow(_rules_of(definition))
         self._reports.dead_bytes_max = definition.dead.bytes_max
+        self.stirred = True
         self._make_courier()
 
     def _make_courier(self) -> None:
@@ -189,6 +194,10 @@ class Lane:
             self._rate_text = text
 
     # --- A turn -----------------------------------------------------------------------------------
+
+    def wants_turn(self, now_s: float) -> bool:
+        """Return whether a turn could change anything: what it asks for has happened, or is due."""
+        return self.stirred or (self.due_s is not None and self.due_s <= now_s)
 
     def look(self, now_s: float) -> None:
         """Take from the ledger what was applied meanwhile, and new messages if there is room."""
@@ -335,6 +344,7 @@ class Lane:
     def letters_came(self) -> bool:
         """Look again, at the next turn, at letters whose bytes were not here; False if none is."""
         self._came += CAME_MAX
+        self.stirred = True
         return bool(self._lacking)
 
     def _hasten_letters(self, now_s: float) -> None:
@@ -428,6 +438,7 @@ class Lane:
                 self._end(position, "dead", answer)
         if closed != plan.breaker.closed:
             self._turned(now_s)
+        self.stirred = True
         around.wake()
 
     def _end(self, position: Position, state: State, answer: Answer) -> None:

@@ -35,6 +35,26 @@ _TAGS: Final = dict.fromkeys(
     _refuse,
 )
 
+_spare: list[cbor2.CBORDecoder] = []
+"""Decoders that are of use again, as many as were at work at once: making one takes as long as
+decoding a small message. One at work is not among them, so no two threads have the same; nor is
+one that refused something, so that nothing of a stranger's bytes is left in it. Each holds on to
+the bytes that it decoded last."""
+
+
+def _make_decoder() -> cbor2.CBORDecoder:
+    return cbor2.CBORDecoder(
+        BytesIO(),
+        semantic_decoders=_TAGS,
+        tag_hook=_refuse,
+        object_hook=_refuse,
+        max_depth=DEPTH_MAX,
+        allow_indefinite=False,
+        allow_duplicate_keys=False,
+        strict_hashable_types=True,
+    )
+
+
 pack = cbor2.dumps
 """Return a value's CBOR. Values are of the types above; tuples are written as arrays."""
 
@@ -46,17 +66,12 @@ def unpack(data: bytes) -> Any:
     or with bytes left over. Time and memory stay proportional to ``len(data)``.
     """
     try:
-        stream = BytesIO(data)
-        value = cbor2.CBORDecoder(
-            stream,
-            semantic_decoders=_TAGS,
-            tag_hook=_refuse,
-            object_hook=_refuse,
-            max_depth=DEPTH_MAX,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-        ).decode(immutable=True)
+        decoder = _spare.pop()
+    except IndexError:
+        decoder = _make_decoder()
+    try:
+        decoder.fp = stream = BytesIO(data)
+        value = decoder.decode(immutable=True)
     except _ForbiddenError:
         raise MalformedError("CBOR with a tag or a map; expected neither") from None
     except (cbor2.CBORError, EOFError, ValueError, TypeError, MemoryError, OverflowError) as error:
@@ -65,4 +80,5 @@ def unpack(data: bytes) -> Any:
         raise MalformedError(f"not CBOR: {error}") from error
     if stream.tell() != len(data):
         raise MalformedError(f"{len(data) - stream.tell()} bytes after the end of a CBOR value")
+    _spare.append(decoder)
     return value

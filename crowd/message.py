@@ -121,18 +121,15 @@ def decode_message(stored: bytes) -> Message:
     try:
         fields = unpack(stored)
         version, method, target, flat, body, received_us, client, scheme = fields
-        message = Message(
-            method, target, tuple(zip(flat[::2], flat[1::2], strict=True)), body,
-            received_us, client, scheme,
-        )  # fmt: skip
+        parts = iter(flat)
+        headers = tuple(zip(parts, parts, strict=True))
     except (MalformedError, ValueError, TypeError) as error:
         raise MalformedMessageError(f"a stored message does not decode: {error}") from error
-    texts = (method, target, body, client, scheme, *flat)
     if version != FORMAT or type(received_us) is not int:
         raise MalformedMessageError(f"a stored message has format {version!r}, expected {FORMAT}")
-    if set(map(type, texts)) != {bytes}:
+    if {*map(type, flat), *map(type, (method, target, body, client, scheme))} != {bytes}:
         raise MalformedMessageError("a stored message holds something else where bytes belong")
-    return message
+    return Message(method, target, headers, body, received_us, client, scheme)
 
 
 def wait_mark(consumer: ConsumerId) -> tuple[bytes, bytes]:

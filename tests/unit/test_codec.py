@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tracemalloc
 
 import pytest
@@ -102,6 +103,21 @@ def test_no_tag_is_decoded(tag, content):
 def test_what_crowd_does_not_speak_is_refused(text):
     with pytest.raises(MalformedError):
         unpack(bytes.fromhex(text))
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.binary(max_size=12) | VALUE.map(pack) | st.just(b"\x81" * 30), max_size=6), VALUE
+)
+def test_nothing_is_left_of_what_was_decoded_before(befores, value):
+    """A decoder that is used again says what a new one says, also after it refused something."""
+    for before in befores:
+        with contextlib.suppress(MalformedError):
+            unpack(before)
+    if depth(value) < DEPTH_MAX:
+        assert unpack(pack(value)) == value
+    deepest = b"\x81" * (DEPTH_MAX - 1) + b"\x80"
+    assert depth(unpack(deepest)) == DEPTH_MAX
 
 
 def test_nesting_is_bounded():

@@ -10,7 +10,6 @@ decoded values to ``command``, ``message`` and ``raft/wire``.
 
 from __future__ import annotations
 
-import threading
 from io import BytesIO
 from typing import Any, Final, Never
 
@@ -36,18 +35,11 @@ _TAGS: Final = dict.fromkeys(
     _refuse,
 )
 
-
-class _Kept(threading.local):
-    """A decoder that is of use again: making one takes as long as decoding a small message.
-
-    One that refused something is not kept, so that nothing of a stranger's bytes is left in it,
-    nor is it there while it is at work. It holds on to the bytes that it decoded last.
-    """
-
-    decoder: cbor2.CBORDecoder | None = None
-
-
-_kept = _Kept()
+_spare: list[cbor2.CBORDecoder] = []
+"""Decoders that are of use again, as many as were at work at once: making one takes as long as
+decoding a small message. One at work is not among them, so no two threads have the same; nor is
+one that refused something, so that nothing of a stranger's bytes is left in it. Each holds on to
+the bytes that it decoded last."""
 
 
 def _make_decoder() -> cbor2.CBORDecoder:
@@ -73,7 +65,10 @@ def unpack(data: bytes) -> Any:
     Raises MalformedError if `data` is anything else: cut short, too deep, tagged, a map,
     or with bytes left over. Time and memory stay proportional to ``len(data)``.
     """
-    decoder, _kept.decoder = _kept.decoder or _make_decoder(), None
+    try:
+        decoder = _spare.pop()
+    except IndexError:
+        decoder = _make_decoder()
     try:
         decoder.fp = stream = BytesIO(data)
         value = decoder.decode(immutable=True)
@@ -85,5 +80,5 @@ def unpack(data: bytes) -> Any:
         raise MalformedError(f"not CBOR: {error}") from error
     if stream.tell() != len(data):
         raise MalformedError(f"{len(data) - stream.tell()} bytes after the end of a CBOR value")
-    _kept.decoder = decoder
+    _spare.append(decoder)
     return value

@@ -40,6 +40,15 @@ DELIVERY = (
         "key=lambda lane: -known[lane.consumer].backlog",
         alone="costs time: all have their turn first",
     ),
+    Mutation(
+        "an answer asks for no turn", "what was delivered is settled, and what comes next is attempted",
+        DELIVER + "lane.py", "        self.stirred = True\n        around.wake()\n",
+        "        around.wake()\n",
+    ),
+    Mutation(
+        "news ask for no turn", "what was accepted is attempted", DELIVER + "dispatcher.py",
+        "                lane.stirred = True\n", "                pass\n",
+    ),
     # --- Order ----------------------------------------------------------------------------------------
     Mutation(
         "no lines", "one of a key at a time", DELIVER + "order.py",

@@ -56,7 +56,7 @@ class Nodes:
         self.plan = ClusterPlan(
             nodes=size, port=free_ports(size), upstream=upstream, extra=extra or {}
         )
-        self.children = []
+        self.nodes, self.children = {}, []
         self.sinks, self.loads = [], []
         try:
             self.up()
@@ -162,5 +162,9 @@ class Nodes:
                 child.wait(20)
             if child.stdout:
                 child.stdout.close()
-        if configurations(self.directory / "nodes"):
+        # How nodes and workers leave when they are asked is looked at in tests of its own.
+        for node in self.nodes.values():
+            if is_running(node):
+                os.killpg(node.pid, signal.SIGKILL)  # `up` gives each node a group of its own
+        if configurations(self.directory / "nodes"):  # some that `up` began with, and failed
             down(self.directory / "nodes")

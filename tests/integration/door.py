@@ -21,6 +21,16 @@ from tests.integration.cluster import eventually, free_ports
 
 ROOT = str(Path(crowd.__file__).parents[1])
 
+POST = b"POST /leads HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+# What balancers say first: the PROXY protocol, version 1 and 2.
+LINE = b"PROXY TCP4 198.51.100.9 192.0.2.1 4711 2104\r\n"
+BINARY = (
+    b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c"
+    + bytes([198, 51, 100, 9, 192, 0, 2, 1])
+    + (4711).to_bytes(2)
+    + (2104).to_bytes(2)
+)
+
 
 class Authority:
     """Issues certificates. Files are in `directory`, called by their common names."""
@@ -75,6 +85,20 @@ def _general(text):
         return x509.IPAddress(ip_address(text))
     except ValueError:
         return x509.DNSName(text)
+
+
+def answer(connected, data):
+    """Send, and return what comes back until the other side ends; empty if it just ends."""
+    with connected:
+        connected.settimeout(20)
+        found = b""
+        try:
+            connected.sendall(data)
+            while piece := connected.recv(10_000):
+                found += piece
+        except ConnectionError:
+            pass
+        return found
 
 
 class Single:

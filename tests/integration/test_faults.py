@@ -38,8 +38,8 @@ def test_i2_killing_the_leader_under_load_loses_nothing_and_fails_nobody_alive(c
     """I1, I2: acknowledged messages arrive; the other nodes' producers see a pause, no error."""
     cluster.sink(cluster.consumer_port)
     leader = cluster.leader()
-    load = cluster.load(rate=300, seconds=8)
-    time.sleep(3)
+    load = cluster.load(rate=300, seconds=6)
+    time.sleep(1.5)
     killed = cluster.nodes[leader].http
     cluster.kill(leader)
     time.sleep(2)
@@ -54,8 +54,8 @@ def test_i2_killing_the_leader_under_load_loses_nothing_and_fails_nobody_alive(c
 
 def test_i1_all_nodes_killed_at_once_keep_what_they_acknowledged(cluster):
     """I1: kill -9 of all three under load; after their start everything acknowledged arrives."""
-    load = cluster.load(rate=0, seconds=3)
-    time.sleep(2)
+    load = cluster.load(rate=0, seconds=2)
+    time.sleep(1)
     cluster.kill(*cluster.nodes)
     cluster.finish(load)
     cluster.sink(cluster.consumer_port)
@@ -83,8 +83,8 @@ def test_sigterm_hands_over_and_fails_no_request(cluster):
     cluster.sink(cluster.consumer_port)
     leader = cluster.leader()
     living = [name for name in cluster.nodes if name != leader]
-    load = cluster.load(names=living, rate=200, seconds=6)
-    time.sleep(2)
+    load = cluster.load(names=living, rate=200, seconds=4)
+    time.sleep(1)
     begin_s = time.monotonic()
     cluster.term(leader)
     assert time.monotonic() - begin_s < 15

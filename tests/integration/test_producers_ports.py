@@ -8,16 +8,7 @@ import stat
 
 import pytest
 
-from tests.integration.door import Authority, Single
-
-POST = b"POST /leads HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
-LINE = b"PROXY TCP4 198.51.100.9 192.0.2.1 4711 2104\r\n"
-BINARY = (
-    b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c"
-    + bytes([198, 51, 100, 9, 192, 0, 2, 1])
-    + (4711).to_bytes(2)
-    + (2104).to_bytes(2)
-)
+from tests.integration.door import BINARY, LINE, POST, Authority, Single, answer
 
 
 @pytest.fixture
@@ -31,20 +22,6 @@ def start(tmp_path):
     yield run
     for node in nodes:
         node.close()
-
-
-def answer(connected, data):
-    """Send, and return what comes back until the other side ends; empty if it just ends."""
-    with connected:
-        connected.settimeout(20)
-        found = b""
-        try:
-            connected.sendall(data)
-            while piece := connected.recv(10_000):
-                found += piece
-        except ConnectionError:
-            pass
-        return found
 
 
 def tcp(port):

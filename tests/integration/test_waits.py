@@ -43,24 +43,32 @@ class Api(BaseHTTPRequestHandler):
         """Be quiet."""
 
 
-@pytest.fixture
-def api():
+@pytest.fixture(scope="module")
+def server():
+    """Return the consumer of all tests."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     server.daemon_threads = True
-    server.came, server.go_on = [], threading.Event()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
-    server.go_on.set()
     server.shutdown()
     server.server_close()
 
 
 @pytest.fixture
-def nodes(tmp_path, api):
-    url = f"http://127.0.0.1:{api.server_address[1]}"
+def api(server):
+    """Return the consumer: nothing came yet, and it holds up what is slow until it may go on."""
+    server.came, server.go_on = [], threading.Event()
+    yield server
+    server.go_on.set()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, server):
+    """Return three nodes. Each test leaves nothing undelivered, and knows its own messages by their ids."""
+    url = f"http://127.0.0.1:{server.server_address[1]}"
     made = Nodes(
-        tmp_path,
+        tmp_path_factory.mktemp("waits"),
         upstream=url,
         extra={
             "route": [
@@ -75,6 +83,13 @@ def nodes(tmp_path, api):
     )  # fmt: skip
     yield made
     made.close()
+
+
+@pytest.fixture
+def nodes(cluster, api):
+    """Return the three nodes, all of them running."""
+    del api  # there before them
+    return cluster.up()
 
 
 def asked(nodes, name, id_, headers=None):
@@ -167,7 +182,7 @@ def test_a_leader_that_dies_while_a_producer_waits(nodes, api):
         target=lambda: heard.append(post(nodes, follower, b"slow", wait_s=30)), daemon=True
     )
     waiting.start()
-    eventually("it is attempted", lambda: api.came)
+    eventually("it is attempted", lambda: b"slow" in [body for body, _ in api.came])
     begun_s = time.monotonic()
     nodes.kill(leader)
     waiting.join(20)

@@ -130,6 +130,7 @@ class ConsumerConnection(TwistedProtocol):
         self._spent = spent
         self._secure = secure
         self._sent = False
+        self._write: Any = None  # the transport's writeSomeData, while everything went out
         self._parser = httptools.HttpResponseParser(self)
         self._forget()
 
@@ -153,6 +154,7 @@ class ConsumerConnection(TwistedProtocol):
         """Be ready, if nothing has to be proved first."""
         self.transport.setTcpNoDelay(True)
         if not self._secure:
+            self._write = getattr(self.transport, "writeSomeData", None)
             self.proven = True
             self._owner.ready(self)
 
@@ -162,13 +164,25 @@ class ConsumerConnection(TwistedProtocol):
         self._owner.ready(self)
 
     def send(self, exchange: Exchange) -> None:
-        """Write a request; this connection is ready and carries none."""
+        """Write a request; this connection is ready and carries none.
+
+        At once where the transport can: that saves two epoll_ctl and a turn of the reactor, in
+        which a busy leader does a millisecond of other work. What does not go out at once, and all
+        after it, goes through the transport's buffer.
+        """
         self.exchange = exchange
         self._sent = True
         self._forget()
         if exchange.awaited:
             self._fields = []
-        self.transport.writeSequence((exchange.head, exchange.body))
+        if self._write is None:
+            self.transport.writeSequence((exchange.head, exchange.body))
+            return
+        request = exchange.head + exchange.body
+        sent = self._write(request)
+        if sent != len(request):
+            self._write = None
+            self.transport.write(request[sent:] if isinstance(sent, int) else request)
 
     def abort(self) -> None:
         """End the connection at once."""

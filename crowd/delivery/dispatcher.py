@@ -133,6 +133,7 @@ class Dispatcher(Service):
         self._next: Timer | None = None
         self._next_s = 0.0
         self._first = 0
+        self._passed_over = False
         self._expire_s = float("-inf")
         self.budget = TimeBudget()
 
@@ -308,38 +309,49 @@ class Dispatcher(Service):
         """Do one slice's work; return the seconds until the next one, or None for none."""
         known = self._ledger.consumers
         there = [lane for consumer, lane in self._lanes.items() if consumer in known]
-        lanes = [lane for lane in there if lane.wants_turn(started_s)]
-        for lane in lanes:
-            lane.stirred = False
-            lane.look(started_s)
-            lane.settle(started_s)
+        lanes = self._in_turn([lane for lane in there if lane.wants_turn(started_s)])
+        if started_s >= self._expire_s and not self._draining:
+            self._expire(started_s)
+        may_start = self._first_turns(lanes, started_s, started_s + slice_s)
         if self._draining:
             return None
-        if started_s >= self._expire_s:
-            self._expire(started_s)
-        started = self._start(lanes, started_s, started_s + slice_s)
         for lane in lanes:
             lane.due_s = lane.next_due_s()
-        if not started:
+        if not may_start:
             return FENCED_S
         dues = [lane.due_s for lane in there if lane.due_s is not None]
         return max(0.0, min(dues) - self._clock.seconds()) if dues else None
 
-    def _start(self, lanes: Sequence[Lane], now_s: float, until_s: float) -> bool:
-        """Start attempts until there are none due, or no time; False if none may start (I4).
+    def _in_turn(self, lanes: list[Lane]) -> list[Lane]:
+        """Return the lanes in the order of their first attempts: who keeps up is first.
 
-        First one of each lane, another lane first each time, so that a short slice passes none
-        over for long. Then all of the lane with the smallest backlog, and of the next: where time
-        is short, what is short of it is the consumer that is behind, and not those that keep up.
+        Where time was too short for some last time, another lane is first each time, so that a
+        short slice passes none over for long.
         """
+        if not self._passed_over:
+            known = self._ledger.consumers
+            return sorted(lanes, key=lambda lane: known[lane.consumer].backlog)
         self._first = (self._first + 1) % max(1, len(lanes))
-        still = []
-        for lane in (*lanes[self._first :], *lanes[: self._first]):
-            if now_s >= until_s:
-                return True
-            if not self._leadership.may_attempt():
-                return False
-            if lane.start_one(now_s):
+        return [*lanes[self._first :], *lanes[: self._first]]
+
+    def _first_turns(self, lanes: Sequence[Lane], now_s: float, until_s: float) -> bool:
+        """Have each lane look at the ledger, and start attempts until none is due, or no time.
+
+        First one of each lane. Then all of the lane with the smallest backlog, and of the next:
+        where time is short, what is short of it is the consumer that is behind, and not those that
+        keep up. Returns False if none may start (I4).
+        """
+        may_start, still = not self._draining, []
+        self._passed_over = False
+        for lane in lanes:
+            lane.stirred = False
+            lane.look(now_s)
+            lane.settle(now_s)
+            if may_start and now_s >= until_s:
+                self._passed_over = True
+                continue
+            may_start = may_start and self._leadership.may_attempt()
+            if may_start and lane.start_one(now_s):
                 still.append(lane)
             now_s = self._clock.seconds()
         known = self._ledger.consumers
@@ -350,7 +362,7 @@ class Dispatcher(Service):
                 if not lane.start_one(now_s):
                     break
                 now_s = self._clock.seconds()
-        return True
+        return may_start
 
     def _expire(self, now_s: float) -> None:
         """Propose that dead letters go which were kept for as long as their consumers say."""

@@ -29,16 +29,21 @@ DELIVERY = (
     # --- Whose turn it is -----------------------------------------------------------------------------
     Mutation(
         "no first turn", "each consumer has one attempt before any has two", DELIVER + "dispatcher.py",
-        "        for lane in (*lanes[self._first :], *lanes[: self._first]):\n",
-        "        still = list(lanes)\n        for lane in ():\n",
+        "            if may_start and lane.start_one(now_s):\n                still.append(lane)\n",
+        "            still.append(lane)\n",
         alone="an attempt costs a slice next to nothing here, and seven at once are the most: none is "
         "cut short. A unit test of the dispatcher has short slices",
     ),
     Mutation(
         "who is behind comes first", "who keeps up is not held up by who is behind",
-        DELIVER + "dispatcher.py", "key=lambda lane: known[lane.consumer].backlog",
-        "key=lambda lane: -known[lane.consumer].backlog",
+        DELIVER + "dispatcher.py", "for lane in sorted(still, key=lambda lane: known[lane.consumer].backlog)",
+        "for lane in sorted(still, key=lambda lane: -known[lane.consumer].backlog)",
         alone="costs time: all have their turn first",
+    ),
+    Mutation(
+        "who is passed over stays so", "a short slice passes none over for long",
+        DELIVER + "dispatcher.py", "                self._passed_over = True\n", "",
+        alone="no slice is cut short here. A unit test of the dispatcher has short slices",
     ),
     Mutation(
         "an answer asks for no turn", "what was delivered is settled, and what comes next is attempted",

@@ -811,8 +811,9 @@ class Worked(Clock):
 
     cost_s = 0.0
 
-    def __init__(self):
+    def __init__(self, look_s=0.00002):
         super().__init__()
+        self.look_s = look_s
         self.took_s = []
 
     def seconds(self):
@@ -823,7 +824,7 @@ class Worked(Clock):
         return super().callLater(when, self._timed, what, *args)
 
     def _timed(self, what, *args):
-        before_s, self.cost_s = self.rightNow, 0.00002
+        before_s, self.cost_s = self.rightNow, self.look_s
         what(*args)
         self.took_s.append(self.rightNow - before_s)
         self.cost_s = 0.0
@@ -872,6 +873,20 @@ def test_each_consumer_has_its_turn_and_then_who_keeps_up():
     names = [name for name, _, _ in node.attempts[:200]]
     assert sum(clock.took_s) / len(node.attempts) * 200 > 2 * SLICE_S
     assert 2 <= names.count("behind") < 20
+
+
+def test_slices_that_are_too_short_for_all_pass_none_over():
+    """Where a slice has time for one or two consumers, those that are behind have their turn too."""
+    keep_up = [consumer(name, concurrency=1_000, routes=("/b",)) for name in ("a", "b", "c")]
+    cluster = Cluster(*keep_up, consumer("behind", concurrency=1_000))
+    clock = cluster.clock = Worked(look_s=SLICE_S / 3)
+    node = Node(cluster, answer=lambda *_: OK)
+    node.dispatcher.lead()
+    cluster.accept(*[b"x"] * 500)
+    cluster.accept(*[b"x"] * 500, route=2)
+    clock.advance(0.0005)
+    names = [name for name, _, _ in node.attempts[:40]]
+    assert all(names.count(name) >= 5 for name in ("a", "b", "c", "behind")), names
 
 
 @given(data=st.data())

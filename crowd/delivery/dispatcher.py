@@ -6,8 +6,8 @@ lane's plan, and an attempt to its courier.
 It works in *slices*: a slice lets every lane to which something happened, or whose time has come,
 look at the ledger, gives each of them one attempt, and then the rest of its time to them in the order
 of their backlogs, the smallest first.
-A slice is asked for by what was applied, by an answer, or by the earliest due time of any
-lane; when there is nothing to do, no timer runs. While producers wait, a budget bounds the
+What was applied has a slice at once; one is asked for by an answer, and by the earliest due time
+of any lane; when there is nothing to do, no timer runs. While producers wait, a budget bounds the
 time that slices and answers take together: by what the reactor's other work leaves.
 """
 
@@ -167,12 +167,18 @@ class Dispatcher(Service):
             self.unlead()
 
     def advanced(self) -> None:
-        """Look at the ledger soon: entries were applied."""
+        """Have a slice now: entries were applied, and whose producers are here was told.
+
+        In a turn of its own a new message would wait until a busy leader has read all that came
+        meanwhile, which takes a millisecond or two.
+        """
         if self._leads:
             self._follow_definitions()
             for lane in self._lanes.values():
                 lane.stirred = True
-            self._wake()
+            if not self._working:
+                self._ask_nothing()
+                self._slice()
 
     def letters_came(self) -> None:
         """Look again at letters whose bytes were not on this node: some may be now."""
@@ -219,9 +225,7 @@ class Dispatcher(Service):
         self._lanes.clear()
         self._entries.clear()
         self.awaited.clear()
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
+        self._ask_nothing()
 
     def _follow_definitions(self) -> None:
         """Have a lane for each consumer, as it is defined now, and for no other."""
@@ -259,6 +263,11 @@ class Dispatcher(Service):
             self._next.cancel()
         self._next_s = next_s
         self._next = self._clock.callLater(delay_s, self._slice)
+
+    def _ask_nothing(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
 
     def _slice(self) -> None:
         self._next = None

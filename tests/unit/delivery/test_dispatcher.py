@@ -97,9 +97,9 @@ def test_the_fence_is_asked_before_every_attempt():
         asked.append(True)
         return len(asked) <= 3
 
-    cluster.may_attempt = may_attempt
     node = Node(cluster)
     node.dispatcher.lead()
+    cluster.may_attempt = may_attempt
     cluster.accept(*[b"x"] * 10)
     node.pass_s(0.02)
     assert len(node.attempts) == 3

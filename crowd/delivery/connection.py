@@ -163,19 +163,18 @@ class ConsumerConnection(TwistedProtocol):
         self.proven = True
         self._owner.ready(self)
 
-    def send(self, exchange: Exchange) -> None:
+    def send(self, exchange: Exchange, *, at_once: bool = False) -> None:
         """Write a request; this connection is ready and carries none.
 
-        At once where the transport can: that saves two epoll_ctl and a turn of the reactor, in
-        which a busy leader does a millisecond of other work. What does not go out at once, and all
-        after it, goes through the transport's buffer.
+        Either in the reactor's next turn, or `at_once` where the transport can. What does not go out
+        then, and all after it, goes through the transport's buffer.
         """
         self.exchange = exchange
         self._sent = True
         self._forget()
         if exchange.awaited:
             self._fields = []
-        if self._write is None:
+        if self._write is None or not at_once:
             self.transport.writeSequence((exchange.head, exchange.body))
             return
         request = exchange.head + exchange.body

@@ -231,11 +231,15 @@ class Backlog:
             else:
                 return
 
-    def choose_letter(self, now_s: float) -> Trial | None:
-        """Return the next letter if one is due and it has its turn among the batches, or None."""
-        if not _is_due(self.letters, now_s, closed=True):
+    def choose_letter(self, now_s: float, *, closed: bool, alone: bool) -> Trial | None:
+        """Return the next letter if one is due and it has its turn among the batches, or None.
+
+        It always has where letters are `alone`, and no message is chosen.
+        """
+        if not _is_due(self.letters, now_s, closed=closed):
             return None
-        if self._since_letter < LETTER_EVERY and self.message_due_s() <= now_s:
+        is_in_turn = alone or self._since_letter >= LETTER_EVERY
+        if not is_in_turn and self.message_due_s() <= now_s:
             return None
         self._since_letter = 0
         return heappop(self.letters)
@@ -250,6 +254,12 @@ class Backlog:
             return -math.inf
         dues = [heap[0].due_s for heap in (self.waiting, self.letters) if heap]
         return min(dues, default=None) if closed or not dues else -math.inf
+
+    def letter_due_s(self, *, closed: bool) -> float | None:
+        """Return when `choose_letter` has something for letters alone, as `due_s` does."""
+        if not self.letters:
+            return None
+        return self.letters[0].due_s if closed else -math.inf
 
     def message_due_s(self) -> float:
         """Return when `choose_messages` has something; infinity for never."""

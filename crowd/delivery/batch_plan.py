@@ -107,7 +107,9 @@ class BatchPlan(Plan):
         become of it: `gather`; or `set_out`, and then `postpone`, `drop`, or `answered` if it cannot
         be sent.
         """
-        if not self.breaker.closed or now_s < self._asked_until_s or self._stands or self.is_full:
+        if not self.breaker.closed or now_s < self._asked_until_s or self._stands:
+            return
+        if self.is_full or self.full:
             return
         aged_s = self._aged.aged_s(now_s)
         for trial in self.backlog.choose_messages(now_s, aged_s, turn=not self._gathered):
@@ -157,9 +159,9 @@ class BatchPlan(Plan):
 
         What is settled meanwhile, as `settled_of` says, is left out; nothing may be left then.
         """
-        if not (self.is_full or self._gathering.ready(now_s)) or not self._may_start(
-            now_s, closed=self.breaker.closed
-        ):
+        if self.full or not (self.is_full or self._gathering.ready(now_s)):
+            return None
+        if not self._may_start(now_s, closed=self.breaker.closed):
             return None
         gathered, over = self._gathered, self._over
         self._gathered, self._over = {}, None
@@ -190,7 +192,7 @@ class BatchPlan(Plan):
         """Return a letter to attempt now, alone, or None. While the breaker is closed."""
         if not self.backlog.letters or not self._may_start(now_s, closed=True):
             return None
-        trial = self.backlog.choose_letter(now_s)
+        trial = self.backlog.choose_letter(now_s, closed=True, alone=self.full)
         if trial is None:
             return None
         if self.rate is not None:
@@ -204,9 +206,9 @@ class BatchPlan(Plan):
             return None
         if not self.breaker.closed:
             return super().next_due_s()
-        due_s = math.inf if self.is_full else self.backlog.message_due_s()
+        due_s = math.inf if self.is_full or self.full else self.backlog.message_due_s()
         if len(self._in_flight) < self.pace.limit:
-            start_s = self._batch_due_s()
+            start_s = math.inf if self.full else self._batch_due_s()
             if self.backlog.letters:
                 start_s = min(start_s, self.backlog.letters[0].due_s)
             if self.rate is not None:

@@ -328,6 +328,8 @@ class Dispatcher(Service):
             lane.due_s = lane.next_due_s()
         if not may_start:
             return FENCED_S
+        if any(lane.stirred for lane in lanes):
+            return 0.0  # an attempt ended as soon as it began
         dues = [lane.due_s for lane in there if lane.due_s is not None]
         return max(0.0, min(dues) - self._clock.seconds()) if dues else None
 

@@ -42,7 +42,8 @@ class Endings:
         self.delivered: list[Position] = []
         """Delivered messages in no proposal yet."""
         self.dead: list[Dead] = []
-        """The dead that are in no proposal yet, in the order in which they died."""
+        """The dead that are in no proposal yet: letters, then messages in the order in which they
+        died."""
         self.concluded: list[int] = []
         """Letters that were delivered and are in no proposal yet."""
         self._proposed: deque[tuple[Position, ...]] = deque()
@@ -58,6 +59,13 @@ class Endings:
     def is_full(self) -> bool:
         """Whether no more may die."""
         return len(self.dead) >= DEAD_MAX
+
+    def die(self, dead: Dead) -> None:
+        """Take what died. A letter is kept already: it waits for no message that finds no room."""
+        if dead.position < 0:
+            self.dead.insert(0, dead)
+        else:
+            self.dead.append(dead)
 
     # --- Proposed ---------------------------------------------------------------------------------
 

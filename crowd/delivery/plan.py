@@ -169,7 +169,10 @@ class Plan:
     def set_full(
         self, now_s: float, *, full: bool, why: str = "its dead letters are at their bound"
     ) -> None:
-        """Attempt nothing while no more letters may be kept; `why` is for people."""
+        """Attempt no message while no more letters may be kept; `why` is for people.
+
+        Letters are attempted: those that are delivered make room, and none takes more of it.
+        """
         self._full_why = why
         if full != self.full:
             self.full = full
@@ -279,7 +282,10 @@ class Plan:
         closed = self.breaker.closed
         if not self._may_start(now_s, closed=closed):
             return None
-        trial = self.backlog.choose(now_s, self._aged.aged_s(now_s), closed=closed)
+        if self.full:
+            trial = self.backlog.choose_letter(now_s, closed=closed, alone=True)
+        else:
+            trial = self.backlog.choose(now_s, self._aged.aged_s(now_s), closed=closed)
         if trial is None:
             return None
         if self.rate is not None:
@@ -303,7 +309,7 @@ class Plan:
     @property
     def _stands(self) -> bool:
         """Whether nothing is attempted, and no time changes that."""
-        return self.paused or self.full or self.endings.is_full
+        return self.paused or self.endings.is_full
 
     @property
     def _may_probe(self) -> bool:
@@ -347,11 +353,15 @@ class Plan:
         if self._stands:
             return None
         if not self.breaker.closed:
-            nothing = not self._may_probe or self.backlog.due_s(closed=False) is None
+            nothing = not self._may_probe or self._backlog_due_s(closed=False) is None
             return None if nothing else self.breaker.until_s
         if len(self._in_flight) >= self.pace.limit:
             return None
-        return self.backlog.due_s(closed=True)
+        return self._backlog_due_s(closed=True)
+
+    def _backlog_due_s(self, *, closed: bool) -> float | None:
+        backlog = self.backlog
+        return backlog.letter_due_s(closed=closed) if self.full else backlog.due_s(closed=closed)
 
     # --- Answers --------------------------------------------------------------------------------------
 
@@ -462,7 +472,7 @@ class Plan:
                 status = answer.status if isinstance(answer, Answered) else 0
                 words, first_s = last_words(answer), trial.first_s
                 dead = Dead(trial.position, reason, status, words, attempts, first_s, now_s)
-                self.endings.dead.append(dead)
+                self.endings.die(dead)
             return
         due_s = now_s
         if outcome is not Outcome.DEAD:

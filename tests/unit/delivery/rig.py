@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 from twisted.internet.defer import Deferred
@@ -60,6 +61,7 @@ class Cluster:
         self.leads = True
         self.quorum = True
         self.held = False
+        self._gathers = False
         self.reads = 0
         self.append(Birth("leads", "0123abcd", (Member("a", "", bytes(16)),), 1))
         self.append(OpenSession("a", bytes(16)))
@@ -75,8 +77,20 @@ class Cluster:
         self.letter_bytes |= dict(came)
         for number in went:
             self.letter_bytes.pop(number, None)
+        if not self._gathers:
+            self._tell()
+
+    def _tell(self):
         for listener in self.listeners:
             listener.advanced()
+
+    @contextlib.contextmanager
+    def one_turn(self):
+        """Have what is appended within applied in one turn, as an engine does what came together."""
+        self._gathers = True
+        yield
+        self._gathers = False
+        self._tell()
 
     def define(self, *consumers):
         routes = tuple(RouteDefinition(path, ("POST",), "refuse", None) for path in ("/a", "/b"))

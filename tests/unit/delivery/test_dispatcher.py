@@ -437,6 +437,34 @@ def test_at_the_bound_of_dead_letters_an_alarm_is_seen():
     assert not node.dispatcher.progress()[0].alarm
 
 
+@pytest.mark.parametrize("batch", [None, Batch("ndjson", 10, 1 << 20, 0)])
+@pytest.mark.parametrize("breaker", [Breaker(), Breaker(failures=1)])
+def test_at_the_bound_of_dead_letters_a_replay_makes_room(batch, breaker):
+    """Held, a consumer gets no new message; but letters ordered for it, for they have room already."""
+    cluster = Cluster(consumer("c", dead=Dead(bytes_max=200), batch=batch, breaker=breaker))
+    node = Node(cluster, answer=lambda *_: Answered(400))
+    node.dispatcher.lead()
+    cluster.accept(*[b"x" * 50] * 3)
+    node.pass_s(5)
+    assert node.dispatcher.progress()[0].alarm
+    assert dict(cluster.ledger.letters).keys() == {1, 2}
+    cluster.accept(b"new")
+    order = Replay(cluster.ledger.consumer_id("c"), (1, 2))
+    cluster.append(order)
+    node.pass_s(5)
+    assert node.bodies("c").count(b"new") == 0
+    again = dict(cluster.ledger.letters)
+    assert {letter.state for letter in again.values()} == {"dead"}, "refused again, and kept"
+    assert node.dispatcher.progress()[0].alarm
+    node.answer = lambda *_: OK
+    cluster.append(Replay(order.consumer, tuple(again)))
+    node.pass_s(5)
+    assert not node.dispatcher.progress()[0].alarm
+    assert [letter.state for letter in cluster.ledger.letters.values()] == ["dead"]
+    assert node.bodies("c")[-1] == b"new"
+    assert cluster.ledger.watermark(order.consumer) == 4
+
+
 def test_what_waits_is_told_once_a_second_and_only_if_it_changed():
     """A consumer that fails costs the log an entry a second, and one that works none."""
     cluster = Cluster(consumer("bad"), consumer("good"))
@@ -587,9 +615,10 @@ def test_a_letter_that_is_ordered_elsewhere_and_back_is_not_forgotten(said):
     cluster.held = True
     node.end(said)
     node.pass_s(0.2)
-    cluster.append(Replay(other, (1,)))
-    cluster.commit()
-    cluster.append(Replay(first, (1,)))
+    with cluster.one_turn():
+        cluster.append(Replay(other, (1,)))
+        cluster.commit()
+        cluster.append(Replay(first, (1,)))
     node.answer = lambda *_: OK
     node.pass_s(LETTER_ENDS_S + 1)
     assert [name for name, _, _ in node.attempts] == ["c", "c", "c"]
@@ -599,12 +628,14 @@ def test_a_letter_that_is_ordered_elsewhere_and_back_is_not_forgotten(said):
 def test_a_letter_that_is_ordered_elsewhere_while_it_waits_is_attempted_there_alone():
     """From when the ledger shows it: also between two looks at the letters."""
     cluster, node, first, other = letter_to_each(retry=Retry(10_000, 1.0, 10_000, 10**12))
-    cluster.append(Replay(other, (1,)))
-    node.end(Answered(503))
+    with cluster.one_turn():
+        cluster.append(Replay(other, (1,)))
+        node.end(Answered(503))
     node.pass_s(0.05)
     assert [name for name, _, _ in node.attempts].count("c") == 2
-    cluster.append(Replay(first, (1,)))
-    node.end(Answered(503))
+    with cluster.one_turn():
+        cluster.append(Replay(first, (1,)))
+        node.end(Answered(503))
     node.pass_s(0.2)
     assert [name for name, _, _ in node.attempts].count("c") == 3
 
@@ -866,8 +897,13 @@ def test_each_consumer_has_its_turn_and_then_who_keeps_up():
     clock = cluster.clock = Worked()
     node = Node(cluster, answer=lambda *_: OK)
     node.dispatcher.lead()
-    cluster.accept(*[b"x"] * 4_000, route=2)
-    cluster.accept(*[b"x"] * 4_000)
+
+    def accept():
+        with cluster.one_turn():
+            cluster.accept(*[b"x"] * 4_000, route=2)
+            cluster.accept(*[b"x"] * 4_000)
+
+    clock.callLater(0, accept)
     clock.advance(0.0005)
     # The first slices, before a lane has attempted all that it has read.
     names = [name for name, _, _ in node.attempts[:200]]
@@ -882,8 +918,13 @@ def test_slices_that_are_too_short_for_all_pass_none_over():
     clock = cluster.clock = Worked(look_s=SLICE_S / 3)
     node = Node(cluster, answer=lambda *_: OK)
     node.dispatcher.lead()
-    cluster.accept(*[b"x"] * 500)
-    cluster.accept(*[b"x"] * 500, route=2)
+
+    def accept():
+        with cluster.one_turn():
+            cluster.accept(*[b"x"] * 500)
+            cluster.accept(*[b"x"] * 500, route=2)
+
+    clock.callLater(0, accept)
     clock.advance(0.0005)
     names = [name for name, _, _ in node.attempts[:40]]
     assert all(names.count(name) >= 5 for name in ("a", "b", "c", "behind")), names

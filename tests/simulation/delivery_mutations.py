@@ -54,6 +54,18 @@ DELIVERY = (
         "news ask for no turn", "what was accepted is attempted", DELIVER + "dispatcher.py",
         "                lane.stirred = True\n", "                pass\n",
     ),
+    Mutation(
+        "held letters", "a replay makes room for what found none", DELIVER + "plan.py",
+        "        return self.paused or self.endings.is_full\n",
+        "        return self.paused or self.full or self.endings.is_full\n", profile="operators",
+        first=210062, seeds=1,
+    ),
+    Mutation(
+        "the dead in line", "a letter that dies again waits for no room", DELIVER + "endings.py",
+        "            self.dead.insert(0, dead)\n", "            self.dead.append(dead)\n",
+        profile="operators", alone="a letter that is refused again waits, and is purged or ordered again "
+        "when the operator sees to it. A unit test of the dispatcher has it die while there is no room",
+    ),
     # --- Order ----------------------------------------------------------------------------------------
     Mutation(
         "no lines", "one of a key at a time", DELIVER + "order.py",

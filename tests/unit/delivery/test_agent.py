@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.client import readBody
 
-from crowd.delivery.agent import CONNECT_S, IDLE_S, ConsumerAgent, PreparedRequest
+from crowd.delivery.agent import AT_ONCE_MAX, CONNECT_S, IDLE_S, ConsumerAgent, PreparedRequest
 from crowd.delivery.connection import ANSWER_BYTES_MAX, PIECE_BYTES_MAX
 from crowd.errors import AttemptFailedError
 
@@ -45,10 +45,30 @@ class Transport:
         self.protocol.connectionLost(Failure(error or ConnectionDone()))
 
 
+class Eager(Transport):
+    """A connection that can be written to at once; it takes as many bytes then as the test says."""
+
+    def __init__(self, takes):
+        super().__init__()
+        self.takes = takes
+        self.at_once = b""
+
+    def writeSomeData(self, data):  # noqa: N802
+        if isinstance(self.takes, Exception):
+            return self.takes
+        taken = data[: self.takes]
+        self.at_once += taken
+        return len(taken)
+
+    def write(self, data):
+        self.written += data
+
+
 class Endpoint:
     """Connects when the test says."""
 
-    def __init__(self):
+    def __init__(self, make=Transport):
+        self.make = make
         self.asked = []
         self.transports = []
         self.cancelled = 0
@@ -63,7 +83,7 @@ class Endpoint:
 
     def succeed(self):
         factory, connecting = self.asked.pop(0)
-        transport = Transport()
+        transport = self.make()
         transport.protocol = factory.buildProtocol(None)
         transport.protocol.transport = transport
         self.transports.append(transport)
@@ -78,9 +98,9 @@ class Endpoint:
 class Rig:
     """An agent over an endpoint in memory."""
 
-    def __init__(self, *, timeout_s=15.0, may_send=lambda: True, secure=False):
+    def __init__(self, *, timeout_s=15.0, may_send=lambda: True, secure=False, make=Transport):
         self.clock = Clock()
-        self.endpoint = Endpoint()
+        self.endpoint = Endpoint(make)
         self.spent = []
         self.agent = ConsumerAgent(
             self.clock, self.endpoint, timeout_s, may_send, self.spent.append, secure=secure
@@ -131,6 +151,37 @@ def test_a_connection_is_used_again():
     assert transport.written == WIRE * 2
     assert rig.kinds == [200, 200]
     assert len(rig.endpoint.transports) == 1
+
+
+def test_while_few_are_under_way_a_request_is_written_at_once():
+    """It does not wait for the reactor's next turn; with more under way those of a turn go together."""
+    rig = Rig(make=lambda: Eager(10_000))
+    for _ in range(AT_ONCE_MAX + 2):
+        rig.request()
+    transports = [rig.endpoint.succeed() for _ in range(AT_ONCE_MAX + 2)]
+    for transport in transports:
+        transport.answer(OK)
+        transport.written = b""
+    for _ in transports:
+        rig.request()
+    at_once = [transport for transport in transports if transport.at_once == WIRE]
+    assert len(at_once) == AT_ONCE_MAX
+    assert [t.written for t in transports if t not in at_once] == [WIRE, WIRE]
+
+
+@pytest.mark.parametrize("takes", [0, 5, ConnectionDone()])
+def test_what_cannot_be_written_at_once_goes_through_the_buffer_in_its_order(takes):
+    """As does everything after it; an error is met again there, and reported."""
+    rig = Rig(make=lambda: Eager(takes))
+    transport = exchanged(rig)
+    rig.request()
+    transport.answer(OK)
+    taken = transport.at_once
+    assert len(taken) == (takes if isinstance(takes, int) else 0)
+    assert transport.written == WIRE + WIRE[len(taken) :]
+    rig.request()
+    assert transport.at_once == taken
+    assert transport.written == WIRE + WIRE[len(taken) :] + WIRE
 
 
 def test_exchanges_at_once_have_a_connection_each():

@@ -282,6 +282,7 @@ class NobodyStarves(Check):
 
     def __init__(self, checks):
         super().__init__(checks)
+        self._leads_s = {}  # since when each process leads, as far as was looked at
         self._seen_s = {}
         self._free_s = {}
 
@@ -290,14 +291,16 @@ class NobodyStarves(Check):
 
     def looked(self, process):
         if not process.leads:
+            self._leads_s.pop(process, None)
             return
         now_s, engine = self.world.now, process.engine
+        leads_s = self._leads_s.setdefault(process, now_s)
         for number, known in engine.ledger.consumers.items():
             lane = process.dispatcher._lanes.get(number)
             if lane is None or not engine.may_attempt() or self._is_free_to_rest(lane, known):
                 self._free_s[number] = now_s
                 continue
-            since_s = max(self._seen_s.get(number, 0.0), self._free_s.get(number, now_s))
+            since_s = max(leads_s, self._seen_s.get(number, 0.0), self._free_s.get(number, 0.0))
             if now_s - since_s > STARVES_S:
                 self.fail(
                     f"{process.name} has not attempted {known.definition.name} for "
@@ -322,6 +325,7 @@ class StragglersPinNothing(Check):
 
     def __init__(self, checks):
         super().__init__(checks)
+        self._leads_s = {}
         self._new_s = {}
 
     def attempted(self, request):
@@ -330,16 +334,20 @@ class StragglersPinNothing(Check):
 
     def looked(self, process):
         if not process.leads:
+            self._leads_s.pop(process, None)
             return
         now_s, engine = self.world.now, process.engine
+        leads_s = self._leads_s.setdefault(process, now_s)
         for number, known in engine.ledger.consumers.items():
             lane = process.dispatcher._lanes.get(number)
             if lane is None or not engine.may_attempt() or not self._has_new(engine, lane, known):
                 self._new_s[number] = now_s
-            elif now_s - self._new_s.setdefault(number, now_s) > STARVES_S:
+                continue
+            since_s = max(leads_s, self._new_s.setdefault(number, now_s))
+            if now_s - since_s > STARVES_S:
                 self.fail(
                     f"{process.name} has attempted nothing new of {known.definition.name} for "
-                    f"{now_s - self._new_s[number]:.1f} s"
+                    f"{now_s - since_s:.1f} s"
                 )
 
     def _has_new(self, engine, lane, known):

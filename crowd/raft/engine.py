@@ -394,7 +394,7 @@ class Engine(Service):
         if self._urgent:
             self._urgent = False
             self._keep_house()
-        if self._leading:
+        if self.raft.is_leader:  # also before its first commit, which may need who needs a snapshot
             self.snapshots.send_due(self.raft.acked)
         if self.raft.applied_index != self._seen_applied:
             self._seen_applied = self.raft.applied_index

@@ -119,6 +119,11 @@ MUTATIONS = (
         "entitled if message.roster == mine else message.roster > mine and asks is not None",
     ),
     Mutation(
+        "no snapshot before the first commit", "who leads and cannot commit yet brings others up to it",
+        RAFT + "engine.py", "        if self.raft.is_leader:  # also before",
+        "        if self._leading:  # also before", first=240996, seeds=1,
+    ),
+    Mutation(
         "D14 any roster", "a vote is for as new a roster", RAFT + "guard.py",
         "return (entitled if message.roster == mine else message.roster > mine) and asks",
         "return entitled and asks", profile="snapshots",

@@ -147,7 +147,8 @@ class BreakerOpens(Check):
             self.fail(f"{name} is attempted while its breaker is open")
         elif state is BreakerState.PROBING:
             self._probe(pace, request, name)
-        elif pace.run >= request.definition.breaker.failures:
+        elif pace.run >= max(d.breaker.failures for _, d in self._told(request).defined):
+            # A smaller bound than before is looked at with the next failure.
             self.fail(f"{name} is attempted after {pace.run} failures in a row")
 
     def _begin(self, request):

@@ -73,6 +73,8 @@ class TrialsBounded(Check):
     def __init__(self, checks):
         super().__init__(checks)
         self._trials = {}
+        self._cut_off_s = {}
+        """When those began that were cut off in their first attempt, and tried no more so far."""
         self._lives = {}
         """By lane: signs of life."""
         self._appends = {}
@@ -197,14 +199,17 @@ class TrialsBounded(Check):
             key = self._key(request, naming)
             if isinstance(answer, Answered) and answer.status // 100 == 2:
                 self._trials.pop(key, None)
+                self._cut_off_s.pop(key, None)
                 continue
-            if not isinstance(answer, Answered) and answer.kind in {
-                FailureKind.FENCED, FailureKind.STOPPED,
-            }:  # fmt: skip
+            if not isinstance(answer, Answered) and answer.kind is FailureKind.FENCED:
+                continue
+            if not isinstance(answer, Answered) and answer.kind is FailureKind.STOPPED:
+                self._cut_off_s.setdefault(key, request.started_s)  # it ages from then on
                 continue
             trial = self._trials.get(key)
             if trial is None:
-                trial = self._trials[key] = _Trial(request.started_s)
+                began_s = self._cut_off_s.pop(key, request.started_s)
+                trial = self._trials[key] = _Trial(began_s)
                 trial.aged_s = request.aged_s
             elif trial.lane is not lane:
                 trial.aged_s = trial.lives = None

@@ -90,8 +90,8 @@ DELIVERY = (
     Mutation(
         "the dead let their key go at once", "dead is once the log has the letter",
         DELIVER + "plan.py",
-        "                self.endings.dead.append(dead)\n            return\n",
-        "                self.endings.dead.append(dead)\n"
+        "                self.endings.die(dead)\n            return\n",
+        "                self.endings.die(dead)\n"
         "                self.backlog.leave((trial.position,))\n"
         "            return\n", profile="orders",
     ),

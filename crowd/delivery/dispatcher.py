@@ -321,7 +321,7 @@ class Dispatcher(Service):
         lanes = self._in_turn([lane for lane in there if lane.wants_turn(started_s)])
         if started_s >= self._expire_s and not self._draining:
             self._expire(started_s)
-        may_start = self._first_turns(lanes, started_s, started_s + slice_s)
+        may_start = self._give_turns(lanes, started_s, started_s + slice_s)
         if self._draining:
             return None
         for lane in lanes:
@@ -345,7 +345,7 @@ class Dispatcher(Service):
         self._first = (self._first + 1) % max(1, len(lanes))
         return [*lanes[self._first :], *lanes[: self._first]]
 
-    def _first_turns(self, lanes: Sequence[Lane], now_s: float, until_s: float) -> bool:
+    def _give_turns(self, lanes: Sequence[Lane], now_s: float, until_s: float) -> bool:
         """Have each lane look at the ledger, and start attempts until none is due, or no time.
 
         First one of each lane. Then all of the lane with the smallest backlog, and of the next:

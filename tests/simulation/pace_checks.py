@@ -147,9 +147,6 @@ class BreakerOpens(Check):
             self.fail(f"{name} is attempted while its breaker is open")
         elif state is BreakerState.PROBING:
             self._probe(pace, request, name)
-        elif pace.run >= max(d.breaker.failures for _, d in self._told(request).defined):
-            # A smaller bound than before is looked at with the next failure.
-            self.fail(f"{name} is attempted after {pace.run} failures in a row")
 
     def _begin(self, request):
         """A new leader's first attempt is a probe where the log says that the breaker is open."""
@@ -200,6 +197,9 @@ class BreakerOpens(Check):
                 pace.run = 0
             elif lives[0] is False:
                 pace.run += 1
+                # By the bound of now: a smaller one than before is looked at with the next failure.
+                if is_closed and pace.run >= lane.definition.breaker.failures:
+                    self.fail(f"{lane.definition.name} is well after {pace.run} failures in a row")
             holding = {401, 403, 404, 407}
             holds = not any(lives) and any(getattr(a, "status", 0) in holding for a in answers)
             if is_closed and holds:

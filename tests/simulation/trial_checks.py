@@ -108,6 +108,7 @@ class TrialsBounded(Check):
         else:
             key = older.target, older.number, letter.position
         trial = self._trials.pop(key, None)
+        self._cut_off_s.pop(key, None)
         whose = self.truth.story.consumers[key[0]]
         due = trial is not None and self._is_due(burial.reason, trial, whose)
         if not due and burial.reason != "window":

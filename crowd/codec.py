@@ -10,6 +10,7 @@ decoded values to ``command``, ``message`` and ``raft/wire``.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final, Never
 
@@ -57,6 +58,24 @@ def _make_decoder() -> cbor2.CBORDecoder:
 
 pack = cbor2.dumps
 """Return a value's CBOR. Values are of the types above; tuples are written as arrays."""
+
+
+@lru_cache(maxsize=4096)  # what is encoded on hot paths is of a few hundred lengths
+def head_of_bytes(length: int) -> bytes:
+    """Return what CBOR has before a byte string of this length, below 2**32 (RFC 8949, section 3)."""
+    if length < 24:
+        return bytes((0x40 + length,))
+    for kind, size in ((0x58, 1), (0x59, 2)):
+        if length < 1 << 8 * size:
+            return bytes((kind,)) + length.to_bytes(size, "big")
+    return b"\x5a" + length.to_bytes(4, "big")
+
+
+def head_of_array(length: int) -> bytes:
+    """Return what CBOR has before so many items, below 65 536 (RFC 8949, section 3)."""
+    if length < 24:
+        return bytes((0x80 + length,))
+    return bytes((0x98, length)) if length < 1 << 8 else b"\x99" + length.to_bytes(2, "big")
 
 
 def unpack(data: bytes) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,7 +24,10 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
     ``client`` is the producer's address. ``certificate`` returns the names in the certificate
     that its connection showed (`crowd.web.proof`), or None without one. ``wall_s`` is the wall clock since 1970, which
-    producers' timestamps are compared with; ``now_s`` is monotonic.
+    producers' timestamps are compared with; ``now_s`` is monotonic. ``found`` outlives the request:
+    a connection's next ones have it too while their header fields are the same but for the value
+    of an Idempotency-Key. Who looks at nothing else may keep there what it found, under itself and
+    alone.
     """
 
     method: bytes
@@ -34,6 +37,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     wall_s: float
     now_s: float
     certificate: Callable[[], Sequence[str] | None] = _no_certificate
+    found: dict[object, Any] = {}
 
     def values(self, lowered: bytes) -> list[bytes]:
         """Return the values of the fields with a name, given in lower case."""

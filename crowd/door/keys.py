@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import binascii
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from crowd.door.asked import Asked, Field, Known, Reason, Refused
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crowd.policy import KeyPolicy
 
 _AUTHORIZATION: Final = b"authorization"
+_IDEMPOTENCY: Final = b"idempotency-key"
 
 
 class Keys:
@@ -48,28 +49,32 @@ class Keys:
 
     def known(self, asked: Asked) -> Known | Refused:
         """Return whose key a request shows. The key travels no further."""
-        kept: list[Field] = []
-        shown: list[tuple[str | None, bytes]] = []
+        headers, remembered = asked.headers, asked.found.get(self)
+        if remembered is None:
+            return self._look(headers, asked.found)
+        before, known, place = remembered
+        return known if headers is before else Known(known.name, _without(headers, place))
+
+    def _look(self, headers: list[Field], found: dict[object, Any]) -> Known | Refused:
+        """Return the same of fields that are new, and remember it in `found`."""
         watched = self._watched
-        for field in asked.headers:
-            lowered = field[0].lower()
-            if lowered in watched:
-                read = self._read(lowered, field[1])
-                if read is not None:
-                    shown.append(read)
-                    continue
-            kept.append(field)
+        places = [n for n, (name, _) in enumerate(headers) if name.lower() in watched]
+        shown = [(n, read) for n in places if (read := self._read(*headers[n])) is not None]
         if len(shown) != 1:
             return self._several if shown else self._missing
-        user, key = shown[0]
+        place, (user, key) = shown[0]
         name = self._names.get(sha256(key).digest())
         if name is None or user not in (None, name):
             return self._unknown
-        return Known(name, kept)
+        known = Known(name, _without(headers, place))
+        if _IDEMPOTENCY not in watched:
+            found.clear()  # of what keys had found that a reload replaced
+            found[self] = headers, known, place
+        return known
 
-    def _read(self, lowered: bytes, value: bytes) -> tuple[str | None, bytes] | None:
+    def _read(self, field: bytes, value: bytes) -> tuple[str | None, bytes] | None:
         """Return a shown key and its user, whom Basic alone names; None for a field for others."""
-        if lowered != _AUTHORIZATION:
+        if field.lower() != _AUTHORIZATION:
             return None, value
         scheme, _, rest = value.partition(b" ")
         scheme = scheme.lower()
@@ -78,6 +83,10 @@ class Keys:
         if scheme == b"basic" and self._basic:
             return _user_and_key(rest.strip())
         return None
+
+
+def _without(headers: list[Field], place: int) -> list[Field]:
+    return headers[:place] + headers[place + 1 :]
 
 
 def _user_and_key(encoded: bytes) -> tuple[str, bytes]:

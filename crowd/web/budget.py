@@ -25,7 +25,8 @@ class Budget:
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self.used = 0
-        self._waiting: dict[Waiter, int] = {}
+        self.waiting: dict[Waiter, int] = {}
+        """Who waits, in its order, and for how much."""
 
     def take(self, amount: int) -> bool:
         """Take `amount` bytes and return True, or return False and take nothing.
@@ -42,12 +43,12 @@ class Budget:
         """Give back `amount` bytes; admits those who waited for them."""
         self.used -= amount
         assert self.used >= 0, "gave back more than was taken"
-        if self._waiting:
+        if self.waiting:
             self._admit()
 
     def wait(self, waiter: Waiter, amount: int) -> None:
         """Call ``waiter.admitted()`` once `amount` bytes were taken for it."""
-        self._waiting[waiter] = amount
+        self.waiting[waiter] = amount
 
     def overdraw(self, waiter: Waiter, amount: int) -> None:
         """Take `amount` at once for a waiter whose body came with its head.
@@ -56,25 +57,16 @@ class Budget:
         one slice of input for each connection.
         """
         self.used += amount
-        self._waiting[waiter] = 0
+        self.waiting[waiter] = 0
 
     def forget(self, waiter: Waiter) -> None:
         """Stop waiting. Nothing happens if `waiter` did not wait."""
-        self._waiting.pop(waiter, None)
-
-    def waits(self, waiter: Waiter) -> bool:
-        """Tell whether `waiter` waits."""
-        return waiter in self._waiting
-
-    @property
-    def waiting_count(self) -> int:
-        """How many wait."""
-        return len(self._waiting)
+        self.waiting.pop(waiter, None)
 
     def _admit(self) -> None:
-        while self._waiting:
-            waiter, amount = next(iter(self._waiting.items()))
+        while self.waiting:
+            waiter, amount = next(iter(self.waiting.items()))
             if not self.take(amount):
                 return
-            del self._waiting[waiter]
+            del self.waiting[waiter]
             waiter.admitted()

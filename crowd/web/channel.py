@@ -276,7 +276,7 @@ class Channel(TwistedProtocol):
             self.deadline_s = self._shared.idle_by_s
         if intake.stage is Stage.HEAD or intake.stage is Stage.BODY:
             self._partial(intake.stage)
-        if self._budget.waiting_count and self._budget.waits(self):
+        if self in self._budget.waiting:
             self._pause_for(Pause.BUDGET)
 
     def _feed_rest(self) -> None:

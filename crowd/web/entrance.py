@@ -89,7 +89,7 @@ class Entrance:
         """Return what a request shows that came over `transport`."""
         return Asked(
             method, fields.kept, body, client, self._wall_us() / 1e6, self._seconds(),
-            partial(certificate_names, transport),
+            partial(certificate_names, transport), fields.found,
         )  # fmt: skip
 
     def at_head(

@@ -19,11 +19,12 @@ longer than any other key's, and for no request: it is the same event, whatever 
 
 from __future__ import annotations
 
-import hashlib
 import re
+from functools import lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from crowd.codec import pack
+from crowd.codec import head_of_bytes, pack
 from crowd.idempotency import DIGEST_BYTES
 
 if TYPE_CHECKING:
@@ -71,13 +72,25 @@ def digests_of(
     on an open route: other producers' keys, and another route's, are other keys. `count` is that
     of its messages, 0 if it is one itself: what a node splits otherwise is another request.
     """
-    request = hashlib.sha256(pack([method, target, count] if count else [method, target]))
+    request = sha256(_request_stem(method, target, count))
     request.update(body)
-    of_key = hashlib.sha256(pack([path, credential, key])).digest()
-    return of_key[:DIGEST_BYTES] + request.digest()[:DIGEST_BYTES]
+    of_key = sha256(b"".join((_key_stem(path, credential), head_of_bytes(len(key)), key)))
+    return of_key.digest()[:DIGEST_BYTES] + request.digest()[:DIGEST_BYTES]
+
+
+@lru_cache(maxsize=256)  # Producers post to few targets; a bound for others.
+def _request_stem(method: bytes, target: bytes, count: int) -> bytes:
+    """Return what stands before a request's body in what it is known by."""
+    return pack((method, target, count) if count else (method, target))
+
+
+@lru_cache(maxsize=256)  # Routes and credentials are the configuration's, and few.
+def _key_stem(path: str, credential: str) -> bytes:
+    """Return the array of path, credential and a key up to the key."""
+    return b"".join((b"\x83", pack(path), pack(credential)))
 
 
 def digests_of_event(path: str, credential: str, source: bytes, event: bytes) -> bytes:
     """Return the digests of an event by its source and id, with `path` and `credential` as above."""
-    of_key = hashlib.sha256(pack([path, credential, source, event])).digest()
+    of_key = sha256(pack((path, credential, source, event))).digest()
     return of_key[:DIGEST_BYTES] + bytes(DIGEST_BYTES)

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from crowd.door.asked import Admitted, Refused
 from crowd.errors import NoQuorumError
 from crowd.idempotency import NO_KEY, Replayed, keyed
-from crowd.message import Message, Position, RouteId, encode_message, message_id
+from crowd.message import Message, Position, RouteId, message_id, stored_form
 from crowd.web.fields import accepts_gzip
 from crowd.web.group import TooLargeError, first_id, group_reply, keys_of_events, stored_forms
 from crowd.web.idempotency import digests_of, digests_of_event, read_key
@@ -211,11 +211,16 @@ class Ingest:
         wait = None
         if fields.prefers and self._waiting is not None:
             wait, kept = self._waiting.begin(path, route, kept)
-        message = Message(
-            request.method, request.uri, tuple(kept), body, self._wall_us(), client, scheme
+        method, target = request.method, request.uri
+        digests = NO_KEY
+        if key:
+            digests = digests_of(path, passed.credential, key, method, target, body)
+        elif passed.events:
+            digests = digests_of_event(path, passed.credential, *passed.events[0])
+        stored = stored_form(
+            method, target, fields.packed(kept), body, self._wall_us(), client, scheme
         )
-        digests = _digests(path, passed, key, message) if key or passed.events else NO_KEY
-        accepted = acceptor.accept(route, encode_message(message), digests)
+        accepted = acceptor.accept(route, stored, digests)
         if wait is not None:
             browsers = door is not None and door.answers_browsers
             told = (request, fields.encodings, extra, wait, browsers)
@@ -237,7 +242,11 @@ class Ingest:
             return answer(request, problem_reply(BODY_TOO_LARGE, str(error)), extra)
         keys = keys_of_events(path, passed.credential, passed.events)
         if key:
-            keys = keyed(0, _digests(path, passed, key, message, len(stored)), len(stored))
+            digests = digests_of(
+                path, passed.credential, key, message.method, message.target, message.body,
+                len(stored),
+            )  # fmt: skip
+            keys = keyed(0, digests, len(stored))
         accepted = self._acceptor.accept_group(route, stored, keys)
         return accepted.addCallbacks(
             self._group_accepted, self._refused, (request, encodings, extra), {}, (request, extra)
@@ -303,12 +312,3 @@ class Ingest:
         if self._entrance:
             extra = self._entrance.shown(request.method, request.uri, fields_of(request).kept)
         return answer(request, reply_to_error(error), extra)
-
-
-def _digests(path: str, passed: Admitted, key: bytes, message: Message, count: int = 0) -> bytes:
-    """Return the digests of a request that has a key, or is an event; many messages are `count`."""
-    if not key:
-        return digests_of_event(path, passed.credential, *passed.events[0])
-    return digests_of(
-        path, passed.credential, key, message.method, message.target, message.body, count
-    )

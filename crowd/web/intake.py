@@ -33,7 +33,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from crowd.web import problems
-from crowd.web.fields import sort_fields
+from crowd.web.fields import sort_fields, sort_next
 from crowd.web.framing import END, LINE_EXPECTED, after_end, is_head, may_be_head, misplaced
 from crowd.web.limits import SLICE_BYTES
 from crowd.web.target import from_absolute
@@ -218,7 +218,7 @@ class Intake:
             self._target, self._head = from_absolute(self._target, headers)
             headers = self._head
         if headers != self._sorted:  # a connection's requests mostly have the same fields
-            self._fields = sort_fields(headers)
+            self._fields = sort_next(self._fields, self._sorted, headers)
             self._sorted = headers
         fields = self._fields
         self._alive = alive = parser.should_keep_alive()

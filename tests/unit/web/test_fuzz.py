@@ -76,4 +76,4 @@ def test_an_answer_or_an_end(make_door, data, sizes, steps, ends):
     assert statuses.count(503) == outcomes.count(503)
     door.wait(30)
     assert producer.is_ending
-    assert door.producers.budget.waiting_count == 0
+    assert not door.producers.budget.waiting

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from crowd import garbage
+from crowd import garbage, polling
 from crowd.archive import EngineArchive
 from crowd.command import Define
 from crowd.config import definitions, load_file, single_node
@@ -212,6 +212,7 @@ class Node(Service):
             self._reload.start()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         garbage.settle()
+        polling.call_directly(self._reactor)
 
     def stopService(self) -> Deferred[None]:  # noqa: N802  Twisted's name
         """End, from the doors inwards."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import globalLogBeginner
 
-from crowd import garbage
+from crowd import garbage, polling
 from crowd.logs import json_lines
 from crowd.workers.link import OneLink
 from crowd.workers.port import SharedEndpoint
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(station.drain))
     garbage.settle()
+    polling.call_directly(reactor)
     reactor.run(installSignalHandlers=False)
     return 0
 

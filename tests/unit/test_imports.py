@@ -25,7 +25,7 @@ ROOMS = (
     {"crowd.delivery"},
     {"crowd.reads"},
     {"crowd.web"},
-    {"crowd.ingress", "crowd.garbage", "crowd.logs", "crowd.workers"},
+    {"crowd.ingress", "crowd.garbage", "crowd.logs", "crowd.polling", "crowd.workers"},
     {"crowd.wishes", "crowd.archive", "crowd.consumers", "crowd.letters", "crowd.orders", "crowd.reload",
      "crowd.waits", "crowd.view", "crowd.service"},
     {"crowd.tools", "crowd.cli"},

@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
-from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -180,7 +179,7 @@ def sort_next(last: Fields, before: list[Field], headers: list[Field]) -> Fields
     same = headers[:at] == before[:at] and headers[at + 1 :] == before[at + 1 :]
     if not same or field[0] != before[at][0]:
         return sort_fields(headers)
-    fields = copy(last)
+    fields: Fields = last.__copy__()
     fields.kept = kept = last.kept.copy()
     kept[place] = field
     fields.idempotency = (field[1],)

@@ -23,10 +23,11 @@ _log = Logger()
 def call_directly(reactor: Any) -> bool:
     """Have `reactor` do without the context; return whether it does."""
     try:
-        from twisted.internet.epollreactor import EPollReactor  # noqa: PLC0415  not all systems have it
+        from twisted.internet import epollreactor  # noqa: PLC0415  not all systems have it
     except ImportError:
         return False
-    if type(reactor) is not EPollReactor or not all(hasattr(reactor, name) for name in _USED):
+    known: Any = epollreactor.EPollReactor
+    if type(reactor) is not known or not all(hasattr(reactor, name) for name in _USED):
         return False
     reactor.doIteration = _iteration(
         reactor._poller.poll,  # noqa: SLF001

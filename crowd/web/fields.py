@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
+from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -176,10 +177,11 @@ def sort_next(last: Fields, before: list[Field], headers: list[Field]) -> Fields
         return sort_fields(headers)
     at = before.index(last.kept[place])
     field = headers[at]
-    same = headers[:at] == before[:at] and headers[at + 1 :] == before[at + 1 :]
-    if not same or field[0] != before[at][0]:
+    expected = before.copy()
+    expected[at] = field
+    if headers != expected or field[0] != before[at][0]:
         return sort_fields(headers)
-    fields: Fields = last.__copy__()
+    fields = copy(last)
     fields.kept = kept = last.kept.copy()
     kept[place] = field
     fields.idempotency = (field[1],)

@@ -213,10 +213,8 @@ class Ingest:
             wait, kept = self._waiting.begin(path, route, kept)
         method, target = request.method, request.uri
         digests = NO_KEY
-        if key:
-            digests = digests_of(path, passed.credential, key, method, target, body)
-        elif passed.events:
-            digests = digests_of_event(path, passed.credential, *passed.events[0])
+        if key or passed.events:
+            digests = _digests(path, passed, key, method, target, body)
         stored = stored_form(
             method, target, fields.packed(kept), body, self._wall_us(), client, scheme
         )
@@ -242,10 +240,9 @@ class Ingest:
             return answer(request, problem_reply(BODY_TOO_LARGE, str(error)), extra)
         keys = keys_of_events(path, passed.credential, passed.events)
         if key:
-            digests = digests_of(
-                path, passed.credential, key, message.method, message.target, message.body,
-                len(stored),
-            )  # fmt: skip
+            digests = _digests(
+                path, passed, key, message.method, message.target, message.body, len(stored)
+            )
             keys = keyed(0, digests, len(stored))
         accepted = self._acceptor.accept_group(route, stored, keys)
         return accepted.addCallbacks(
@@ -312,3 +309,18 @@ class Ingest:
         if self._entrance:
             extra = self._entrance.shown(request.method, request.uri, fields_of(request).kept)
         return answer(request, reply_to_error(error), extra)
+
+
+def _digests(
+    path: str,
+    passed: Admitted,
+    key: bytes,
+    method: bytes,
+    target: bytes,
+    body: bytes,
+    count: int = 0,
+) -> bytes:
+    """Return the digests of a request that has a key, or is an event; many messages are `count`."""
+    if not key:
+        return digests_of_event(path, passed.credential, *passed.events[0])
+    return digests_of(path, passed.credential, key, method, target, body, count)

@@ -16,11 +16,11 @@ KEYED = (
     # --- What a key is known by ---------------------------------------------------------------------
     Mutation(
         "keys of all credentials", "a key is its credential's", NAMED,
-        "pack([path, credential, key])", "pack([path, key])", profile="keys",
+        "_key_stem(path, credential)", '_key_stem(path, "")', profile="keys",
     ),
     Mutation(
         "keys of all routes", "a key is its route's", NAMED,
-        "pack([path, credential, key])", "pack([credential, key])", profile="keys",
+        "_key_stem(path, credential)", '_key_stem("", credential)', profile="keys",
     ),
     Mutation(
         "a request without its body", "another body is another request", NAMED,
@@ -28,12 +28,12 @@ KEYED = (
     ),
     Mutation(
         "a request without its target", "another target is another request", NAMED,
-        "pack([method, target, count] if count else [method, target])",
-        "pack([method, count] if count else [method])", profile="keys",
+        "_request_stem(method, target, count))", '_request_stem(method, b"", count))',
+        profile="keys",
     ),
     Mutation(
         "an event without its source", "two sources may have one id", NAMED,
-        "pack([path, credential, source, event])", "pack([path, credential, event])",
+        "pack((path, credential, source, event))", "pack((path, credential, event))",
         profile="keys",
     ),
     # --- What is remembered -------------------------------------------------------------------------
@@ -160,8 +160,8 @@ KEYED = (
     Mutation(
         "a group's first message has its key", "a key is of all messages of a group",
         "crowd/web/ingest.py",
-        "keyed(0, _digests(path, passed, key, message, len(stored)), len(stored))",
-        "keyed(0, _digests(path, passed, key, message, len(stored)))", profile="keys",
+        "keyed(0, digests, len(stored))",
+        "keyed(0, digests)", profile="keys",
     ),
     Mutation(
         "keys of where a group stood alone", "a group's keys move with it", PACKED,

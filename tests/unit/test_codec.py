@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowd.codec import DEPTH_MAX, pack, unpack
+from crowd.codec import DEPTH_MAX, head_of_array, head_of_bytes, pack, unpack
 from crowd.errors import MalformedError
 
 LEAF = (
@@ -38,6 +38,16 @@ def test_a_value_survives_with_its_types(value):
     again = unpack(pack(value))
     assert again == value
     assert pack(again) == pack(value)
+
+
+@given(st.integers(0, 2**17) | st.sampled_from([23, 24, 255, 256, 65_535, 65_536]))
+def test_the_head_of_bytes_is_cbors(length):
+    assert head_of_bytes(length) == pack(bytes(length))[: -length or None]
+
+
+@given(st.integers(0, 65_535) | st.sampled_from([23, 24, 255, 256]))
+def test_the_head_of_an_array_is_cbors(length):
+    assert head_of_array(length) == pack((0,) * length)[: -length or None]
 
 
 @settings(max_examples=500)

@@ -82,7 +82,7 @@ def test_one_that_fails_is_let_go_and_the_others_are_read(reactor):
 
 def test_one_that_ends_hears_why(reactor):
     calls = []
-    ended = Reader(calls, lambda: ConnectionDone())
+    ended = Reader(calls, ConnectionDone)
     reactor.addReader(ended)
     ended.far.close()
     reactor.iterate(0)

@@ -60,6 +60,58 @@ def test_strangers_get_401_and_the_connection_stays(keyed, post):
     assert keyed.tally.refused[Reason.UNKNOWN_CREDENTIAL] == 1
 
 
+def test_a_connection_is_asked_for_its_key_each_time(keyed, post):
+    """What is remembered of a connection is of the very fields that it showed."""
+    producer = keyed.connect()
+
+    def name(*fields):
+        producer.send(post(b"/leads", b"x", *fields))
+        keyed.acceptor.answer_all()
+        return producer.statuses[-1]
+
+    numbered = [b"Idempotency-Key: %d" % number for number in range(3)]
+    assert name(SHOWN, numbered[0]) == 200
+    assert name(SHOWN, numbered[1]) == 200
+    assert name(b"Authorization: Bearer no", numbered[1]) == 401
+    assert name(b"Authorization: Bearer no", numbered[2]) == 401
+    assert name(SHOWN, numbered[2]) == 200
+    assert name(SHOWN) == 200
+    assert name(SHOWN) == 200
+    assert name() == 401
+    assert name(SHOWN, SHOWN) == 401
+    shown = [[field[0] for field in each.headers] for each in keyed.acceptor.messages]
+    keys = [dict(each.headers).get(b"Idempotency-Key") for each in keyed.acceptor.messages]
+    assert not any(b"Authorization" in each for each in shown)
+    assert keys == [b"0", b"1", b"2", None, None]
+
+
+def test_a_key_that_a_reload_took_is_asked_for_anew(make_door, post):
+    old, new = make_door(policies=[KEYS]), make_door(
+        policies=[msgspec.structs.replace(KEYS, keys=(KeyPolicy("shop-b", ("00" * 32,)),))]
+    )  # fmt: skip
+    producer = old.connect()
+    producer.send(post(b"/leads", b"x", SHOWN))
+    old.acceptor.answer_all()
+    old.producers.use(new.router)
+    producer.send(post(b"/leads", b"x", SHOWN))
+    assert producer.statuses == [200, 401]
+    old.producers.use(old.router)
+    producer.send(post(b"/leads", b"x", SHOWN))
+    old.acceptor.answer_all()
+    assert producer.statuses == [200, 401, 200]
+
+
+def test_a_key_may_stand_where_idempotency_keys_do(make_door, post):
+    """Odd, but nobody's key is another's because of it."""
+    policy = msgspec.structs.replace(KEYS, key_from=("header:idempotency-key",))
+    door = make_door(policies=[policy])
+    producer = door.connect()
+    for key in (KEY, b"other", KEY):
+        producer.send(post(b"/leads", b"x", b"Idempotency-Key: " + key))
+        door.acceptor.answer_all()
+    assert producer.statuses == [200, 401, 200]
+
+
 def test_a_strangers_large_body_is_not_read(keyed, post):
     """It is refused at its head: nothing of a MiB is held for who may not post."""
     producer = keyed.connect()

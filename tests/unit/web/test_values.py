@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crowd.message import pack_headers
 from crowd.metrics import METRICS, MetricType, parse_sample
 from crowd.web.budget import Budget
-from crowd.web.fields import Kind, accepts_gzip, kind_of, sort_fields
+from crowd.web.fields import Kind, accepts_gzip, kind_of, sort_fields, sort_next
 from crowd.web.problems import PROBLEMS, problem_reply
 from crowd.web.reply import make_reply
 from crowd.web.target import from_absolute, is_deliverable
@@ -43,6 +44,57 @@ def test_connection_names_fields_of_this_hop():
     fields = sort_fields(headers)
     assert fields.kept == [(b"Host", b"h"), (b"X-B", b"2")]
     assert fields.unusual
+
+
+NAMES = st.sampled_from(
+    [b"Host", b"Idempotency-Key", b"idempotency-key", b"Content-Type", b"X-A", b"Connection",
+     b"Crowd-Position", b"Prefer", b"TE", b"Accept-Encoding"]
+)  # fmt: skip
+VALUES = st.sampled_from([b"", b"a", b"x-a", b"idempotency-key", b"h:1", b"gzip"])
+HEADERS = st.lists(st.tuples(NAMES, VALUES), max_size=6)
+KEYED = st.tuples(HEADERS, st.tuples(st.just(b"Idempotency-Key"), VALUES), HEADERS).map(
+    lambda parts: [*parts[0], parts[1], *parts[2]]
+)
+
+
+def said(fields):
+    """Return all that fields say."""
+    return {
+        name: getattr(fields, name) for name in fields.__struct_fields__ if name[:1] not in "_f"
+    } | {"flaw": fields.flaw, "packed": fields.packed(fields.kept)}
+
+
+@given(KEYED | HEADERS, st.data())
+def test_the_next_request_says_what_it_says_alone(before, data):
+    """Whatever came before it on its connection, and however like it that was."""
+    headers = data.draw(HEADERS | st.just(before))
+    if headers is before and before:
+        place = data.draw(st.integers(0, len(before) - 1))
+        name = data.draw(NAMES | st.just(before[place][0]))
+        headers = [*before[:place], (name, data.draw(VALUES)), *before[place + 1 :]]
+    last = sort_fields(before)
+    last.packed(last.kept)
+    assert said(sort_next(last, before, headers)) == said(sort_fields(headers))
+    assert said(last) == said(sort_fields(before))  # a request before it may have it still
+
+
+@given(st.lists(st.tuples(st.just(b"X-A"), VALUES), min_size=1, max_size=3), VALUES)
+def test_only_fields_that_differ_in_the_key_have_what_a_door_found(headers, value):
+    before = [*headers, (b"Idempotency-Key", b"1")]
+    last = sort_fields(before)
+    last.found["door"] = "somebody"
+    again = sort_next(last, before, [*headers, (b"Idempotency-Key", value)])
+    assert again.found is last.found
+    other = [(b"X-A", value + b"!"), *headers[1:], (b"Idempotency-Key", b"1")]
+    assert sort_next(last, before, other).found == {}
+
+
+def test_what_travels_on_is_packed_once():
+    fields = sort_fields([(b"Host", b"h"), (b"X-A", b"1")])
+    assert fields.packed(fields.kept) is fields.packed(fields.kept)
+    other = [(b"X-A", b"1")]
+    assert fields.packed(other) == pack_headers(other)
+    assert fields.packed(fields.kept) == pack_headers(fields.kept)
 
 
 @given(st.binary(min_size=1, max_size=20))

@@ -90,6 +90,10 @@ def kind_of(name: bytes) -> Kind:
     return _KINDS.get(lowered, Kind.PLAIN)
 
 
+PACKED_BYTES_MAX: Final = 2048
+"""More than this is packed anew for each request: it would be held for every idle connection."""
+
+
 class Fields(msgspec.Struct, gc=False):
     """A request's header fields, sorted once.
 
@@ -125,10 +129,12 @@ class Fields(msgspec.Struct, gc=False):
 
     def packed(self, headers: list[Field]) -> bytes:
         """Return `pack_headers` of what travels on of these, mostly the same list each time."""
-        if headers is not self._packed_of:
-            self._packed = pack_headers(headers)
-            self._packed_of = headers
-        return self._packed
+        if headers is self._packed_of:
+            return self._packed
+        packed = pack_headers(headers)
+        if len(packed) <= PACKED_BYTES_MAX:
+            self._packed, self._packed_of = packed, headers
+        return packed
 
 
 def sort_fields(headers: Iterable[Field]) -> Fields:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from crowd.message import pack_headers
 from crowd.metrics import METRICS, MetricType, parse_sample
 from crowd.web.budget import Budget
-from crowd.web.fields import Kind, accepts_gzip, kind_of, sort_fields, sort_next
+from crowd.web.fields import (
+    PACKED_BYTES_MAX,
+    Kind,
+    accepts_gzip,
+    kind_of,
+    sort_fields,
+    sort_next,
+)
 from crowd.web.problems import PROBLEMS, problem_reply
 from crowd.web.reply import make_reply
 from crowd.web.target import from_absolute, is_deliverable
@@ -87,6 +94,12 @@ def test_only_fields_that_differ_in_the_key_have_what_a_door_found(headers, valu
     assert again.found is last.found
     other = [(b"X-A", value + b"!"), *headers[1:], (b"Idempotency-Key", b"1")]
     assert sort_next(last, before, other).found == {}
+
+
+def test_a_connection_holds_no_large_heads_packed():
+    fields = sort_fields([(b"X-A", b"x" * PACKED_BYTES_MAX)])
+    assert fields.packed(fields.kept) == pack_headers(fields.kept)
+    assert fields.packed(fields.kept) is not fields.packed(fields.kept)
 
 
 def test_what_travels_on_is_packed_once():

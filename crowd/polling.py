@@ -51,7 +51,7 @@ def _iteration(
                 continue  # one that was called before it has taken it out
             try:
                 call(selectable, descriptor, event)
-            except Exception:  # noqa: BLE001  as of old: one that fails ends nobody else's turn
+            except Exception:  # noqa: BLE001  logged, as Twisted does: it ends nobody else's turn
                 _log.failure("what was ready failed")
 
     return iteration

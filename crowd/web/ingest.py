@@ -214,7 +214,7 @@ class Ingest:
         method, target = request.method, request.uri
         digests = NO_KEY
         if key or passed.events:
-            digests = _digests(path, passed, key, method, target, body)
+            digests = _digests(passed, path, key, method, target, body)
         stored = stored_form(
             method, target, fields.packed(kept), body, self._wall_us(), client, scheme
         )
@@ -240,9 +240,10 @@ class Ingest:
             return answer(request, problem_reply(BODY_TOO_LARGE, str(error)), extra)
         keys = keys_of_events(path, passed.credential, passed.events)
         if key:
-            digests = _digests(
-                path, passed, key, message.method, message.target, message.body, len(stored)
-            )
+            digests = digests_of(
+                path, passed.credential, key, message.method, message.target, message.body,
+                len(stored),
+            )  # fmt: skip
             keys = keyed(0, digests, len(stored))
         accepted = self._acceptor.accept_group(route, stored, keys)
         return accepted.addCallbacks(
@@ -312,15 +313,9 @@ class Ingest:
 
 
 def _digests(
-    path: str,
-    passed: Admitted,
-    key: bytes,
-    method: bytes,
-    target: bytes,
-    body: bytes,
-    count: int = 0,
+    passed: Admitted, path: str, key: bytes, method: bytes, target: bytes, body: bytes
 ) -> bytes:
-    """Return the digests of a request that has a key, or is an event; many messages are `count`."""
+    """Return the digests of a message that has a key, or else is an event."""
     if not key:
         return digests_of_event(path, passed.credential, *passed.events[0])
-    return digests_of(path, passed.credential, key, method, target, body, count)
+    return digests_of(path, passed.credential, key, method, target, body)

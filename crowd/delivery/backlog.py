@@ -202,7 +202,9 @@ class Backlog:
         letter_next = self._since_letter >= LETTER_EVERY or not (due or self.fresh)
         if letter_next and _is_due(self.letters, now_s, closed=closed):
             self._since_letter = 0
-            return heappop(self.letters)
+            trial = heappop(self.letters)
+            # It ages from its first attempt on, and not while its bytes are fetched.
+            return trial if trial.attempts else replace(trial, first_s=now_s, aged_s=aged_s)
         self._since_letter += 1
         if self.fresh and not (due and self._fresh_went):
             self._fresh_went = True

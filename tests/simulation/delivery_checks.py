@@ -300,7 +300,8 @@ class NobodyStarves(Check):
             if lane is None or not engine.may_attempt() or self._is_free_to_rest(lane, known):
                 self._free_s[number] = now_s
                 continue
-            since_s = max(leads_s, self._seen_s.get(number, 0.0), self._free_s.get(number, 0.0))
+            free_s = self._free_s.setdefault(number, now_s)  # one that is new has not starved yet
+            since_s = max(leads_s, self._seen_s.get(number, 0.0), free_s)
             if now_s - since_s > STARVES_S:
                 self.fail(
                     f"{process.name} has not attempted {known.definition.name} for "

@@ -171,7 +171,7 @@ class Backlog:
         self.leave(gone)
 
     def take_letters(
-        self, numbers: Iterable[int], now_s: float, aged_s: float, in_flight: Container[Position]
+        self, numbers: Iterable[int], now_s: float, in_flight: Container[Position]
     ) -> None:
         """Take letters that are to be attempted, which are all that there are, at once.
 
@@ -188,7 +188,7 @@ class Backlog:
                 continue  # it was gone and is there again: another time
             self.letters_known.add(number)
             trial = self._known.pop(position, None)
-            heappush(self.letters, trial or Trial(now_s, position, 0, 0, now_s, aged_s))
+            heappush(self.letters, trial or Trial(now_s, position, 0, 0, now_s, 0.0))
 
     # --- Turns ------------------------------------------------------------------------------------
 
@@ -201,10 +201,7 @@ class Backlog:
         due = _is_due(self.waiting, now_s, closed=closed)
         letter_next = self._since_letter >= LETTER_EVERY or not (due or self.fresh)
         if letter_next and _is_due(self.letters, now_s, closed=closed):
-            self._since_letter = 0
-            trial = heappop(self.letters)
-            # It ages from its first attempt on, and not while its bytes are fetched.
-            return trial if trial.attempts else replace(trial, first_s=now_s, aged_s=aged_s)
+            return self._next_letter(now_s, aged_s)
         self._since_letter += 1
         if self.fresh and not (due and self._fresh_went):
             self._fresh_went = True
@@ -233,7 +230,9 @@ class Backlog:
             else:
                 return
 
-    def choose_letter(self, now_s: float, *, closed: bool, alone: bool) -> Trial | None:
+    def choose_letter(
+        self, now_s: float, aged_s: float, *, closed: bool, alone: bool
+    ) -> Trial | None:
         """Return the next letter if one is due and it has its turn among the batches, or None.
 
         It always has where letters are `alone`, and no message is chosen.
@@ -243,8 +242,13 @@ class Backlog:
         is_in_turn = alone or self._since_letter >= LETTER_EVERY
         if not is_in_turn and self.message_due_s() <= now_s:
             return None
+        return self._next_letter(now_s, aged_s)
+
+    def _next_letter(self, now_s: float, aged_s: float) -> Trial:
+        """Take the first letter; it ages from its first attempt on, not while it waits here."""
         self._since_letter = 0
-        return heappop(self.letters)
+        trial = heappop(self.letters)
+        return trial if trial.attempts else replace(trial, first_s=now_s, aged_s=aged_s)
 
     def prefer_fresh(self) -> None:
         """Have a new message go next: not the one that was just refused."""

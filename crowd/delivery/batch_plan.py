@@ -192,7 +192,8 @@ class BatchPlan(Plan):
         """Return a letter to attempt now, alone, or None. While the breaker is closed."""
         if not self.backlog.letters or not self._may_start(now_s, closed=True):
             return None
-        trial = self.backlog.choose_letter(now_s, closed=True, alone=self.full)
+        aged_s = self._aged.aged_s(now_s)
+        trial = self.backlog.choose_letter(now_s, aged_s, closed=True, alone=self.full)
         if trial is None:
             return None
         if self.rate is not None:

@@ -261,7 +261,7 @@ class Plan:
         """Take letters as `Backlog.take_letters` does; those too whose end had no effect."""
         left = self.endings.letters_without_end(numbers, now_s)
         self.backlog.letters_known.difference_update(left)
-        self.backlog.take_letters(numbers, now_s, self.aged_s(now_s), self._in_flight)
+        self.backlog.take_letters(numbers, now_s, self._in_flight)
 
     def park(self, now_s: float, most: int) -> None:
         """Have the oldest messages that wait become letters, if they hold up all others.
@@ -282,10 +282,11 @@ class Plan:
         closed = self.breaker.closed
         if not self._may_start(now_s, closed=closed):
             return None
+        aged_s = self._aged.aged_s(now_s)
         if self.full:
-            trial = self.backlog.choose_letter(now_s, closed=closed, alone=True)
+            trial = self.backlog.choose_letter(now_s, aged_s, closed=closed, alone=True)
         else:
-            trial = self.backlog.choose(now_s, self._aged.aged_s(now_s), closed=closed)
+            trial = self.backlog.choose(now_s, aged_s, closed=closed)
         if trial is None:
             return None
         if self.rate is not None:

@@ -326,6 +326,11 @@ DELIVERY = (
         profile="letters", seeds=300,
     ),
     Mutation(
+        "a letter ages while it waits", "a letter ages from its first attempt on", DELIVER + "backlog.py",
+        "        return trial if trial.attempts else replace(trial, first_s=now_s, aged_s=aged_s)\n",
+        "        return trial\n", profile="letters",
+    ),
+    Mutation(
         "purge more", "a purge is of the letters that it names", LEDGER + "letters.py",
         "        gone = list(self._found(numbers))\n        self._remove(gone)\n",
         "        gone = list(self._found(self))\n        self._remove(gone)\n", profile="letters",

@@ -20,12 +20,11 @@ from crowd.message import Position
 from tests.unit.delivery.test_plan import BAD, DOWN, FENCED, OK, REFUSED, PlanMachine, positions
 
 BATCH = Batch("bulk", 4, 100, 1_000_000)
+BACKOFF = Backoff(1.0, 2.0, 300.0)
 
 
-def plan_of(concurrency=4, batch=BATCH, rate=None, **rules):
-    return BatchPlan(
-        Rules(Backoff(1.0, 2.0, 300.0), concurrency, batch=batch, **rules), Position(0), rate
-    )
+def plan_of(concurrency=4, batch=BATCH, rate=None, *, backoff=BACKOFF, **rules):
+    return BatchPlan(Rules(backoff, concurrency, batch=batch, **rules), Position(0), rate)
 
 
 def gathered(plan, now_s=0.0, size=1):
@@ -160,6 +159,18 @@ def test_letters_go_alone_beside_batches():
     assert plan.next_letter(0.0) is None
     plan.answered(letter_place(3), OK, 0.0, 0.5)
     assert list(plan.endings.concluded) == [3]
+
+
+def test_a_letter_beside_batches_ages_from_its_first_attempt_on():
+    backoff = Backoff(1.0, 2.0, 60.0, for_s=3_600.0)
+    plan = plan_of(backoff=backoff, answers=Answers(retry=("422",)))
+    plan.take_letters([3], 0.0)
+    assert plan.next_letter(7_200.0).position == letter_place(3)
+    plan.answered(letter_place(3), REFUSED, 7_200.0, 0.5)
+    assert not plan.endings.dead
+    assert plan.next_letter(7_300.0).number == 2
+    plan.answered(letter_place(3), REFUSED, 10_800.0, 0.5)
+    assert [dead.reason for dead in plan.endings.dead] == ["age"]
 
 
 def test_what_gathers_is_told_to_the_next_leader():

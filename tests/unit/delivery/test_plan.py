@@ -387,6 +387,21 @@ def test_letters_that_fail_come_back_and_those_gone_do_not():
     assert list(plan.endings.concluded) == []
 
 
+def test_a_letter_ages_from_its_first_attempt_on():
+    """What waits for its turn, or for its bytes, is not nearer to its end for that."""
+    for full in (False, True):
+        plan = plan_of(4, backoff=Backoff(1.0, 2.0, 60.0, for_s=3_600.0))
+        plan.take_letters([3], 0.0)
+        plan.set_full(7_200.0, full=full)
+        assert started(plan, 7_200.0) == [letter_place(3)]
+        plan.set_full(7_200.0, full=False)
+        plan.answered(letter_place(3), REFUSED, 7_200.0, 0.5)
+        assert started(plan, 9_000.0) == [letter_place(3)]
+        plan.answered(letter_place(3), REFUSED, 10_800.0, 0.5)
+        (dead,) = plan.endings.dead
+        assert (dead.reason, dead.attempts, dead.first_s) == ("age", 2, 7_200.0)
+
+
 def test_a_letter_can_die_again():
     """What was replayed and is refused again goes back where it came from."""
     plan = plan_of(4)

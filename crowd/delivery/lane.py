@@ -143,7 +143,8 @@ class Lane:
         self._reports = Reports(consumer, self.plan, ledger, leadership, self._bytes_of)
         self._reports.dead_bytes_max = definition.dead.bytes_max
         self._read: set[int] = set()  # letters whose keys are known, of those
-        self._unread = self._holding_letters() if rules.order.any and rules.holds_dead else []
+        self._keys_unknown = rules.order.any and rules.holds_dead  # of letters from before
+        self._told = leadership.proposed_index()  # what a lane before this one told the log, too
         self._make_courier()
 
     def _plan_from(
@@ -154,11 +155,13 @@ class Lane:
     def fits(self, definition: ConsumerDefinition) -> bool:
         """Return whether `redefine` can follow a definition.
 
-        Its order is the same, and messages still go in batches, or still each alone.
+        Its order is the same, messages still go in batches, or still each alone, and no letter
+        from before begins to hold its key.
         """
         ours = self.definition
         same_way = (definition.batch is None) == (ours.batch is None)
-        return same_way and definition.order == ours.order
+        begins_to_hold = definition.on_dead == "hold" and ours.on_dead != "hold"
+        return same_way and definition.order == ours.order and not begins_to_hold
 
     def redefine(self, definition: ConsumerDefinition) -> None:
         """Follow a changed definition that fits; attempts under way end as they began."""
@@ -216,7 +219,7 @@ class Lane:
         self._look_at_letters(now_s)
         if self._came:
             self._hasten_letters(now_s)
-        if now_s < self._read_from_s or self._unread:
+        if now_s < self._read_from_s or self._keys_unknown:
             return
         wanted = plan.wants()
         if wanted > 0:
@@ -247,7 +250,7 @@ class Lane:
         dues = [self._reports.due_s(), plan.next_due_s()]
         if self._more and not plan.paused and plan.has_room and plan.wants():
             dues.append(self._read_from_s)
-        if self._unread:
+        if self._keys_unknown:
             dues.append(self._read_from_s)
         if self._letters_skipped:
             dues.append(self._letters_s)
@@ -294,19 +297,19 @@ class Lane:
             return self._stored(place)
         return self._around.leadership.letter(letter_number(place))
 
-    def _holding_letters(self) -> list[int]:
-        """Return the letters that hold their keys from before, whose keys are not known yet."""
-        return list(self._around.ledger.letters_of(self.consumer, 0, HOLDING_MAX + 1))
-
     def _learn_held_keys(self, now_s: float) -> None:
-        """Learn which keys are held from before, once all those letters can be read."""
+        """Learn which keys are held from before, once all those letters are there and can be read.
+
+        What a lane before this one buried is among them, and becomes a letter when it is applied.
+        """
         if now_s < self._read_from_s:
             return
-        unread = self._holding_letters()
+        ledger = self._around.ledger
+        unread = list(ledger.letters_of(self.consumer, 0, HOLDING_MAX + 1))
         if len(unread) <= HOLDING_MAX:
             unread = [n for n in unread if n not in self._read and not self._holds(n)]
-        self._unread = unread
-        if unread:
+        self._keys_unknown = bool(unread) or ledger.applied_index < self._told
+        if self._keys_unknown:
             self._read_from_s = now_s + LEASE_S
             self.plan.begin_at(self._read_from_s, "cannot tell yet what its letters hold", now_s)
 
@@ -324,7 +327,7 @@ class Lane:
     def _look_at_letters(self, now_s: float) -> None:
         """Take letters that are to be attempted; let keys go whose letter is gone."""
         ledger, plan = self._around.ledger, self.plan
-        if self._unread:
+        if self._keys_unknown:
             self._learn_held_keys(now_s)
         self._letters_skipped = now_s < self._letters_s
         if self._letters_skipped:

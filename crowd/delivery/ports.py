@@ -91,6 +91,7 @@ class LedgerView(Protocol):
     """What the dispatcher reads of the ledger, and never changes."""
 
     tag: str | None
+    applied_index: Index
 
     @property
     def consumers(self) -> Mapping[ConsumerId, ConsumerView]:
@@ -162,6 +163,9 @@ class Leadership(Protocol):
 
     def damaged(self, error: DamagedEntryError) -> None:
         """Have a damaged entry mended; it can be read once it is."""
+
+    def proposed_index(self) -> Index:
+        """Return the index of the last command that was proposed; a ledger that is there knows it."""
 
     def propose(self, command: Command) -> bool:
         """Append a command to the log; False if this node does not lead (any more).

@@ -517,6 +517,10 @@ class Engine(Service):
         self._append(command, encoded)
         return True
 
+    def proposed_index(self) -> Index:
+        """Return the index that the last command proposed here has, or is to have."""
+        return Index(self.journal.last_index + self.raft.gathered)
+
     def want(self, name: str, done: Callable[[Ledger], bool], make: Callable[[], Command]) -> None:
         """Offer what `make` returns, again and again, until `done` is true of the ledger."""
         if name not in self._wanted:
@@ -854,7 +858,7 @@ class Engine(Service):
             self._disconnect(name, f"it offered a {type(command).__name__}, a leader's own command")
             return
         self._append(command, encoded)
-        self._offered[name] = self.journal.last_index + self.raft.gathered
+        self._offered[name] = self.proposed_index()
 
     def _disconnect(self, name: str, why: str) -> None:
         if self._links is not None:

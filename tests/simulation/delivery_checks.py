@@ -188,13 +188,13 @@ class OrderKept(Check):
 
     def _look(self, request, order, position):
         told = self.truth.story.consumers[request.consumer]
-        line = self._line(told, order)
+        holds = request.definition.on_dead == "hold"
+        line = self._line(told, order, holds=holds)
         key = line.key_of(self.truth, position)
         if key is None:
             return
         ledger, process = request.process.engine.ledger, request.process
         delivered = self._delivered.get(request.lane, ())
-        holds = request.definition.on_dead == "hold"
         line = line.of(key)
         for earlier in list(line):
             if earlier >= position:
@@ -210,8 +210,10 @@ class OrderKept(Check):
                 )
                 return
 
-    def _line(self, told, order):
-        return self._lines.setdefault((told.id, order), _Lines(self.truth.story, told, order))
+    def _line(self, told, order, *, holds):
+        """Return the lines of one order; whoever begins to hold has letters from before."""
+        lines = _Lines(self.truth.story, told, order)
+        return self._lines.setdefault((told.id, order, holds), lines)
 
     def answering(self, request, answers):
         """Note what this lane knows to be delivered."""
@@ -282,7 +284,7 @@ class NobodyStarves(Check):
 
     def __init__(self, checks):
         super().__init__(checks)
-        self._leads_s = {}  # since when each process leads, as far as was looked at
+        self._leads_s = {}  # since when each process leads, and runs, as far as was looked at
         self._seen_s = {}
         self._free_s = {}
 
@@ -290,7 +292,7 @@ class NobodyStarves(Check):
         self._seen_s[request.consumer] = self.world.now
 
     def looked(self, process):
-        if not process.leads:
+        if not process.leads or process.stopped_until_s > self.world.now:
             self._leads_s.pop(process, None)
             return
         now_s, engine = self.world.now, process.engine
@@ -334,7 +336,7 @@ class StragglersPinNothing(Check):
             self._new_s[request.consumer] = self.world.now
 
     def looked(self, process):
-        if not process.leads:
+        if not process.leads or process.stopped_until_s > self.world.now:
             self._leads_s.pop(process, None)
             return
         now_s, engine = self.world.now, process.engine

@@ -101,8 +101,27 @@ DELIVERY = (
     ),
     Mutation(
         "hold nothing from before", "a new leader learns which keys are held", DELIVER + "lane.py",
-        "self._holding_letters() if rules.order.any and rules.holds_dead else []", "[]",
+        "self._keys_unknown = rules.order.any and rules.holds_dead", "self._keys_unknown = False",
         profile="orders",
+    ),
+    Mutation(
+        "begin to hold at once", "letters from before hold once a definition says so",
+        DELIVER + "lane.py", " and not begins_to_hold\n", "\n", profile="orders", seeds=300,
+    ),
+    Mutation(
+        "what holds is asked too early", "what a lane before buried holds its key",
+        DELIVER + "lane.py",
+        "        if now_s < self._read_from_s:\n            return\n        ledger = self._around.ledger\n",
+        "        ledger = self._around.ledger\n", first=280072, seeds=1,
+        also=(
+            (DELIVER + "lane.py", "bool(unread) or ledger.applied_index < self._told", "bool(unread)"),
+        ),
+    ),
+    Mutation(
+        "what holds is asked before all is applied", "what a lane before buried holds its key",
+        DELIVER + "lane.py", " or ledger.applied_index < self._told", "",
+        alone="takes a log that stands for 1.5 s while its leader hears a majority. A unit test of the "
+        "dispatcher has it",
     ),
     Mutation(
         "the first of several letters holds", "each letter of a key holds it",

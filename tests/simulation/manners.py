@@ -115,10 +115,12 @@ def redrawn(definition, chance):
 
 
 def reordered(definition, chance):
-    """Return a definition with another order."""
-    orders = [order for order in ("none", *ORDERS) if order != definition.order]
+    """Return a definition with another order, or with another `on_dead` in the same."""
+    orders = ORDERS if definition.order == "none" else ("none", *ORDERS)
     order = chance.choice(orders)
     on_dead = "release" if order == "none" else chance.choice(("release", "hold"))
+    if order == definition.order:
+        on_dead = "release" if definition.on_dead == "hold" else "hold"
     return msgspec.structs.replace(definition, order=order, on_dead=on_dead)
 
 

@@ -132,6 +132,9 @@ class Cluster:
     def log_time_us(self):
         return 1 + round(self.clock.seconds() * 1e6)
 
+    def proposed_index(self):
+        return Index(self.ledger.applied_index + len(self.pending))
+
     def propose(self, command):
         if not self.leads:
             return False

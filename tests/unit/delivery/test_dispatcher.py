@@ -817,6 +817,41 @@ def test_an_order_that_is_none_is_reported_and_nothing_is_attempted():
     assert node.bodies("c") == [b"one"]
 
 
+def test_what_died_just_before_another_order_holds_its_key_in_it():
+    """The lane before proposes its burials as it ends: they are applied once the next has begun."""
+    cluster = Cluster(consumer("c", order="all"))
+    node = Node(cluster)
+    node.dispatcher.lead()
+    cluster.accept(stored(b"1", b"/a"), stored(b"2", b"/a"), stored(b"3", b"/b"))
+    node.pass_s(LEASE_S + 0.1)
+    cluster.held = True
+    node.end(BAD)
+    assert Bury not in map(type, cluster.pending)
+    cluster.define(consumer("c", order="path", on_dead="hold"))
+    node.pass_s(3 * LEASE_S)
+    assert Bury in map(type, cluster.pending)
+    assert node.dispatcher.progress()[0].held == "cannot tell yet what its letters hold"
+    cluster.commit()
+    node.pass_s(2 * LEASE_S)
+    assert node.bodies("c") == [b"1", b"3"]
+
+
+def test_letters_from_before_hold_their_keys_once_a_definition_says_hold():
+    cluster = Cluster(consumer("c", order="path"))
+    node = Node(cluster, answer=lambda *_: BAD)
+    node.dispatcher.lead()
+    cluster.accept(stored(b"1", b"/a"))
+    node.pass_s(LEASE_S + 1)
+    node.answer = lambda *_: OK
+    cluster.define(consumer("c", order="path", on_dead="hold"))
+    cluster.accept(stored(b"2", b"/a"), stored(b"3", b"/b"))
+    node.pass_s(LEASE_S + 1)
+    assert node.bodies("c") == [b"1", b"3"]
+    cluster.append(Purge("operator", (1,)))
+    node.pass_s(1)
+    assert node.bodies("c") == [b"1", b"3", b"2"]
+
+
 def test_more_dead_letters_than_can_be_read_hold_an_ordered_consumer():
     """A leader that does not know which keys are held attempts none of them."""
     cluster = Cluster(consumer("c", order="path", on_dead="hold"))

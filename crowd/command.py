@@ -427,19 +427,20 @@ def _check_rising(values: Sequence[Any], what: str) -> None:
         raise MalformedCommandError(f"{what}s of a command do not rise")
 
 
-def stamp(log_time_us: int, command: bytes) -> bytes:
-    """Return an entry's payload: `command`'s bytes under the leader's log time (µs since 1970)."""
-    return _STAMP_HEAD + log_time_us.to_bytes(8, "big") + command
+def stamp(log_time_us: int) -> bytes:
+    """Return what stands before a command's bytes in an entry: the leader's log time (µs since 1970)."""
+    return _STAMP_HEAD + log_time_us.to_bytes(8, "big")
 
 
-def open_entry(payload: bytes) -> tuple[int, bytes]:
+def open_entry(entry: bytes, start: int = 0) -> tuple[int, bytes]:
     """Return an entry's log time (µs since 1970) and its command's bytes, not decoded.
 
-    Raises MalformedCommandError if `payload` is no stamped command.
+    Both begin at `start`. Raises MalformedCommandError if there is no stamped command.
     """
-    if len(payload) <= _STAMP_BYTES or not payload.startswith(_STAMP_HEAD):
+    begin = start + _STAMP_BYTES
+    if len(entry) <= begin or not entry.startswith(_STAMP_HEAD, start):
         raise MalformedCommandError("an entry is not a log time and a command")
-    log_time_us = int.from_bytes(payload[len(_STAMP_HEAD) : _STAMP_BYTES], "big")
+    log_time_us = int.from_bytes(entry[start + len(_STAMP_HEAD) : begin], "big")
     if log_time_us > INTEGER_MAX:
         raise MalformedCommandError(f"an entry's log time is {log_time_us}")
-    return log_time_us, payload[_STAMP_BYTES:]
+    return log_time_us, entry[begin:]

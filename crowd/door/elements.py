@@ -110,19 +110,18 @@ def split_lines(body: bytes) -> Sequence[Raw]:
 
     Raises NotElementsError, and TooManyError.
     """
-    lines = body.split(b"\n", ELEMENTS_MAX + 1)
-    if not lines[-1]:
-        lines.pop()
-    if len(lines) > ELEMENTS_MAX:
+    body = body.removesuffix(b"\n")
+    count = body.count(10) + bool(body)  # line feeds
+    if count > ELEMENTS_MAX:
         raise TooManyError
     try:
         values = _values_of(body)
     except (RecursionError, UnicodeDecodeError, msgspec.MsgspecError):
-        return _line_by_line(lines)
+        return _line_by_line(body.split(b"\n"))
     # Values may also share a line, or go over several. Only if each is a line is neither so.
-    if len(values) == len(lines) and body.isascii() and b"\n".join(values) == b"\n".join(lines):
+    if len(values) == count and body.isascii() and b"\n".join(values) == body:
         return values
-    return _line_by_line(lines)
+    return _line_by_line(body.split(b"\n"))
 
 
 def _line_by_line(lines: Sequence[bytes]) -> Sequence[Raw]:

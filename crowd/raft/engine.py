@@ -12,6 +12,7 @@ thread; only the journal's writer has another one.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import Service
@@ -143,6 +144,11 @@ class Engine(Service):
         self._housekeeping = _loop(clock, lambda: self._or_die(self._keep_house))
         self._log_clock = LogClock()
         self._appended: set[tuple[int, int]] = set()
+        self._proposed: deque[tuple[bytes, Command]] = deque()  # in this term, and not applied yet
+        self._newest: tuple[int, tuple[bytes, ...]] = (
+            0,
+            (),
+        )  # of the entries applied that have any
         self._installing: Checkpoint | None = None
         self._wanted: dict[str, tuple[Callable[[Ledger], bool], Callable[[], Command]]] = {}
         self._seen_applied = 0
@@ -537,7 +543,8 @@ class Engine(Service):
         elif isinstance(command, CHANGES) and not self._may_change(command):
             return  # it is offered again
         log_time_us = self._log_clock.stamp(self._wall_us(), self._clock.seconds())
-        self.raft.propose(stamp(log_time_us, encoded))
+        self.raft.propose(stamp(log_time_us), encoded)
+        self._proposed.append((encoded, command))
         self.wake()
 
     def _may_change(self, command: Enroll | Promote | Demote | Expel) -> bool:
@@ -556,8 +563,8 @@ class Engine(Service):
             self.compaction.applied(len(command))
             return
         try:
-            log_time_us, body = open_entry(command[1:])
-            value = read_command(body)
+            log_time_us, body = open_entry(command, len(REGULAR))
+            value = self._command_in(body)
             unborn = self.ledger.tag is None
             self.ledger.apply(Index(index), Term(term), log_time_us, value)
         except NeedsNewerCrowdError as error:
@@ -571,6 +578,7 @@ class Engine(Service):
             self.letters.apply(index, kept, gone)
         if isinstance(value, Accept):
             self._appended.discard((value.session, value.number))
+            self._newest = index, value.messages
         elif isinstance(value, CHANGES):
             self._let_go()  # now: a later order, which undoes this one, must not be undone
             self.changes.follow_ledger()
@@ -581,14 +589,23 @@ class Engine(Service):
         elif isinstance(value, Release):
             self._urgent = True
 
+    def _command_in(self, body: bytes) -> Command:
+        """Return the command that an entry's `body` holds: the very one, if it was proposed here."""
+        if self._proposed and self._proposed[0][0] == body:
+            return self._proposed.popleft()[1]
+        return read_command(body)
+
     def message(self, index: int, offset: int) -> bytes:
         """Return the stored message at a place in the log; raise DamagedEntryError on bad bytes."""
         return self.messages(index)[offset]
 
     def messages(self, index: int) -> tuple[bytes, ...]:
         """Return the stored messages of an accepted entry; raise DamagedEntryError on bad bytes."""
+        newest, messages = self._newest
+        if index == newest:
+            return messages  # most often it is this one that delivery asks for
         command, _, _ = self.journal.entry(index)
-        value = read_command(open_entry(command[1:])[1])
+        value = read_command(open_entry(command, len(REGULAR))[1])
         if not isinstance(value, Accept):
             raise DamagedError("an entry that should hold messages", place=f"entry {index}")
         return value.messages
@@ -677,6 +694,7 @@ class Engine(Service):
         """Note that term, role or leader changed: what the last leader had may be lost."""
         self._fence_s = float("-inf")
         self._appended.clear()
+        self._proposed.clear()
         self._offered.clear()
         self.snapshots.reset()
         for hook in self.leader_hooks:

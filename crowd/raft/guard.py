@@ -343,12 +343,16 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         left = self.commit_index > self.applied_index
         return left and not self._stuck and self._host.may_apply()
 
-    def propose(self, payload: bytes) -> None:
-        """Append a checked command at a tick, the next or one soon; only on a leader, who wakes it."""
+    def propose(self, *parts: bytes) -> None:
+        """Append a checked command, whose bytes these are, at a tick, the next or one soon.
+
+        Only on a leader, who wakes it.
+        """
         if not self._gathered:
             self._gathers_s, self._gathered_bytes = self._now(), 0
-        self._gathered.append(payload)
-        self._gathered_bytes += len(payload)
+        entry = b"".join((REGULAR, *parts))
+        self._gathered.append(entry)
+        self._gathered_bytes += len(entry)
 
     def durable(self) -> bool:
         """Use that the durable index, or term and vote, moved. True if a tick has to do."""
@@ -788,8 +792,8 @@ class GuardedRaft(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
             )
             if is_under_way and not is_due:
                 return
-            for payload in gathered:
-                self._log.add(REGULAR + payload, self._log.last_index + 1, self.term)
+            for entry in gathered:
+                self._log.add(entry, self._log.last_index + 1, self.term)
         gathered.clear()  # of one who leads no more nothing is appended: it is offered again
 
     def _SyncObj__applyLogEntries(self) -> bool:

@@ -66,6 +66,8 @@ WAVE_MIN: Final = 8
 """Batches so large mean that producers come in waves, and that sharing an entry pays."""
 SECOND_MIN: Final = 128
 """A batch so large leaves at once, and beside another one: splitting it costs little."""
+SECOND_BYTES: Final = 1 << 18
+"""So many bytes of groups are as large."""
 OFFER_AGAIN_S: Final = 1.0
 """Silence after which a proposal is offered again; a leader change does so at once."""
 LATE_S: Final = 5
@@ -325,7 +327,7 @@ class Proposer:
         is under way only if it is large.
         """
         count = len(self._open)
-        if count >= SECOND_MIN:
+        if count >= SECOND_MIN or self._groups_bytes >= SECOND_BYTES:
             self._flush()
         elif self._expected < WAVE_MIN or (not self._in_flight and count >= self._expected):
             self._flush_in(0)

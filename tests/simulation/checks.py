@@ -86,7 +86,7 @@ class Checks:
         self.reached(process, index)
         if command[:1] != b"\x00":
             return
-        value = read_command(open_entry(command[1:])[1])
+        value = read_command(open_entry(command, 1)[1])
         ledger = process.engine.ledger
         if isinstance(value, Accept):
             value = self._stored(index, value, ledger)

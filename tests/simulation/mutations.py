@@ -257,7 +257,7 @@ MUTATIONS = (
     ),
     Mutation(
         "append the first that gathered", "all that gathered is appended", RAFT + "guard.py",
-        "            for payload in gathered:\n", "            for payload in gathered[:1]:\n",
+        "            for entry in gathered:\n", "            for entry in gathered[:1]:\n",
     ),
     Mutation(
         "append what a leader before gathered", "who follows appends nothing", RAFT + "guard.py",
@@ -270,6 +270,18 @@ MUTATIONS = (
         "        if self.is_leader:\n            gathered.clear()\n", profile="deposed",
         alone="a proposal is accepted once, an order is heard once, what is settled stays so, and a "
         "change of members names the one before it",
+    ),
+    Mutation(
+        "apply whatever was proposed", "what is applied is what the entry holds", RAFT + "engine.py",
+        "if self._proposed and self._proposed[0][0] == body:", "if self._proposed:",
+    ),
+    Mutation(
+        "keep what a term before proposed", "what was proposed is kept until it is applied",
+        RAFT + "engine.py", "        self._proposed.clear()\n", "", profile="deposed",
+    ),
+    Mutation(
+        "deliver of the entry applied last", "delivery has the messages that it asks for",
+        RAFT + "engine.py", "        if index == newest:\n", "        if newest:\n",
     ),
     Mutation(
         "hand over while more gathers", "an heir has all that was proposed", RAFT + "engine.py",

@@ -26,6 +26,10 @@ class Bounded(Check):
         held = {
             "proposals in flight": (len(engine.proposer._in_flight), IN_FLIGHT_MAX),
             "proposals appended": (len(engine._appended), APPENDED_MAX),
+            "commands proposed": (
+                len(engine._proposed),
+                engine.proposed_index() - engine.raft.applied_index,
+            ),
             "messages held for a vote": (len(engine.raft._held), 256),
             "messages waiting": (len(engine.proposer._open), BATCH_MESSAGES_MAX),
         }

@@ -379,7 +379,7 @@ class Cluster:
         journal = self.journals[name]
         for command, index, _ in journal[:]:
             if command[:1] == REGULAR:
-                value = read_command(open_entry(command[1:])[1])
+                value = read_command(open_entry(command, 1)[1])
                 if isinstance(value, CHANGES):
                     found.append((index, value))
         return found

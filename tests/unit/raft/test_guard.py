@@ -202,7 +202,7 @@ def test_what_gathers_waits_for_no_slow_disk():
 
 def test_much_that_gathered_goes_at_once():
     member = leading()
-    member.raft.propose(bytes(guard.GATHER_BYTES - 1))
+    member.raft.propose(bytes(guard.GATHER_BYTES - 2))
     member.raft.tick()
     assert appended(member) == []
     member.raft.propose(b"m")

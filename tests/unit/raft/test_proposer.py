@@ -20,6 +20,7 @@ from crowd.raft.proposer import (
     GROUPS_BYTES_MAX,
     IN_FLIGHT_MAX,
     OFFER_AGAIN_S,
+    SECOND_BYTES,
     SECOND_MIN,
     Proposer,
 )
@@ -195,6 +196,17 @@ def test_beside_a_wave_only_a_large_batch_is_under_way():
     for _ in range(28):
         node.accept()
     assert [len(accept.messages) for accept in node.offered] == [SECOND_MIN] * 2
+
+
+def test_beside_a_wave_groups_of_many_bytes_are_under_way():
+    node = in_waves()
+    group = [bytes(SECOND_BYTES // 20)] * 10
+    node.accept()
+    node.pump(0.01)
+    node.accept_group(*group)
+    assert [len(accept.messages) for accept in node.offered] == [1]
+    node.accept_group(*group)
+    assert [len(accept.messages) for accept in node.offered] == [1, 20]
 
 
 def test_an_entry_stays_within_its_bound_unless_one_message_is_larger():

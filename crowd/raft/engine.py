@@ -145,10 +145,7 @@ class Engine(Service):
         self._log_clock = LogClock()
         self._appended: set[tuple[int, int]] = set()
         self._proposed: deque[tuple[bytes, Command]] = deque()  # in this term, and not applied yet
-        self._newest: tuple[int, tuple[bytes, ...]] = (
-            0,
-            (),
-        )  # of the entries applied that have any
+        self._newest: tuple[int, tuple[bytes, ...]] = 0, ()  # applied last while leading
         self._installing: Checkpoint | None = None
         self._wanted: dict[str, tuple[Callable[[Ledger], bool], Callable[[], Command]]] = {}
         self._seen_applied = 0
@@ -578,7 +575,8 @@ class Engine(Service):
             self.letters.apply(index, kept, gone)
         if isinstance(value, Accept):
             self._appended.discard((value.session, value.number))
-            self._newest = index, value.messages
+            if self._leading:
+                self._newest = index, value.messages  # delivery asks for these first
         elif isinstance(value, CHANGES):
             self._let_go()  # now: a later order, which undoes this one, must not be undone
             self.changes.follow_ledger()
@@ -603,7 +601,7 @@ class Engine(Service):
         """Return the stored messages of an accepted entry; raise DamagedEntryError on bad bytes."""
         newest, messages = self._newest
         if index == newest:
-            return messages  # most often it is this one that delivery asks for
+            return messages
         command, _, _ = self.journal.entry(index)
         value = read_command(open_entry(command, len(REGULAR))[1])
         if not isinstance(value, Accept):
@@ -695,6 +693,7 @@ class Engine(Service):
         self._fence_s = float("-inf")
         self._appended.clear()
         self._proposed.clear()
+        self._newest = 0, ()
         self._offered.clear()
         self.snapshots.reset()
         for hook in self.leader_hooks:

@@ -55,7 +55,7 @@ from crowd.delivery.outcome import (
     outcome_of,
     shows_life,
 )
-from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, letter_number
+from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, Trial, letter_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
     from crowd.delivery.rules import Rules
-    from crowd.delivery.trial import DeathReason, Trial
+    from crowd.delivery.trial import DeathReason
     from crowd.message import Position
 
 
@@ -271,7 +271,17 @@ class Plan:
         """
         if self.breaker.closed and self.backlog.is_crowded and not self.endings.dead:
             self.endings.dead.extend(
-                Dead(trial.position, "window", 0, "", trial.attempts, trial.first_s, now_s)
+                Dead(
+                    trial.position,
+                    "window",
+                    0,
+                    "",
+                    trial.attempts,
+                    trial.first_s,
+                    now_s,
+                    trial.spared,
+                    trial.aged_s,
+                )
                 for trial in self.backlog.take_away(most)
             )
 
@@ -471,8 +481,10 @@ class Plan:
             self._acquit(now_s)
             if trial.position > 0 or letter_number(trial.position) in self.backlog.letters_known:
                 status = answer.status if isinstance(answer, Answered) else 0
-                words, first_s = last_words(answer), trial.first_s
-                dead = Dead(trial.position, reason, status, words, attempts, first_s, now_s)
+                dead = Dead(
+                    trial.position, reason, status, last_words(answer), attempts, trial.first_s,
+                    now_s, spared, trial.aged_s,
+                )  # fmt: skip
                 self.endings.die(dead)
             return
         due_s = now_s
@@ -513,10 +525,15 @@ class Plan:
             for trial in (flight.trial, *flight.mates)
             if trial.attempts
         ]
+        # Of what is dead and in no letter yet the log knows nothing else: it may find no room.
+        dead = [
+            Trial(now_s, each.position, each.attempts, each.spared, each.first_s, each.aged_s)
+            for each in self.endings.dead
+        ]
         until_s = self._asked_until_s
         if not self.breaker.closed:
             until_s = max(until_s, self.breaker.until_s)
-        tried = self.backlog.tried([*under_way, *self._kept_apart()])
+        tried = self.backlog.tried([*under_way, *self._kept_apart(), *dead])
         return Remembered(self.breaker.opened, until_s, self._aged.aged_s(now_s), tried)
 
     def _kept_apart(self) -> Iterable[Trial]:

@@ -75,7 +75,7 @@ class Dead(msgspec.Struct, frozen=True, gc=False):
     """A message that leaves the backlog undelivered, and what its letter will say of it.
 
     It is not attempted again, but for one that only made room in the window: ``reason`` is
-    ``window`` then, and nothing is said of its last answer.
+    ``window`` then, and nothing is said of its last answer. ``spared`` and ``aged_s`` are its trial's.
     """
 
     position: Position
@@ -85,6 +85,8 @@ class Dead(msgspec.Struct, frozen=True, gc=False):
     attempts: int
     first_s: float
     last_s: float
+    spared: int
+    aged_s: float
 
 
 class Remembered(msgspec.Struct, frozen=True):

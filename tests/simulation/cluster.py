@@ -342,6 +342,8 @@ class Cluster:
             letters = other.letters
             kept = letters.whole and not letters.pending_bytes
             yield not kept and f"{process.name} lacks letters"
+            rotten = process.node.has_rotten_letters and not process.node.is_mended
+            yield rotten and f"{process.name} has not found yet which of its letters rotted"
         yield _left_words(self._left())
         indices = {process.name: process.engine.ledger.applied_index for process in processes}
         yield len(set(indices.values())) > 1 and f"ledgers are at {indices}"

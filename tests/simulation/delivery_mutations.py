@@ -350,6 +350,11 @@ DELIVERY = (
         "        return trial\n", profile="letters",
     ),
     Mutation(
+        "forget what found no room", "the next leader knows the attempts of what found no room",
+        DELIVER + "plan.py", "self.backlog.tried([*under_way, *self._kept_apart(), *dead])",
+        "self.backlog.tried([*under_way, *self._kept_apart()])", profile="letters", first=36, seeds=1,
+    ),
+    Mutation(
         "purge more", "a purge is of the letters that it names", LEDGER + "letters.py",
         "        gone = list(self._found(numbers))\n        self._remove(gone)\n",
         "        gone = list(self._found(self))\n        self._remove(gone)\n", profile="letters",

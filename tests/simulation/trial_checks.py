@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from crowd.delivery.outcome import Answered, FailureKind
+from crowd.delivery.reports import SETTLE_PROPOSED_MAX
 from tests.simulation.check import Check
 from tests.simulation.pace_checks import shows_life
 
@@ -159,13 +160,23 @@ class TrialsBounded(Check):
         if trial.spent is None or request.letter:
             return
         lane, seen, why = trial.spent
-        if lane is not request.lane and lane.plan.full:
-            return  # its letter found no room, and only who led then knew that it was dead
+        if lane is not request.lane and self._buries_late(lane, naming.position):
+            return  # only who led then knew that it was dead
         if lane is request.lane or self._is_told(seen):
             self.fail(
                 f"{request.process.name} attempts {naming.position} of {request.definition.name}, "
                 f"which is dead: {why}"
             )
+
+    def _buries_late(self, lane, position):
+        """Tell whether its letter found no room, waited for those before it, or was just proposed.
+
+        What was proposed stands behind all that the log took: it had waited for one of the others.
+        """
+        endings = lane.plan.endings
+        waits = any(dead.position == position for dead in endings.dead)
+        waits = waits and endings.proposed >= SETTLE_PROPOSED_MAX
+        return lane.plan.full or waits or endings.buries(position)
 
     def _wait(self, request, naming, trial):
         """It waits as long as its consumer says, but that one sign of life calls all back."""

@@ -434,6 +434,23 @@ def test_a_burial_without_effect_is_tried_again():
     assert plan.endings.proposed == 0
 
 
+def test_the_next_leader_makes_one_more_attempt_with_what_found_no_room():
+    """That it is dead is in no entry of the log; how often it was attempted is."""
+    backoff = Backoff(0.0, 2.0, 60.0, attempts_max=3)
+    plan = plan_of(1, backoff=backoff)
+    plan.take(positions(1, 1))
+    for _ in range(3):
+        assert plan.next_attempt(0.0) is not None
+        plan.answered(Position(1), REFUSED, 0.0, 0.5)
+    assert [dead.attempts for dead in plan.endings.dead] == [3]
+    heir = Plan(plan.rules, Position(0), None, 5.0, plan.remember(5.0))
+    heir.take(positions(1, 1))
+    assert heir.next_attempt(5.0).number == 4
+    heir.answered(Position(1), REFUSED, 5.0, 0.5)
+    (dead,) = heir.endings.dead
+    assert (dead.reason, dead.attempts, dead.first_s) == ("attempts", 4, 0.0)
+
+
 # --- Order ----------------------------------------------------------------------------------------
 
 

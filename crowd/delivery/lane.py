@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from crowd.delivery.entries import Entries
     from crowd.delivery.outcome import Answer
     from crowd.delivery.ports import Courier, CourierFactory, Leadership, LedgerView, RunView
-    from crowd.delivery.trial import Attempt, Remembered
+    from crowd.delivery.trial import Attempt, Remembered, Trial
     from crowd.message import ConsumerId, Message, Position
 
 MEND_S: Final = 0.1
@@ -132,6 +132,9 @@ class Lane:
         if before is None:
             log_us = leadership.log_time_us()
             remembered = remembered_of(ledger.remembered(consumer), now_s, log_us)
+        if remembered is not None:
+            waiting = tuple(filter(self._still_waits, remembered.trials))
+            remembered = msgspec.structs.replace(remembered, trials=waiting)
         watermark = ledger.watermark(consumer)
         self.plan = self._plan_from(rules, watermark, now_s, remembered)
         self._passed = ledger.consumers[consumer].passed  # which lies below the watermark
@@ -151,6 +154,13 @@ class Lane:
         self, rules: Rules, watermark: Position, now_s: float, remembered: Remembered | None
     ) -> Plan:
         return Plan(rules, watermark, None, now_s, remembered)
+
+    def _still_waits(self, trial: Trial) -> bool:
+        """Return whether what was remembered did not end after it was told: else it is never taken."""
+        ledger, number = self._around.ledger, letter_number(trial.position)
+        if not number:
+            return not ledger.is_settled(self.consumer, trial.position)
+        return number in ledger.letters and ledger.letters[number].target == self.consumer
 
     def fits(self, definition: ConsumerDefinition) -> bool:
         """Return whether `redefine` can follow a definition.

@@ -350,6 +350,11 @@ DELIVERY = (
         "        return trial\n", profile="letters",
     ),
     Mutation(
+        "remember what has ended", "what is remembered still waits", DELIVER + "lane.py",
+        "tuple(filter(self._still_waits, remembered.trials))", "remembered.trials",
+        alone="takes the room of others among 2 000 that are told. A unit test of the dispatcher has it",
+    ),
+    Mutation(
         "forget what found no room", "the next leader knows the attempts of what found no room",
         DELIVER + "plan.py", "self.backlog.tried([*under_way, *self._kept_apart(), *dead])",
         "self.backlog.tried([*under_way, *self._kept_apart()])", profile="letters", first=36, seeds=1,

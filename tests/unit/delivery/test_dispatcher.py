@@ -485,6 +485,25 @@ def test_what_waits_is_told_once_a_second_and_only_if_it_changed():
     assert cluster.clock.getDelayedCalls() == []
 
 
+def test_what_ended_after_it_was_told_is_told_no_more():
+    """It would stand in the place of what waits, of which no more than some are told."""
+    retry = Retry(60_000_000, 1.0, 60_000_000, 10**12, jitter=0.0)
+    cluster = Cluster(consumer("c", retry=retry))
+    node = Node(cluster, answer=lambda *_: DOWN)
+    node.dispatcher.lead()
+    cluster.accept(b"one", b"two")
+    node.pass_s(2)
+    node.dispatcher.unlead()
+    told = proposed(cluster, Remember)[-1]
+    assert [trial.position for trial in told.trials] == [1, 2]
+    cluster.append(Settle(told.consumer, ((1, 1),)))
+    heir = Node(cluster, answer=lambda *_: DOWN)
+    heir.dispatcher.lead()
+    cluster.accept(b"three")
+    heir.pass_s(2)
+    assert [trial.position for trial in proposed(cluster, Remember)[-1].trials] == [2, 3]
+
+
 def test_stopping_tells_the_next_leader_what_waits():
     """A restart resets no backoff."""
     cluster = Cluster(consumer("c", retry=Retry(60_000_000, 1.0, 60_000_000, 10**12, jitter=0.0)))

@@ -170,8 +170,9 @@ class Lane:
         """
         ours = self.definition
         same_way = (definition.batch is None) == (ours.batch is None)
+        same_way = same_way and definition.order == ours.order
         begins_to_hold = definition.on_dead == "hold" and ours.on_dead != "hold"
-        return same_way and definition.order == ours.order and not begins_to_hold
+        return same_way and not (begins_to_hold and self.plan.rules.order.any)
 
     def redefine(self, definition: ConsumerDefinition) -> None:
         """Follow a changed definition that fits; attempts under way end as they began."""

@@ -270,20 +270,12 @@ class Plan:
         in an outage, in which nothing is held up by them; and not where there is an order.
         """
         if self.breaker.closed and self.backlog.is_crowded and not self.endings.dead:
-            self.endings.dead.extend(
-                Dead(
-                    trial.position,
-                    "window",
-                    0,
-                    "",
-                    trial.attempts,
-                    trial.first_s,
-                    now_s,
-                    trial.spared,
-                    trial.aged_s,
-                )
-                for trial in self.backlog.take_away(most)
-            )
+            for trial in self.backlog.take_away(most):
+                parked = Dead(
+                    trial.position, "window", 0, "", trial.attempts, trial.first_s, now_s,
+                    trial.spared, trial.aged_s,
+                )  # fmt: skip
+                self.endings.die(parked)
 
     # --- Attempts -----------------------------------------------------------------------------------
 

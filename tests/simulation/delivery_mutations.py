@@ -106,7 +106,7 @@ DELIVERY = (
     ),
     Mutation(
         "begin to hold at once", "letters from before hold once a definition says so",
-        DELIVER + "lane.py", " and not begins_to_hold\n", "\n", profile="orders", seeds=300,
+        DELIVER + "lane.py", " and not (begins_to_hold and self.plan.rules.order.any)\n", "\n", profile="orders", seeds=300,
     ),
     Mutation(
         "what holds is asked too early", "what a lane before buried holds its key",

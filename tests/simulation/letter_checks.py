@@ -90,7 +90,7 @@ class LettersCount(Check):
         if ledger.members_index != ledger.applied_index or node.process is None:
             return
         letters = self.truth.story.letters.values()
-        # What it has of the log has yet to grow to the others' brings its letters along.
+        # Letters of entries that its log has yet to get come with those.
         behind = {one.number for one in letters if one.index > node.durable.last}
         lacking = [number for number in self._lacking([node]) if number not in behind]
         if lacking and not node.has_rotten_letters:

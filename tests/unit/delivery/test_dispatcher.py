@@ -871,6 +871,20 @@ def test_letters_from_before_hold_their_keys_once_a_definition_says_hold():
     assert node.bodies("c") == [b"1", b"3", b"2"]
 
 
+def test_without_an_order_nothing_begins_to_hold_and_attempts_go_on():
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster)
+    node.dispatcher.lead()
+    cluster.accept(b"1")
+    node.pass_s(0.1)
+    cluster.define(consumer("c", on_dead="hold"))
+    node.pass_s(0.1)
+    node.end()
+    node.pass_s(LEASE_S + 1)
+    assert node.bodies("c") == [b"1"]
+    assert cluster.settled("c") == [(1, 1)]
+
+
 def test_more_dead_letters_than_can_be_read_hold_an_ordered_consumer():
     """A leader that does not know which keys are held attempts none of them."""
     cluster = Cluster(consumer("c", order="path", on_dead="hold"))

@@ -78,8 +78,24 @@ def encode_message(message: Message) -> bytes:
 
 def pack_headers(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Return headers, below 32 768, as they stand in a stored message."""
+    return head_of_array(2 * len(headers)) + _pack_some(headers)
+
+
+def pack_around(headers: Sequence[tuple[bytes, bytes]], place: int) -> tuple[bytes, bytes]:
+    """Return what `pack_headers` has before and behind the `pack_value` of one header's value."""
+    name = headers[place][0]
+    ahead = _pack_some(headers[:place]) + head_of_bytes(len(name)) + name
+    return head_of_array(2 * len(headers)) + ahead, _pack_some(headers[place + 1 :])
+
+
+def pack_value(value: bytes) -> bytes:
+    """Return a header's value as it stands in a stored message."""
+    return head_of_bytes(len(value)) + value
+
+
+def _pack_some(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     head = head_of_bytes
-    parts = [head_of_array(2 * len(headers))]
+    parts: list[bytes] = []
     for name, value in headers:
         parts += (head(len(name)), name, head(len(value)), value)
     return b"".join(parts)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from crowd.message import pack_headers
+from crowd.message import pack_around, pack_headers, pack_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -126,15 +126,34 @@ class Fields(msgspec.Struct, gc=False):
     """What a door found in them, by what found it: one at most (see `crowd.door.asked.Asked`)."""
     _packed_of: list[Field] | None = None
     _packed: bytes = b""
+    _behind_key: bytes = b""
+    """What stands behind the key's value; `_packed` is then what stands before it."""
 
     def packed(self, headers: list[Field]) -> bytes:
-        """Return `pack_headers` of what travels on of these, mostly the same list each time."""
-        if headers is self._packed_of:
+        """Return `pack_headers` of what travels on of these: mostly the same, but for a key's value."""
+        before = self._packed_of
+        if self.key_place >= 0:
+            return self._packed_with_key(headers, before)
+        if headers is before:
             return self._packed
         packed = pack_headers(headers)
         if len(packed) <= PACKED_BYTES_MAX:
             self._packed, self._packed_of = packed, headers
         return packed
+
+    def _packed_with_key(self, headers: list[Field], before: list[Field] | None) -> bytes:
+        """Return the same where one of `headers` is a key, unless a door has taken that away."""
+        field = self.kept[self.key_place]
+        if field not in headers:
+            return pack_headers(headers)
+        place = headers.index(field)
+        if before is None or not _differs_at_most(before, headers, place):
+            ahead, behind = pack_around(headers, place)
+            if len(ahead) + len(behind) <= PACKED_BYTES_MAX:
+                self._packed, self._behind_key, self._packed_of = ahead, behind, headers
+        else:
+            ahead, behind = self._packed, self._behind_key
+        return b"".join((ahead, pack_value(field[1]), behind))
 
 
 def sort_fields(headers: Iterable[Field]) -> Fields:
@@ -178,20 +197,30 @@ def sort_next(last: Fields, before: list[Field], headers: list[Field]) -> Fields
     A producer with idempotency keys sends the same fields each time but for that one's value, on
     which nothing else here depends.
     """
-    place = last.key_place
-    if place < 0 or len(headers) != len(before):
+    if last.key_place < 0:
         return sort_fields(headers)
-    at = before.index(last.kept[place])
-    field = headers[at]
-    expected = before.copy()
-    expected[at] = field
-    if headers != expected or field[0] != before[at][0]:
+    place = before.index(last.kept[last.key_place])
+    if not _differs_at_most(before, headers, place):
         return sort_fields(headers)
+    return with_key(last, headers[place])
+
+
+def with_key(last: Fields, field: Field) -> Fields:
+    """Return what `last`, which has a key, says with `field` in that one's place."""
     fields = copy(last)
     fields.kept = kept = last.kept.copy()
-    kept[place] = field
+    kept[last.key_place] = field
     fields.idempotency = (field[1],)
     return fields
+
+
+def _differs_at_most(before: list[Field], headers: list[Field], place: int) -> bool:
+    """Tell whether two lists of fields are the same but for the value of the one at `place`."""
+    if len(headers) != len(before) or headers[place][0] != before[place][0]:
+        return False
+    expected = before.copy()
+    expected[place] = headers[place]
+    return headers == expected
 
 
 def _note(fields: Fields, kind: Kind, value: bytes) -> None:

@@ -17,6 +17,10 @@ laxity with the blanks of a request line, its other protocols, what Host may be,
 Two readers frame the input: ``framing`` cuts it where a head or a body ends, and llhttp reads piece
 by piece. Where the two do not end a head at the same byte, the request is refused.
 
+A connection's requests mostly have the head of the one before, byte for byte or but for the value of
+their Idempotency-Key. llhttp would find in it what it found then, so it is not asked again: such a
+request, if all of it is there, is taken by `_take_known`.
+
 Invariant: at most one slice of input is looked at past any bound.
 
 This is the hot path: llhttp's callbacks cost about 0.1 us each, so there is one attribute
@@ -26,6 +30,7 @@ write in most of them, and whatever ordinary requests do not have is checked off
 from __future__ import annotations
 
 import enum
+import re
 from typing import TYPE_CHECKING, Any, Final, Never, Protocol
 
 import httptools
@@ -33,7 +38,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from crowd.web import problems
-from crowd.web.fields import sort_fields, sort_next
+from crowd.web.fields import sort_fields, sort_next, with_key
 from crowd.web.framing import END, LINE_EXPECTED, after_end, is_head, may_be_head, misplaced
 from crowd.web.limits import SLICE_BYTES
 from crowd.web.target import from_absolute
@@ -45,6 +50,9 @@ if TYPE_CHECKING:
 
 _FRAMING_FACTOR: Final = 8
 """A chunk of one byte takes six: a body in tiny chunks passes, endless extensions do not."""
+
+_PLAIN_VALUE: Final = re.compile(rb"[!-~]+\Z")
+"""Values of a header field that are what they are wherever they stand: visible, and no blanks."""
 
 
 class Stage(enum.Enum):
@@ -97,10 +105,13 @@ class Intake:
         self._parser: Any = httptools.HttpRequestParser(self)
         self._always_measure = limits.head_bytes_max < SLICE_BYTES
         self._refusal: Reply | None = None
+        self._head: list[Field] = []
         self._sorted: list[Field] = []
         self._fields = sort_fields(self._sorted)
         self._raw = b""  # the head that is being read, as it came
         self._head_seen = b""  # the last one that was found to be a head
+        self._known = b""  # that of the last request, if llhttp need not read it again
+        self._around_key: tuple[bytes, bytes, int] | None = None  # see `_split`
         self._tail = b""  # the last three bytes of a chunked body, which may begin its end
         self._grown_bytes = 0  # what a chunked body had when it last grew
         self._still_from = 0  # what had come by then
@@ -120,7 +131,11 @@ class Intake:
             elif stage is Stage.BETWEEN and not self._raw:
                 # Mostly this is a whole head; `_raw` is then the piece, without a copy.
                 end = data.find(END, start)
-                self._raw = piece = data[start : end + 4] if end >= 0 else data[start:]
+                piece = data[start : end + 4] if end >= 0 else data[start:]
+                if self._known and (taken := self._take_known(piece, data, start + len(piece))):
+                    start = taken
+                    continue
+                self._raw = piece
             elif stage is Stage.BETWEEN or stage is Stage.HEAD:
                 piece = data[start : after_end(self._raw[-3:], data, start)]
                 self._raw += piece
@@ -135,6 +150,63 @@ class Intake:
             start += len(piece)
             if self._raw or (self.stage is Stage.BODY and self._fields.transfer is not None):
                 self._count(len(piece))
+
+    def _take_known(self, head: bytes, data: bytes, start: int) -> int:
+        """Take a request whose head says what the last one's said, with its body from `start` on.
+
+        Returns where in `data` it ends; 0 if llhttp has to read it, or to wait for the rest of it.
+        """
+        length = self._fields.length or 0
+        end = start + length
+        if end > len(data):
+            return 0
+        try:
+            if head != self._known and not self._knows(head):
+                return 0
+            method, target, fields = self._method, self._target, self._fields
+            reply = self._receiver.head(length, method, target, fields, expects=False)
+            if reply is not None:
+                self.refuse(reply)
+            else:
+                body = data[start:end]
+                self._receiver.request(method, target, self._head, fields, body, True)
+        except Exception as error:  # noqa: BLE001 - loses this connection, as within llhttp's calls
+            self._failed(error)
+        return end
+
+    def _knows(self, head: bytes) -> bool:
+        """Tell whether `head` differs from the known one in its key alone, which is then noted."""
+        fields = self._fields
+        if fields.key_place < 0 or self._always_measure:
+            return False
+        around = self._around_key
+        if around is None:
+            around = self._around_key = self._split()
+        before, behind, place = around
+        if not (head.startswith(before) and head.endswith(behind)):
+            return False
+        value = head[len(before) : len(head) - len(behind)]
+        if _PLAIN_VALUE.match(value) is None:
+            return False
+        field = (self._head[place][0], value)
+        self._sorted = self._head = headers = self._head.copy()
+        headers[place] = field
+        self._fields = with_key(fields, field)
+        self._known = head
+        return True
+
+    def _split(self) -> tuple[bytes, bytes, int]:
+        """Return what the known head has before and behind its key, and which field that is.
+
+        The name stands at the beginning of one line alone: a value has no line ends, and another
+        field of that name would be another key.
+        """
+        fields, known = self._fields, self._known
+        field = name, value = fields.kept[fields.key_place]
+        start = known.find(b"\r\n%s:" % name) + len(name) + 3
+        start += len(known[start:]) - len(known[start:].lstrip(b" \t"))
+        assert known.startswith(value, start), "a value stands behind its name"
+        return known[:start], known[start + len(value) :], self._head.index(field)
 
     def _body_piece(self, data: bytes, start: int) -> bytes:
         """Return what of `data` belongs to the body that is being read, or may end it."""
@@ -183,7 +255,7 @@ class Intake:
         self.stage = Stage.HEAD
         self._target = b""
         self._headers: list[Field] = []
-        self._head: list[Field] = []
+        self._head = []
         self._body = b""
         self._body_bytes = 0
         self._parts: list[bytes] | None = None
@@ -224,8 +296,11 @@ class Intake:
         self._alive = alive = parser.should_keep_alive()
         self._upgrading = False
         expects = self.old_version = False
+        self._known, self._around_key = raw, None
         if not alive or fields.hosts != 1 or fields.unusual or method == b"CONNECT":
             expects = self._check_unusual(method, fields)
+            if expects or fields.transfer is not None:
+                self._known = b""
         length = fields.length or 0
         if fields.transfer is not None:
             length = self._limits.body_bytes_max
@@ -349,14 +424,17 @@ class Intake:
         elif self._refusal is not None:
             self.refuse(self._refusal)
         elif isinstance(error, httptools.HttpParserCallbackError):
-            # Not the producer's fault but a defect here: say so, and lose only this connection.
-            failure = Failure(error)  # type: ignore[no-untyped-call]  # Twisted's
-            self.log.failure("reading a request failed", failure=failure)
-            self.refuse(problems.problem_reply(problems.INTERNAL))
+            self._failed(error)
         elif str(error) == "Invalid HTTP version":
             self.refuse(problems.problem_reply(problems.VERSION))
         else:
             self.refuse(problems.problem_reply(problems.BAD_REQUEST, str(error)))
+
+    def _failed(self, error: Exception) -> None:
+        """Say that there is a defect here, for which no producer can help; lose this connection."""
+        failure = Failure(error)  # type: ignore[no-untyped-call]  # Twisted's
+        self.log.failure("reading a request failed", failure=failure)
+        self.refuse(problems.problem_reply(problems.INTERNAL))
 
     def _after_upgrade(self) -> None:
         """Go on behind the head of a request to upgrade, which is answered as if it were none.

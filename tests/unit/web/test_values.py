@@ -19,6 +19,7 @@ from crowd.web.fields import (
     kind_of,
     sort_fields,
     sort_next,
+    with_key,
 )
 from crowd.web.problems import PROBLEMS, problem_reply
 from crowd.web.reply import make_reply
@@ -108,6 +109,25 @@ def test_what_travels_on_is_packed_once():
     other = [(b"X-A", b"1")]
     assert fields.packed(other) == pack_headers(other)
     assert fields.packed(fields.kept) == pack_headers(fields.kept)
+
+
+@given(KEYED, st.lists(st.tuples(VALUES, st.integers(-1, 9), st.booleans()), max_size=5))
+def test_what_travels_on_is_packed_as_if_it_were_packed_anew(headers, nexts):
+    """Of the requests of one connection that has a key, with whatever a door or a wait changes."""
+    fields = sort_fields(headers)
+    for value, without, waits in nexts:
+        if fields.key_place >= 0:
+            fields = with_key(fields, (fields.kept[fields.key_place][0], value))
+        headers = [field for n, field in enumerate(fields.kept) if n != without]
+        headers += [(b"Crowd-Wait", b"1")] if waits else []
+        assert fields.packed(headers) == pack_headers(headers)
+
+
+def test_of_a_large_head_with_a_key_nothing_is_held():
+    fields = sort_fields([(b"Idempotency-Key", b"1"), (b"X-A", b"x" * PACKED_BYTES_MAX)])
+    before = fields.packed(fields.kept)
+    fields.kept[1] = (b"X-A", b"y" * PACKED_BYTES_MAX)
+    assert fields.packed(fields.kept) == pack_headers(fields.kept) != before
 
 
 @given(st.binary(min_size=1, max_size=20))

@@ -6,7 +6,7 @@ and the answers to ``crowd/web``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from crowd.door.asked import Admitted, Asked, Known, Reason, Refused
 from crowd.door.certificates import Certificates
@@ -76,6 +76,19 @@ class Door:
         self._proofs: list[Proofs] = [each for each in proofs if each is not None]
         # What a signature is of is a body, and who asks has none.
         self._askers = [each for each in self._proofs if each is not signatures]
+        others = (self._origins, self._content, self._rate, self._many, certificates, signatures)
+        looks_on = self._by_event or any(each is not None for each in others)
+        self._only_keys = None if looks_on else self._keys
+
+    def admit_known(self, headers: list[Field], found: dict[object, Any]) -> Admitted | None:
+        """Return what `admit` does, if that follows from what was found of a connection's last request.
+
+        `headers` and `found` are as in `Asked`. None: that has to be asked.
+        """
+        if self._only_keys is None:
+            return None
+        known = self._only_keys.remembered(headers, found)
+        return None if known is None else Admitted(known.name, known.headers)
 
     def admit(self, asked: Asked) -> Verdict:
         """Return the verdict on a whole request."""

@@ -13,11 +13,12 @@ import binascii
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
-from crowd.door.asked import Asked, Field, Known, Reason, Refused
+from crowd.door.asked import Known, Reason, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from crowd.door.asked import Asked, Field
     from crowd.policy import KeyPolicy
 
 _AUTHORIZATION: Final = b"authorization"
@@ -49,9 +50,14 @@ class Keys:
 
     def known(self, asked: Asked) -> Known | Refused:
         """Return whose key a request shows. The key travels no further."""
-        headers, remembered = asked.headers, asked.found.get(self)
+        headers, found = asked.headers, asked.found
+        return self.remembered(headers, found) or self._look(headers, found)
+
+    def remembered(self, headers: list[Field], found: dict[object, Any]) -> Known | None:
+        """Return the same if it is in `found`, as ``asked.found`` is."""
+        remembered = found.get(self)
         if remembered is None:
-            return self._look(headers, asked.found)
+            return None
         before, known, place = remembered
         return known if headers is before else Known(known.name, _without(headers, place))
 

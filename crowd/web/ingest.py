@@ -43,11 +43,12 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from crowd.definition import RouteDefinition
+    from crowd.door.asked import Verdict
     from crowd.door.door import Door
     from crowd.door.proxies import Proxies
     from crowd.idempotency import Grouped
     from crowd.web.entrance import Entrance
-    from crowd.web.fields import Field
+    from crowd.web.fields import Field, Fields
     from crowd.web.messages import MessagePages
     from crowd.web.through import Through
     from crowd.web.waiting import Ending, Wait, Waiting
@@ -188,16 +189,11 @@ class Ingest:
             client, scheme, body = origin_of(request)
         if self._proxies is not None:
             client = self._proxies.client(client, fields.kept)
-        passed = Admitted("", fields.kept)
-        if door is not None:
-            entrance = self._entrance
-            assert entrance is not None, "a door stands in an entrance"
-            transport = request.connection.transport if ours else request.channel.transport
-            asked = entrance.asked(request.method, fields, body, client, transport)
-            verdict = door.admit(asked)
-            if isinstance(verdict, Refused):
-                return answer(request, entrance.refusal(verdict), door.shown(fields.kept))
-            passed = verdict
+        passed = self._passed(door, request, fields, body, client)
+        if isinstance(passed, Refused):
+            assert self._entrance is not None, "a door stands in an entrance"
+            shown = _NOTHING if door is None else door.shown(fields.kept)
+            return answer(request, self._entrance.refusal(passed), shown)
         kept, extra = passed.headers, passed.answer
         try:
             key = read_key(fields.idempotency) if fields.idempotency else b""
@@ -225,6 +221,21 @@ class Ingest:
             return accepted.addCallbacks(self._wait, self._refused, told, {}, (request, extra))
         return accepted.addCallbacks(
             self._accepted, self._refused, (request, fields.encodings, extra), {}, (request, extra)
+        )
+
+    def _passed(
+        self, door: Door | None, request: Any, fields: Fields, body: bytes, client: bytes
+    ) -> Verdict:
+        """Return the verdict of a route's door, if it has one."""
+        if door is None:
+            return Admitted("", fields.kept)
+        known = door.admit_known(fields.kept, fields.found)
+        if known is not None:
+            return known
+        assert self._entrance is not None, "a door stands in an entrance"
+        connection = request.connection if type(request) is Request else request.channel
+        return door.admit(
+            self._entrance.asked(request.method, fields, body, client, connection.transport)
         )
 
     def _take_group(

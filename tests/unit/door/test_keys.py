@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from crowd.door.asked import Admitted, Asked, Known, Reason, Refused
 from crowd.door.door import EARLY_BYTES, Door
 from crowd.door.keys import Keys
-from crowd.policy import KeyPolicy, Policy
+from crowd.policy import (
+    CertificatePolicy,
+    ContentPolicy,
+    CorsPolicy,
+    KeyPolicy,
+    Policy,
+    RatePolicy,
+    SignaturePolicy,
+)
 
 KEY, OTHER = b"crowd_one", b"crowd_two"
 
@@ -130,3 +138,40 @@ def test_a_large_body_is_refused_before_it_is_read():
         assert door.at_head(producer, size, waits=waits) is None
     assert door.admit(stranger).reason is Reason.NO_CREDENTIAL
     assert door.admit(producer).credential == "shop-a"
+
+
+def test_what_keys_say_is_known_for_the_next_request_of_a_connection():
+    """Without asking again, where keys are all that a door looks at; in other fields it is not."""
+    door = Door(Policy("/leads", keys=PRODUCERS, key_from=("bearer",)))
+    first = asked((b"Authorization", b"Bearer " + KEY), (b"Idempotency-Key", b"1"))
+    assert door.admit_known(first.headers, first.found) is None, "nobody has looked yet"
+    verdict = door.admit(first)
+    assert door.admit_known(first.headers, first.found) == verdict
+    after = [*first.headers[:-1], (b"Idempotency-Key", b"2")]
+    assert door.admit_known(after, first.found) == Admitted("shop-a", [after[0], after[2]])
+    again = Door(Policy("/leads", keys=PRODUCERS[1:], key_from=("bearer",)))
+    assert again.admit_known(after, first.found) is None, "another file may say otherwise"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"signature": SignaturePolicy("theirs", "github", ("env:NONE",), 300.0, None)},
+        {"certificates": (CertificatePolicy("shop-a", ("dns:a.test",)),), "require": "any"},
+        {"cors": CorsPolicy(("*",), (), (), credentials=False, max_age_s=1)},
+        {"content": ContentPolicy(("text/plain",), False, 9, False, None, None, 9, 9, 999, 9)},
+        {"rate": RatePolicy(1.0, 1, "credential")},
+        {"rate": RatePolicy(1.0, 1, "address")},
+        {"many": True},
+        {"idempotency": "event"},
+    ],
+    ids="-".join,
+)
+def test_a_door_that_looks_at_more_is_asked_each_time(policy):
+    door = Door(
+        Policy("/leads", keys=PRODUCERS, key_from=("bearer",), **policy), secrets=lambda: [b"s"]
+    )
+    first = asked((b"Authorization", b"Bearer " + KEY), (b"Content-Type", b"text/plain"))
+    door.admit(first)
+    assert first.found, "keys keep what they found"
+    assert door.admit_known(first.headers, first.found) is None

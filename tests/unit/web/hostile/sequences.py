@@ -19,6 +19,11 @@ def _with(line: bytes, body: bytes = b"abc") -> bytes:
     return LENGTH + line + b"\r\n\r\n" + body
 
 
+def _keyed(*keys: bytes) -> bytes:
+    """Requests that differ in their keys alone, or seem to."""
+    return b"".join([_with(b"Idempotency-Key: " + key) for key in keys])
+
+
 _HTTP_1_0 = b"POST /leads HTTP/1.0\r\nContent-Length: 3\r\n"
 _H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk"
 _LOST = b"POST /nowhere HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\nlost"
@@ -53,6 +58,18 @@ CASES = (
     refused("a request hidden behind a bad length", LENGTH + b"Content-Length: 40\r\n\r\nabc" + NEXT),
     refused("a request hidden behind a chunk's end", CHUNKED + b"0\r\n\r\nX" + NEXT, 400, b""),
     waits("a request hidden in a longer body", HEAD + b"Content-Length: 999\r\n\r\n" + NEXT),
+    taken("requests that differ in their keys alone", _keyed(b"1", b"2", b'"3"') + NEXT, b"abc", b"abc", b"abc", b"next"),
+    taken("a key with a blank behind one without", _keyed(b"1", b'"2 3"', b"4"), b"abc", b"abc", b"abc"),
+    taken("a key that brings a field", _keyed(b"1", b"2\r\nX-A: b", b"3"), b"abc", b"abc", b"abc"),
+    taken("a key that brings Connection: close", _keyed(b"1", b"2\r\nConnection: close", b"3"), b"abc", b"abc", closes=True),
+    refused("a key that brings a length", _keyed(b"1", b"2\r\nContent-Length: 40") + NEXT, 400, b"abc"),
+    refused("a key that brings a coding", _keyed(b"1", b"2\r\nTransfer-Encoding: chunked") + NEXT, 400, b"abc"),
+    refused("a key that brings a Host", _keyed(b"1", b"2\r\nHost: b.test") + NEXT, 400, b"abc"),
+    refused("a key with a bare LF", _keyed(b"1", b"2\nX-A: b") + NEXT, 400, b"abc"),
+    refused("a key with a bare CR", _keyed(b"1", b"2\rX-A: b") + NEXT, 400, b"abc"),
+    refused("a key with NUL", _keyed(b"1", b"2\x003") + NEXT, 400, b"abc"),
+    refused("a key that is folded", _keyed(b"1", b"2\r\n 3") + NEXT, 400, b"abc"),
+    Case("a key that is none between two", _keyed(b"1", b"2 3", b"4"), (200, 400, 200), (b"abc", b"abc"), closes=False),
     taken("Expect: 100-continue, and the body at once", _with(b"Expect: 100-continue"), b"abc"),
     taken("Expect: 100-CONTINUE", _with(b"Expect: 100-CONTINUE"), b"abc"),
     taken("Expect without a body", HEAD + b"Expect: 100-continue\r\n\r\n", b""),

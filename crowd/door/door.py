@@ -80,16 +80,6 @@ class Door:
         looks_on = self._by_event or any(each is not None for each in others)
         self._only_keys = None if looks_on else self._keys
 
-    def admit_known(self, headers: list[Field], found: dict[object, Any]) -> Admitted | None:
-        """Return what `admit` does, if that follows from what was found of a connection's last request.
-
-        `headers` and `found` are as in `Asked`. None: that has to be asked.
-        """
-        if self._only_keys is None:
-            return None
-        known = self._only_keys.remembered(headers, found)
-        return None if known is None else Admitted(known.name, known.headers)
-
     def admit(self, asked: Asked) -> Verdict:
         """Return the verdict on a whole request."""
         answer = self._page(asked)
@@ -110,6 +100,16 @@ class Door:
         if isinstance(events, Refused):
             return events
         return Admitted(known.name, known.headers, answer, posted, events)
+
+    def admit_known(self, headers: list[Field], found: dict[object, Any]) -> Admitted | None:
+        """Return what `admit` does, if that follows from what was found of a connection's last request.
+
+        `headers` and `found` are as in `Asked`. None: that has to be asked.
+        """
+        if self._only_keys is None:
+            return None
+        known = self._only_keys.remembered(headers, found)
+        return None if known is None else Admitted(known.name, known.headers)
 
     def _posted(self, asked: Asked, name: str) -> Elements | Refused | None:
         """Return the messages that a known producer posts, None for one, or why it is refused."""

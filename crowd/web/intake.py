@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 _FRAMING_FACTOR: Final = 8
 """A chunk of one byte takes six: a body in tiny chunks passes, endless extensions do not."""
 
+KNOWN_BYTES_MAX: Final = 4096
+"""A longer head is read anew each time: up to three of its size would be held for every connection."""
+
 _PLAIN_VALUE: Final = re.compile(rb"[!-~]+\Z")
 """Values of a header field that are what they are wherever they stand: visible, and no blanks."""
 
@@ -177,7 +180,7 @@ class Intake:
     def _knows(self, head: bytes) -> bool:
         """Tell whether `head` differs from the known one in its key alone, which is then noted."""
         fields = self._fields
-        if fields.key_place < 0 or self._always_measure:
+        if fields.key_place < 0 or self._always_measure or len(head) > KNOWN_BYTES_MAX:
             return False
         around = self._around_key
         if around is None:
@@ -296,7 +299,8 @@ class Intake:
         self._alive = alive = parser.should_keep_alive()
         self._upgrading = False
         expects = self.old_version = False
-        self._known, self._around_key = raw, None
+        self._known = raw if len(raw) <= KNOWN_BYTES_MAX else b""
+        self._around_key = None
         if not alive or fields.hosts != 1 or fields.unusual or method == b"CONNECT":
             expects = self._check_unusual(method, fields)
             if expects or fields.transfer is not None:

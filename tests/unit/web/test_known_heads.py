@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.logger import capturedLogs
 
-from crowd.web.intake import Intake
+from crowd.web.intake import KNOWN_BYTES_MAX, Intake
 from crowd.web.limits import WebLimits
 from crowd.web.problems import BAD_TARGET, problem_reply
 from tests.unit.web.hostile.grammar import CUTS, cut, requests
@@ -155,6 +155,15 @@ def test_llhttp_reads_the_first_of_requests_that_are_alike(read, ahead):
     found = told([keys(b"1", b"1", b"2", b'"3"', ahead=ahead)])
     assert len(found) == 8
     assert len(read) == 2, "a head and a body"
+
+
+def test_llhttp_reads_long_heads_each_time(read):
+    """They are not held: a connection is to cost a bounded amount of memory."""
+    told([keys(b"1", b"1", b"2", ahead=b"X-A: %s\r\n" % (b"x" * KNOWN_BYTES_MAX))])
+    assert len(read) == 6
+    read.clear()
+    told([keys(b"1", b"1", b"2" * KNOWN_BYTES_MAX)])
+    assert len(read) == 4, "the second is as the first"
 
 
 @pytest.mark.parametrize(

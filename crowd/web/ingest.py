@@ -191,9 +191,9 @@ class Ingest:
             client = self._proxies.client(client, fields.kept)
         passed = self._passed(door, request, fields, body, client)
         if isinstance(passed, Refused):
+            assert door is not None, "nothing else refuses"
             assert self._entrance is not None, "a door stands in an entrance"
-            shown = _NOTHING if door is None else door.shown(fields.kept)
-            return answer(request, self._entrance.refusal(passed), shown)
+            return answer(request, self._entrance.refusal(passed), door.shown(fields.kept))
         kept, extra = passed.headers, passed.answer
         try:
             key = read_key(fields.idempotency) if fields.idempotency else b""

@@ -24,7 +24,7 @@ from crowd.raft.journal.shape import (
     encode_batch,
     encode_segment_header,
 )
-from crowd.raft.journal.spare import NO_SPACE, Spare
+from crowd.raft.journal.spare import BULK_BYTES, NO_SPACE, Spare
 
 if TYPE_CHECKING:
     from array import array
@@ -219,7 +219,9 @@ class Appender:
         # The room at once: it is the reserve of a full disk. Its zeros not before this one is
         # half full, as the batches of a burst would wait for them.
         prepare = self._spare.is_unasked or (
-            self._is_zeroing and self._spare.is_wanted(self._segment_bytes)
+            self._is_zeroing
+            and len(data) < BULK_BYTES
+            and self._spare.is_wanted(self._segment_bytes)
         )
         return Appended(begun, start, tail.used_bytes, offsets, took_s, prepare)
 

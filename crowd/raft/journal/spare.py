@@ -4,7 +4,9 @@ Decides how a segment comes by its blocks. A write to blocks that were reserved 
 written must also change the file system's own records before it is durable; on ext4 that
 makes a batch's fdatasync half as long again, or worse where other nodes share the disk
 (``tests/unit/journal/measure.py``). So zeros are written there ahead, a piece after a
-batch: a few batches wait about a millisecond, and none waits for all of it.
+batch: a few batches wait about a millisecond, and none waits for all of it. Behind a large
+batch nothing is: it hardly notices the blocks, and zeros are as much again for the disk to
+write.
 
 Its room is kept from the start, long before the zeros: that is the reserve from which a
 node on a full disk still writes what lets room be made.
@@ -24,6 +26,8 @@ NEW_SUFFIX: Final = ".new"
 PIECE_BYTES: Final = 512 << 10
 """About a millisecond of a disk."""
 _ZEROS: Final = bytes(PIECE_BYTES)
+BULK_BYTES: Final = 256 << 10
+"""From here on a batch is a large one: as many zeros cost more than they save it."""
 
 
 class Spare:

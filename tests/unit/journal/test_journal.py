@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from crowd.errors import DirectoryError, StorageFailedError
-from crowd.raft.journal.spare import PIECE_BYTES
+from crowd.raft.journal.spare import BULK_BYTES, PIECE_BYTES
 from tests.unit.journal.fakes import PowerCutError
 from tests.unit.journal.rig import DIRECTORY, Rig
 
@@ -397,10 +397,17 @@ def test_the_next_segment_is_made_ready_ahead():
     assert (len(spare.seen), spare.disk) == (4 * PIECE_BYTES, b""), "no zeros were written"
     rig.add(bytes(PIECE_BYTES))
     rig.write()
+    rig.add(b"not half full")
+    rig.write()
     assert spare.disk == b""
     rig.add(bytes(2 * PIECE_BYTES))
     rig.write()
-    assert len(spare.disk) == 4 * PIECE_BYTES
+    rig.add(bytes(BULK_BYTES))
+    rig.write()
+    assert spare.disk == b"", "large batches ask for no zeros"
+    rig.add(b"x")
+    rig.write()
+    assert len(spare.disk) == 4 * PIECE_BYTES, "a piece is written, and so the length"
     rig.system.fail("write", errno.ENOSPC, after=1)
     rig.add(b"x")
     rig.write()

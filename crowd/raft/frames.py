@@ -21,6 +21,10 @@ LENGTH_BYTES: Final = 4
 KEEP_ALIVE: Final = bytes(LENGTH_BYTES)
 """The empty frame: says only that the sender lives."""
 
+_SMALL_BYTES: Final = 4 << 10
+_TOGETHER_BYTES: Final = 64 << 10
+"""To how much small pieces are put together."""
+
 
 def encode_frame(body: bytes) -> bytes:
     """Return `body` as a frame; raise ValueError if it is over FRAME_BYTES_MAX."""
@@ -42,16 +46,19 @@ class FrameDecoder:
     ) -> None:
         self._bytes_max = frame_bytes_max
         self._next_bytes_max = frame_bytes_max if first_bytes_max is None else first_bytes_max
-        self._held = bytearray()
-        # No frame ends before `_held` has this many bytes: a large frame that arrives in
-        # small pieces costs one comparison a piece.
+        # As they came, joined when the frame is whole: what grows piece by piece is copied
+        # again and again. Only small ones are put together, so that none costs more than it says.
+        self._held: list[bytes | bytearray] = []
+        self._held_bytes = 0
+        # No frame ends before so many bytes are held: a large frame that arrives in small
+        # pieces costs one comparison a piece.
         self._wanted_bytes = LENGTH_BYTES
         self._broken = False
 
     @property
     def held_bytes(self) -> int:
         """Bytes kept of a frame that is not whole yet."""
-        return len(self._held)
+        return self._held_bytes
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the frames that `data` completes, in order, without their lengths.
@@ -62,18 +69,29 @@ class FrameDecoder:
         if self._broken:
             raise MalformedFrameError("bytes after a frame that was refused")
         if self._held:
-            self._held += data
-            if len(self._held) < self._wanted_bytes:
+            self._keep(data)
+            if self._held_bytes < self._wanted_bytes:
                 return []
-            frames, used = self._cut(self._held)
-            del self._held[:used]
-        else:
-            # Most often whole frames arrive: they are cut from `data` without a copy more.
-            frames, used = self._cut(data)
-            self._held += data[used:] if used else data
+            data = b"".join(self._held)
+            self._held.clear()
+            self._held_bytes = 0
+        # Most often whole frames arrive: they are cut from `data` without a copy more.
+        frames, used = self._cut(data)
+        if used < len(data):
+            self._keep(data[used:])
         return frames
 
-    def _cut(self, data: bytes | bytearray) -> tuple[list[bytes], int]:
+    def _keep(self, data: bytes) -> None:
+        self._held_bytes += len(data)
+        held = self._held
+        if len(data) >= _SMALL_BYTES:
+            held.append(data)
+        elif held and type(held[-1]) is bytearray and len(held[-1]) < _TOGETHER_BYTES:
+            held[-1] += data
+        else:
+            held.append(bytearray(data))
+
+    def _cut(self, data: bytes) -> tuple[list[bytes], int]:
         """Return the whole frames at the start of `data`, and how many bytes they took."""
         frames: list[bytes] = []
         start, end = 0, len(data)
@@ -83,14 +101,13 @@ class FrameDecoder:
             length = int.from_bytes(data[start:body], "big")
             if length > self._next_bytes_max:
                 self._broken = True
-                self._held.clear()
                 raise MalformedFrameError(
                     f"a frame claims {length} bytes; expected at most {self._next_bytes_max}"
                 )
             if end - body < length:
                 self._wanted_bytes = LENGTH_BYTES + length
                 break
-            frames.append(bytes(data[body : body + length]))
+            frames.append(data[body : body + length])
             start = body + length
             self._next_bytes_max = self._bytes_max
         return frames, start

@@ -143,7 +143,7 @@ RECORD_OVERHEAD_BYTES: Final = 256
 """What a record takes beside what it holds, at most (RFC 8446, 5.2)."""
 
 
-class _EagerSocket:
+class EagerSocket:
     """A TCP transport that sends at once what the socket takes; in all else the transport.
 
     Twisted sends in the reactor's next turn. Before that a busy node reads some 60 requests,
@@ -164,11 +164,15 @@ class _EagerSocket:
         tcp: Any = self._tcp
         queued = tcp.dataBuffer or tcp._tempDataBuffer  # noqa: SLF001  nothing public tells
         if tcp.connected and not tcp.disconnecting and not queued:
-            sent = tcp.writeSomeData(data)
-            if sent == len(data):
+            rest = memoryview(data)
+            while rest:
+                sent = tcp.writeSomeData(rest)  # Twisted hands on 128 KiB at most
+                if not isinstance(sent, int) or not sent:
+                    break  # it is full, or an error, which the reactor meets again and reports
+                rest = rest[sent:]
+            if not rest:
                 return
-            if isinstance(sent, int):  # else an error, which the reactor meets again and reports
-                data = data[sent:]
+            data = bytes(rest)
         tcp.write(data)
 
 
@@ -183,7 +187,7 @@ class _DirectTLS(TLSMemoryBIOProtocol):
 
     def makeConnection(self, transport: Any) -> None:  # noqa: N802  Twisted's name
         """Begin TLS over a connection."""
-        eager = _EagerSocket(transport) if isinstance(transport, Connection) else transport
+        eager = EagerSocket(transport) if isinstance(transport, Connection) else transport
         super().makeConnection(eager)  # type: ignore[no-untyped-call]  # Twisted's
 
     def _write(self, bytes: bytes) -> None:  # noqa: A002  Twisted's name

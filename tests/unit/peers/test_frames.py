@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -91,6 +92,21 @@ def test_a_large_frame_in_small_pieces_costs_linear_time():
         got += decoder.feed(stream[start : start + 16384])
     assert time.process_time() - began_s < 1.0
     assert got == [body]
+
+
+@pytest.mark.parametrize("piece", [1, 5000])
+def test_i7_pieces_take_no_more_memory_than_they_say(piece):
+    """I7: what is held in pieces, of a byte or of more, is held at its size and little else."""
+    decoder, size = FrameDecoder(), 1 << 20
+    decoder.feed((size + 1).to_bytes(LENGTH_BYTES, "big"))
+    tracemalloc.start()
+    for start in range(0, size, piece):
+        decoder.feed(bytes(min(piece, size - start)))
+    taken_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert decoder.held_bytes == LENGTH_BYTES + size
+    assert taken_bytes < 1.2 * size
+    assert decoder.feed(b"x") == [bytes(size) + b"x"]
 
 
 @given(

@@ -21,7 +21,7 @@ from crowd.errors import PeerRejectedError
 from crowd.raft.certificates import make_authority, make_node
 from crowd.raft.frames import encode_frame
 from crowd.raft.links import PeerLinks
-from crowd.raft.tls import MutualTLS
+from crowd.raft.tls import EagerSocket, MutualTLS
 from crowd.raft.wire import AppendEntries, NextIndex, encode_hello
 
 ROSTER = ("a", "b")
@@ -445,3 +445,37 @@ def certificate_for(authority, *names):
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
+
+
+class Socket:
+    """As Twisted's: `room` bytes are taken, some at a time; what is written besides waits."""
+
+    connected, disconnecting = True, False
+
+    def __init__(self, room, waiting=b""):
+        self.room, self.taken = room, b""
+        self.dataBuffer, self._tempDataBuffer = waiting, []
+
+    def writeSomeData(self, data):
+        if self.room is None:
+            return ConnectionResetError()
+        took = bytes(data[: min(self.room, 10)])
+        self.taken += took
+        self.room -= len(took)
+        return len(took)
+
+    def write(self, data):
+        self._tempDataBuffer.append(data)
+
+
+@pytest.mark.parametrize(
+    ("room", "waiting", "taken"),
+    [(100, b"", 35), (25, b"", 25), (0, b"", 0), (None, b"", 0), (100, b"before", 0)],
+)
+def test_all_that_a_socket_takes_is_sent_at_once(room, waiting, taken):
+    """What it does not take waits in the transport, behind what waits there already."""
+    data = bytes(range(35))
+    socket = Socket(room, waiting)
+    EagerSocket(socket).write(data)
+    assert socket.taken == data[:taken]
+    assert b"".join(socket._tempDataBuffer) == data[taken:]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
-from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -207,11 +206,9 @@ def sort_next(last: Fields, before: list[Field], headers: list[Field]) -> Fields
 
 def with_key(last: Fields, field: Field) -> Fields:
     """Return what `last`, which has a key, says with `field` in that one's place."""
-    fields = copy(last)
-    fields.kept = kept = last.kept.copy()
+    kept = last.kept.copy()
     kept[last.key_place] = field
-    fields.idempotency = (field[1],)
-    return fields
+    return msgspec.structs.replace(last, kept=kept, idempotency=(field[1],))
 
 
 def _differs_at_most(before: list[Field], headers: list[Field], place: int) -> bool:

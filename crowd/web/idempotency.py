@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 KEY_CHARACTERS_MAX: Final = 255
 """As long as in the interfaces that producers know this field from; an UUID has 36."""
 
-_STRING: Final = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\])*)"\Z')
+_STRING: Final = re.compile(rb'"((?:[ !#-\[\]-~]++|\\["\\])*+)"\Z')
 _BARE: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z:/-]+\Z")
 _ESCAPED: Final = re.compile(rb"\\(.)")
 
@@ -47,7 +47,9 @@ def read_key(values: Sequence[bytes]) -> bytes:
         raise ValueError(f"found {len(values)} fields; expected one")
     quoted = _STRING.match(values[0])
     if quoted is not None:
-        key = _ESCAPED.sub(rb"\1", quoted[1])
+        key = quoted[1]
+        if b"\\" in key:
+            key = _ESCAPED.sub(rb"\1", key)
     elif _BARE.match(values[0]):
         key = values[0]
     else:

@@ -76,7 +76,7 @@ class BatchLane(Lane):
         read_bytes = count = 0
         for count, trial in enumerate(islice(plan.choose(now_s), PORTION), 1):  # noqa: B007
             position = trial.position
-            if trial.attempts and self._around.ledger.is_settled(self.consumer, position):
+            if self._is_settled_meanwhile(position, again=trial.attempts > 0):
                 plan.set_out(trial, now_s)
                 plan.drop(position)
                 continue

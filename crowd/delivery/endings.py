@@ -132,7 +132,8 @@ class Endings:
         return [position for position in positions if is_settled(position)]
 
     def pass_over(self, through: Position) -> list[Position]:
-        """Forget the dead up to `through`, which an operator skipped; return their positions."""
+        """Forget what ended up to `through`, which an operator skipped; return the dead ones' positions."""
+        self.delivered = [position for position in self.delivered if position > through]
         gone = [dead.position for dead in self.dead if 0 < dead.position <= through]
         if gone:
             self.dead = [dead for dead in self.dead if not 0 < dead.position <= through]

@@ -387,13 +387,21 @@ class Lane:
 
     # --- Attempts -----------------------------------------------------------------------------------
 
+    def _is_settled_meanwhile(self, position: Position, *, again: bool) -> bool:
+        """Tell whether a message was settled after the plan took it; `again`, if it was attempted.
+
+        What was just taken is pending. What waited may have been settled by an operator, or by the
+        lane before this one, whose last outcomes were under way.
+        """
+        plan = self.plan
+        return (
+            again or plan.rules.order.any or position <= plan.backlog.watermark
+        ) and self._around.ledger.is_settled(self.consumer, position)
+
     def _start(self, attempt: Attempt, courier: Courier, now_s: float) -> None:
         """Make an attempt, or put it off until damaged bytes of the log are mended."""
         plan, position = self.plan, attempt.position
-        # What was just taken is pending; what waited may have been settled by an operator.
-        if (attempt.number > 1 or plan.rules.order.any or position <= plan.backlog.watermark) and (
-            self._around.ledger.is_settled(self.consumer, position)
-        ):
+        if self._is_settled_meanwhile(position, again=attempt.number > 1):
             plan.drop(position)
             return
         stored = self._stored(position)

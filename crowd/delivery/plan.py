@@ -441,7 +441,8 @@ class Plan:
             if number in self.backlog.letters_known:
                 self.endings.concluded.append(number)
             return
-        self.endings.delivered.append(position)
+        if position > self.backlog.passed:  # else the ledger shows it settled: it was skipped
+            self.endings.delivered.append(position)
         if self.backlog.lines is not None:
             self.backlog.leave((position,))
 

@@ -111,9 +111,8 @@ def split_lines(body: bytes) -> Sequence[Raw]:
     Raises NotElementsError, and TooManyError.
     """
     body = body.removesuffix(b"\n")
-    lines = (
-        body.split(b"\n", ELEMENTS_MAX) if body else []
-    )  # counting line feeds takes thrice as long
+    # Split and not counted: `bytes.count` looks at one byte after the other.
+    lines = body.split(b"\n", ELEMENTS_MAX) if body else []
     if len(lines) > ELEMENTS_MAX:
         raise TooManyError
     try:

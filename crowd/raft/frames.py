@@ -22,6 +22,7 @@ KEEP_ALIVE: Final = bytes(LENGTH_BYTES)
 """The empty frame: says only that the sender lives."""
 
 _SMALL_BYTES: Final = 4 << 10
+"""Below this a piece is small: what Python keeps beside its bytes would count."""
 _TOGETHER_BYTES: Final = 64 << 10
 """To how much small pieces are put together."""
 

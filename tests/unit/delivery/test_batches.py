@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowd.command import Settle
+from crowd.command import Accept, Settle
 from crowd.definition import Batch, Breaker, Retry
 from crowd.delivery.outcome import Answered, Failed, FailureKind
 from tests.unit.delivery.rig import DOWN, OK, RETRY, Cluster, Node, consumer, stored
@@ -210,6 +210,23 @@ def test_what_an_operator_skips_leaves_the_batch_that_gathers():
     assert positions(node) == [[1, 3]]
     node.pass_s(0.1)
     assert cluster.ledger.lowest_watermark == 3
+
+
+def test_what_is_settled_before_it_is_gathered_is_not_read():
+    """As by the lane before, whose last outcomes were under way: its entries may be gone by then."""
+    cluster, node = led(consumer("c", batch=Batch("ndjson", 2), concurrency=1))
+    for body in (b"1", b"2", b"3", b"4", b"5", b"6", b"7"):
+        cluster.accept(body)
+    node.pass_s(0.1)
+    assert positions(node) == [[1, 2]]
+    cluster.append(Settle(cluster.ledger.consumer_id("c"), ((1, 6),)))
+    for index in [index for index, command in cluster.log.items() if isinstance(command, Accept)][
+        :6
+    ]:
+        del cluster.log[index]
+    node.end()
+    node.pass_s(0.2)
+    assert positions(node) == [[1, 2], [7]]
 
 
 def test_a_batch_changes_its_shape_while_messages_gather():

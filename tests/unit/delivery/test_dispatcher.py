@@ -692,6 +692,25 @@ def test_what_an_operator_skips_is_attempted_no_more():
     assert node.dispatcher.progress()[0].waiting == 0
 
 
+@pytest.mark.parametrize("ended", ["before", "after"])
+def test_what_an_operator_skips_is_not_reported(ended):
+    """What was delivered before it was skipped, or is after: the ledger shows it settled."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster)
+    node.dispatcher.lead()
+    cluster.accept(b"1", b"2", b"3")
+    node.pass_s(0.02)
+    skip = Skip(cluster.ledger.consumer_id("c"), Position(2))
+    if ended == "after":
+        cluster.append(skip)
+    for _, answered, _ in node.open:
+        answered.callback(OK)
+    if ended == "before":
+        cluster.append(skip)
+    node.pass_s(1)
+    assert cluster.settled("c") == [(3, 3)]
+
+
 @pytest.mark.parametrize("order", ["none", "all", "path"])
 @pytest.mark.parametrize("batch", [None, Batch("ndjson", 4, linger_us=10_000_000)])
 def test_i7_what_an_operator_skips_takes_no_more_memory(order, batch):

@@ -861,6 +861,7 @@ class PlanMachine(RuleBasedStateMachine):
         plan = self.plan
         assert plan.in_flight == len(self.in_flight) <= self.rules.concurrency
         assert plan.endings.proposed <= len(self.log)  # a skip may have settled what is in one
+        assert all(position > plan.backlog.passed for position in plan.endings.delivered)
         waiting = {trial.position for trial in plan.backlog.waiting}
         in_line = set()
         if plan.backlog.lines is not None:

@@ -164,9 +164,9 @@ class Routes:
                 for policy in configuration.policies
                 if not policy.asks_nothing
             }
-            entrance = Entrance(doors, wall_us, self._reactor.seconds, self.tally)
             networks = node.trusted_proxies
             proxies = Proxies(networks, node.proxy_field) if networks else None
+            entrance = Entrance(doors, wall_us, self._reactor.seconds, self.tally, proxies)
             waits = {each.path: each.wait_s for each in configuration.policies if each.wait_s}
             pages = MessagePages(
                 self._behind.standings, {route.path for route in routes}, entrance, waits, proxies

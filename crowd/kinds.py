@@ -11,6 +11,8 @@ import re
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from werkzeug.routing import Map, Rule
+
 from crowd.definition import NETWORKS_MAX, SCHEDULE_MAX, SECRETS_MAX, read_start
 from crowd.idempotency import KEYS_MAX
 from crowd.quantity import duration_us, rate_per_s, size_bytes
@@ -131,7 +133,12 @@ def _endpoint(value: Any) -> str:
 
 
 def _door(value: Any) -> str:
-    _endpoint(split_door(_text(value)).endpoint)
+    endpoint = split_door(_text(value)).endpoint
+    if endpoint.startswith(
+        ("haproxy:", "tls:")
+    ):  # twice, or the one that comes first in second place
+        raise ValueError
+    _endpoint(endpoint)
     return str(value)
 
 
@@ -161,6 +168,10 @@ def _rule(value: Any) -> str:
     text = _path(value)
     if set("<>?") & set(_PLACEHOLDER.sub("", text)):
         raise ValueError
+    try:
+        Map([Rule(text)])
+    except (LookupError, SyntaxError):  # an unknown converter, or one name twice
+        raise ValueError from None
     return text
 
 
@@ -398,4 +409,10 @@ SECRETS: Final[Kind[tuple[str, ...]]] = Kind(
     (),
     lambda value: _each(value, _secret, 0, SECRETS_MAX),
     veiled=True,  # it may well be the secret itself
+)
+SIGNATURE_SECRETS: Final[Kind[tuple[str, ...]]] = Kind(
+    SECRETS.expected.replace("at most", "1 to"),
+    (),
+    lambda value: _each(value, _secret, 1, SECRETS_MAX),
+    veiled=True,
 )

@@ -17,7 +17,8 @@ HASHES_MAX: Final = 8
 DEPTH_MAX: Final = 512
 """Far below where decoders recurse too deep; documents that people make have about ten levels."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_NOTHING_HASHED = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+_SHA256 = re.compile(rf"(?!{_NOTHING_HASHED})[0-9a-f]{{64}}\Z")
 _FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # RFC 9110, 5.6.2
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?\Z")
 _MEDIA = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/(\*|[a-z0-9!#$&^_.+-]{1,127})\Z")  # RFC 6838, 4.2
@@ -186,7 +187,7 @@ KEY_FROM: Final[Kind[tuple[str, ...]]] = Kind(
     array_of(_key_place, 1, 4),
 )
 HASHES: Final[Kind[tuple[str, ...]]] = Kind(
-    f"an array of 1 to {HASHES_MAX} SHA-256 in hexadecimal, as `crowd key` prints them",
+    f"an array of 1 to {HASHES_MAX} SHA-256 in hexadecimal, as `crowd key` prints them, none of nothing",
     (),
     array_of(matching(_SHA256), 1, HASHES_MAX),
     veiled=True,  # it may well be the key itself

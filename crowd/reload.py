@@ -92,6 +92,10 @@ class Reload:
                 "that takes a restart",
                 key=key,
             )
+        for path in opened(old, read):
+            self._log.warn(
+                "configuration read again: route {path} does not ask who posts any more", path=path
+            )
         self._log.info(
             "configuration read again: {words}", words="; ".join(changes(old, read)) or "no change"
         )
@@ -108,6 +112,12 @@ def fixed(old: Configuration, new: Configuration) -> Iterator[str]:
         for field in msgspec.structs.fields(before):
             if getattr(before, field.name) != getattr(after, field.name):
                 yield f"{part}.{_KEYS.get(field.name, field.name)}"
+
+
+def opened(old: Configuration, new: Configuration) -> Iterator[str]:
+    """Yield the paths of routes that asked who posts, and do not now: a careless edit can do that."""
+    asks = {each.path for each in new.policies if each.asks_who}
+    yield from (each.path for each in old.policies if each.asks_who and each.path not in asks)
 
 
 _KEYS: Final = {

@@ -72,6 +72,7 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
 
     ``detail`` helps who made a mistake; nothing in it tells one wrong guess from another.
     ``facts`` are the problem's further members, ``headers`` the answer's further fields.
+    ``absent``: no proof of that kind was shown at all.
     """
 
     reason: Reason
@@ -79,6 +80,7 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     headers: tuple[Field, ...] = ()
     facts: tuple[tuple[str, int | str], ...] = ()
     retry_after_s: int | None = None
+    absent: bool = False
 
 
 class Known(msgspec.Struct, frozen=True, gc=False):

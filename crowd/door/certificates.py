@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from crowd.policy import CertificatePolicy
 
-_NONE = Refused(Reason.CERTIFICATE, "found no certificate; expected one in the TLS handshake")
+_NONE = Refused(
+    Reason.CERTIFICATE, "found no certificate; expected one in the TLS handshake", absent=True
+)
 _OTHER = Refused(Reason.CERTIFICATE, "the certificate is not one of this route's")
 
 

@@ -82,14 +82,12 @@ class Door:
 
     def admit(self, asked: Asked) -> Verdict:
         """Return the verdict on a whole request."""
+        early = self._counted(asked)
+        if early is not None:
+            return early
         answer = self._page(asked)
         if isinstance(answer, Refused):
             return answer
-        # By address before anything is checked, so that guesses count; by name once there is one.
-        if self._rate is not None and self._rate.by_address:
-            early = self._rate.take(neighbourhood(asked.client), asked.now_s)
-            if early is not None:
-                return early
         known = self._known(asked, self._proofs)
         if isinstance(known, Refused):
             return known
@@ -113,10 +111,9 @@ class Door:
 
     def _posted(self, asked: Asked, name: str) -> Elements | Refused | None:
         """Return the messages that a known producer posts, None for one, or why it is refused."""
-        if self._rate is not None and not self._rate.by_address:
-            early = self._rate.take(name, asked.now_s)
-            if early is not None:
-                return early
+        early = self._counted_by_name(asked, name)
+        if early is not None:
+            return early
         content = self._content
         if content is not None:
             refused = content.head(asked.headers, len(asked.body)) or content.takes_type(asked)
@@ -133,24 +130,19 @@ class Door:
 
         Who may post may ask, and is counted alike; but by signatures alone nobody is known.
         """
+        early = self._counted(asked)
+        if early is not None:
+            return early
         answer = self._page(asked)
         if isinstance(answer, Refused):
             return answer
-        rate = self._rate
-        if rate is not None and rate.by_address:
-            early = rate.take(neighbourhood(asked.client), asked.now_s)
-            if early is not None:
-                return early
         if self._proofs and not self._askers:
             return _UNASKABLE
         known = self._known(asked, self._askers)
         if isinstance(known, Refused):
             return known
-        if rate is not None and not rate.by_address:
-            early = rate.take(known.name, asked.now_s)
-            if early is not None:
-                return early
-        return Admitted(known.name, known.headers, answer)
+        early = self._counted_by_name(asked, known.name)
+        return Admitted(known.name, known.headers, answer) if early is None else early
 
     @property
     def asks_who(self) -> bool:
@@ -180,7 +172,7 @@ class Door:
         if waits or body_bytes is None or body_bytes > EARLY_BYTES:
             refused = self._early(asked)
             if refused is not None:
-                return refused
+                return self._counted(asked) or refused
         return None if content is None else content.head(asked.headers, body_bytes or 0)
 
     def _early(self, asked: Asked) -> Refused | None:
@@ -193,17 +185,44 @@ class Door:
                 return known
         return None if self._content is None else self._content.type(asked)
 
+    def _counted(self, asked: Asked) -> Refused | None:
+        """Count a request by its address, which needs no proof: so guesses count, too."""
+        if self._rate is None or not self._rate.by_address:
+            return None
+        return self._rate.take(neighbourhood(asked.client), asked.now_s)
+
+    def _counted_by_name(self, asked: Asked, name: str) -> Refused | None:
+        """Count a request by who posts, once that is known."""
+        if self._rate is None or self._rate.by_address:
+            return None
+        return self._rate.take(name, asked.now_s)
+
     def _page(self, asked: Asked) -> tuple[Field, ...] | Refused:
         return () if self._origins is None else self._origins.look(asked.headers)
 
     def _known(self, asked: Asked, proofs: Sequence[Proofs]) -> Known | Refused:
         """Return who posts, by the first proof that has a name for it."""
-        found: Known | Refused | None = None
+        if self._any:
+            return self._known_by_any(asked, proofs)
+        found: Known | None = None
         for each in proofs:
             known = each.known(asked)
-            # With "any" the first that is known decides, with "all" the first that is refused.
-            if isinstance(known, Known if self._any else Refused):
+            if isinstance(known, Refused):
                 return known
             # Keys come first, and what they leave of the headers is what travels on.
             found = found or known
         return found or Known("", asked.headers)
+
+    def _known_by_any(self, asked: Asked, proofs: Sequence[Proofs]) -> Known | Refused:
+        refusals: list[Refused] = []
+        for each in proofs:
+            known = each.known(asked)
+            if isinstance(known, Known):
+                if self._keys is None or each is self._keys:
+                    return known
+                return Known(known.name, self._keys.without_keys(known.headers))
+            refusals.append(known)
+        # What could not be checked may be good in a moment; else what is wrong with what was shown
+        # says more than what was not shown.
+        refusals.sort(key=lambda each: (each.reason is not Reason.UNCHECKED, each.absent))
+        return refusals[0] if refusals else Known("", asked.headers)

@@ -39,8 +39,9 @@ class Keys:
             [*fields, *([_AUTHORIZATION] if self._bearer or self._basic else [])]
         )
         self._missing = Refused(
-            Reason.NO_CREDENTIAL, f"found no key; expected {_expected(places)}", _challenge(places)
-        )
+            Reason.NO_CREDENTIAL, f"found no key; expected {_expected(places)}", _challenge(places),
+            absent=True,
+        )  # fmt: skip
         self._several = Refused(
             Reason.UNKNOWN_CREDENTIAL, "found more than one key; expected one", _challenge(places)
         )
@@ -61,26 +62,33 @@ class Keys:
         before, known, place = remembered
         return known if headers is before else Known(known.name, _without(headers, place))
 
+    def without_keys(self, headers: list[Field]) -> list[Field]:
+        """Return the fields that no key was looked for in: what travels on when another proof holds."""
+        return [field for field in headers if self._read(*field) is None]
+
     def _look(self, headers: list[Field], found: dict[object, Any]) -> Known | Refused:
         """Return the same of fields that are new, and remember it in `found`."""
-        watched = self._watched
-        places = [n for n, (name, _) in enumerate(headers) if name.lower() in watched]
-        shown = [(n, read) for n in places if (read := self._read(*headers[n])) is not None]
+        shown = [
+            (n, read) for n, field in enumerate(headers) if (read := self._read(*field)) is not None
+        ]
         if len(shown) != 1:
             return self._several if shown else self._missing
         place, (user, key) = shown[0]
-        name = self._names.get(sha256(key).digest())
+        name = self._names.get(sha256(key).digest()) if key else None
         if name is None or user not in (None, name):
             return self._unknown
         known = Known(name, _without(headers, place))
-        if _IDEMPOTENCY not in watched:
+        if _IDEMPOTENCY not in self._watched:
             found.clear()  # of what keys had found that a reload replaced
             found[self] = headers, known, place
         return known
 
     def _read(self, field: bytes, value: bytes) -> tuple[str | None, bytes] | None:
         """Return a shown key and its user, whom Basic alone names; None for a field for others."""
-        if field.lower() != _AUTHORIZATION:
+        field = field.lower()
+        if field not in self._watched:
+            return None
+        if field != _AUTHORIZATION:
             return None, value
         scheme, _, rest = value.partition(b" ")
         scheme = scheme.lower()

@@ -24,9 +24,10 @@ HOPS_MAX: Final = 32
 FORWARDED: Final = "Forwarded"
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_NODE = re.compile(r"\[([0-9a-fA-F:.]+)\](?::[0-9]{1,5})?\Z|([0-9.]+)(?::[0-9]{1,5})?\Z")
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|[^",]+|[",]')
-_FOR = re.compile(r'(?:^|;)[ \t]*for[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^;\s]*)', re.IGNORECASE)
+_PORT = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]{1,64}))?\Z"  # RFC 7239, section 6.2: or a hidden one
+_NODE = re.compile(rf"\[([0-9a-fA-F:.]+)\]{_PORT}|([0-9.]+){_PORT}")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|[^",;]+|[",;]')
+_FOR = re.compile(r"[ \t]*for[ \t]*=[ \t]*(\S*)", re.IGNORECASE)
 
 
 class Proxies:
@@ -42,7 +43,7 @@ class Proxies:
 
         A list that makes no sense is believed up to there, from the right.
         """
-        nearest = _address(peer.decode("ascii", "replace"))
+        nearest = _address(peer.decode("ascii", "replace").partition("%")[0])
         if nearest is None or not self._trusts(nearest):
             return peer
         text = b",".join([value for name, value in headers if name.lower() == self._field])
@@ -71,27 +72,34 @@ def _forwarded(text: str) -> Iterator[str]:
     A quote without its end makes all of the list unbelievable: a producer that opens one has
     everything that proxies add read as text of its own, and one of theirs is then left over.
     """
-    elements = [""]
+    elements: list[list[str]] = [[""]]
     for piece in _QUOTED.findall(text):
         if piece == '"':
             return
         if piece == ",":
-            elements.append("")
+            elements.append([""])
+        elif piece == ";":
+            elements[-1].append("")
         else:
-            elements[-1] += piece
-    for element in reversed(elements[-HOPS_MAX:]):
-        named = _FOR.search(element)
+            elements[-1][-1] += piece
+    for pairs in reversed(elements[-HOPS_MAX:]):
+        named = next(filter(None, map(_FOR.match, pairs)), None)
         yield named[1].strip('"') if named else ""
 
 
 def _address(text: str) -> _Address | None:
-    """Return the address that a text is, with or without a port, or None."""
+    """Return the address that a text is, with or without a port, or None.
+
+    One with a zone is None: it means something to one machine alone, and a zone may be any text.
+    """
     node = _NODE.match(text)
     if node is not None:
         text = node[1] or node[2]
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
+        return None
+    if getattr(address, "scope_id", None) is not None:
         return None
     mapped = getattr(address, "ipv4_mapped", None)
     return address if mapped is None else mapped

@@ -5,9 +5,13 @@ them are an HMAC over a text that is made of the body, and often of a time and a
 of Standard Webhooks has ed25519 instead. `FORMS` says how each provider has it; its
 documentation is named there. Leaves to whoever made `Secrets` where they come from.
 
-Invariant: a secret and a signature that would be right are in no text that this code makes, and
-are compared in constant time. A signature that is right for an old time is told to be old, and any
-other one only that it is wrong.
+Invariants:
+
+- A secret and a signature that would be right are in no text that this code makes, and are
+  compared in constant time. A signature that is right for an old time is told to be old, and any
+  other one only that it is wrong.
+- What is signed can be read in one way: a time is digits, and an id has no dot. Otherwise whoever
+  recorded a request could move the bounds between time, id and body, and send it again as another.
 """
 
 from __future__ import annotations
@@ -38,7 +42,11 @@ PUBLIC: Final = b"whpk_"
 SIGNATURES_MAX: Final = 16
 """That one request may carry; a provider sends one for each of its secrets."""
 
+PUBLIC_SIGNATURES_MAX: Final = 4
+"""Of those, how many a public key is tried with: each time the whole body is hashed anew."""
+
 _SECONDS = re.compile(rb"[0-9]{1,12}\Z")
+_ID = re.compile(rb"[^.]+\Z", re.DOTALL)
 
 
 FORMS: Final = {
@@ -63,8 +71,8 @@ FORMS: Final = {
 class Verifier(Protocol):
     """A secret that can tell whether a signature is its own."""
 
-    def verifies(self, form: Form, content: bytes, given: bytes) -> bool:
-        """Tell whether `given`, prefix included, is the signature of `content`."""
+    def verifies(self, form: Form, content: bytes, given: Sequence[bytes]) -> bool:
+        """Tell whether one of `given`, prefixes included, is the signature of `content`."""
 
 
 class Secrets(Protocol):
@@ -82,14 +90,17 @@ class SharedSecret:
     def __init__(self, secret: Secret) -> None:
         self._secret = secret
 
-    def verifies(self, form: Form, content: bytes, given: bytes) -> bool:
-        """See `Verifier`."""
+    def verifies(self, form: Form, content: bytes, given: Sequence[bytes]) -> bool:
+        """See `Verifier`. The content is hashed once, however many signatures there are."""
         digest = hmac.digest(self._secret.reveal(), content, form.hash)
+        own = form.prefix.encode("ascii")
         if form.encoding == "hex":
-            own, given = digest.hex().encode("ascii"), given.lower()
+            own = own.lower() + digest.hex().encode("ascii")
+            given = [each.lower() for each in given]
         else:
-            own = b64encode(digest)
-        return hmac.compare_digest(form.prefix.lower().encode("ascii") + own, given)
+            own += b64encode(digest)
+        equal = [hmac.compare_digest(own, each) for each in given]
+        return any(equal)
 
 
 class PublicKey:
@@ -100,12 +111,13 @@ class PublicKey:
     def __init__(self, key: Ed25519PublicKey) -> None:
         self._key = key
 
-    def verifies(self, form: Form, content: bytes, given: bytes) -> bool:
-        """See `Verifier`."""
+    def verifies(self, form: Form, content: bytes, given: Sequence[bytes]) -> bool:
+        """See `Verifier`. The content is hashed for each of the first `PUBLIC_SIGNATURES_MAX`."""
         del form
-        version, _, encoded = given.partition(b",")
-        if version != b"v1a":
-            return False
+        own = [each[4:] for each in given if each.startswith(b"v1a,")]
+        return any(self._verifies(content, each) for each in own[:PUBLIC_SIGNATURES_MAX])
+
+    def _verifies(self, content: bytes, encoded: bytes) -> bool:
         try:
             self._key.verify(b64decode(encoded, validate=True), content)
         except (binascii.Error, InvalidSignature):
@@ -131,62 +143,78 @@ class Signatures:
         self._timestamp = form.timestamp.lower().encode("ascii")
         self._id = form.id.lower().encode("ascii")
         self._parts = re.split(r"(\{[a-z]+\})", form.content)
-        self._missing = Refused(
-            Reason.SIGNATURE, f"found no signature; expected one in {form.header}"
+        self._missing = self._refused(
+            f"found no signature; expected one in {form.header}", absent=True
         )
-        self._wrong = Refused(
-            Reason.SIGNATURE, f"the signature in {form.header} is not that of this body"
+        self._several = self._refused(
+            f"found more than one {form.header}, or more than {SIGNATURES_MAX} signatures in it"
         )
-        self._old = Refused(
-            Reason.SIGNATURE,
-            f"the signature's time is more than {policy.tolerance_s:g} s from this node's",
+        self._timeless = self._refused(
+            f"found no time of the signature; expected whole seconds since 1970 in "
+            f"{form.timestamp or f't= of {form.header}'}, once"
         )
+        self._nameless = self._refused(
+            f"found no id; expected one without a dot in {form.id}, once"
+        )
+        self._wrong = self._refused(f"the signature in {form.header} is not that of this body")
+        self._old = self._refused(
+            f"the signature's time is more than {policy.tolerance_s:g} s from this node's"
+        )
+
+    @staticmethod
+    def _refused(detail: str, *, absent: bool = False) -> Refused:
+        return Refused(Reason.SIGNATURE, detail, absent=absent)
 
     def known(self, asked: Asked) -> Known | Refused:
         """Return whose signature a request has. It travels on: the consumer may verify it, too."""
-        values = asked.values(self._header)
-        if not values:
-            return self._missing
-        given, stamp = self._read(asked, values)
-        if stamp is None or not given:
-            return self._wrong
+        shown = self._shown(asked)
+        if isinstance(shown, Refused):
+            return shown
+        given, stamp, name = shown
         try:
             secrets = self._secrets.current()
         except SecretUnreadableError:
             return Refused(
                 Reason.UNCHECKED, "the secrets of its signatures are not there", retry_after_s=5
             )
-        content = self._content(asked, stamp)
-        found = [each.verifies(self._form, content, one) for each in secrets for one in given]
+        content = self._content(asked.body, stamp, name)
+        found = [each.verifies(self._form, content, given) for each in secrets]
         if not any(found):
             return self._wrong
         if stamp and abs(asked.wall_s - int(stamp)) > self._tolerance_s:
             return self._old
         return Known(self._name, asked.headers)
 
-    def _read(self, asked: Asked, values: list[bytes]) -> tuple[list[bytes], bytes | None]:
-        """Return the signatures and the timestamp, empty where there is none; None for a bad one."""
-        prefix = self._form.prefix.encode("ascii")
-        stamp = b""
-        if self._form.list == "pairs":
-            parts = [part.strip() for part in values[0].split(b",")]
-            stamps = [part[2:] for part in parts if part.startswith(b"t=")]
-            given = [part for part in parts if part.startswith(prefix)]
-            stamp = stamps[0] if len(stamps) == 1 else b"?"
-        else:
-            given = values[0].split() if self._form.list == "spaces" else [values[0].strip()]
-        if self._timestamp:
-            stamps = asked.values(self._timestamp)
-            stamp = stamps[0].strip() if len(stamps) == 1 else b"?"
+    def _shown(self, asked: Asked) -> tuple[list[bytes], bytes, bytes] | Refused:
+        """Return the signatures, and the time and id beside them where the form has them."""
+        values = asked.values(self._header)
+        if not values:
+            return self._missing
+        given, stamps = self._read(asked, values[0])
         if len(values) > 1 or len(given) > SIGNATURES_MAX:
-            return [], None
-        return given, stamp if not stamp or _SECONDS.match(stamp) else None
+            return self._several
+        if stamps is not None and (len(stamps) != 1 or not _SECONDS.match(stamps[0])):
+            return self._timeless
+        ids = asked.values(self._id) if self._id else [b"-"]
+        if len(ids) != 1 or not _ID.match(ids[0]):
+            return self._nameless
+        return (given, stamps[0] if stamps else b"", ids[0]) if given else self._wrong
 
-    def _content(self, asked: Asked, stamp: bytes) -> bytes:
+    def _read(self, asked: Asked, value: bytes) -> tuple[list[bytes], list[bytes] | None]:
+        """Return the signatures in a field's value, and the times; None where the form has none."""
+        if self._form.list == "pairs":
+            prefix = self._form.prefix.encode("ascii")
+            parts = [part.strip() for part in value.split(b",")]
+            stamps = [part[2:] for part in parts if part.startswith(b"t=")]
+            return [part for part in parts if part.startswith(prefix)], stamps
+        given = value.split() if self._form.list == "spaces" else [value.strip()]
+        if not self._timestamp:
+            return given, None
+        return given, [each.strip() for each in asked.values(self._timestamp)]
+
+    def _content(self, body: bytes, stamp: bytes, name: bytes) -> bytes:
         """Return what is signed."""
-        values = {"{body}": asked.body, "{timestamp}": stamp}
-        if self._id:
-            values["{id}"] = b",".join(asked.values(self._id))
+        values = {"{body}": body, "{timestamp}": stamp, "{id}": name}
         return b"".join([values.get(part, part.encode("ascii")) for part in self._parts])
 
 

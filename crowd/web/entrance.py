@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from werkzeug.routing import Map
 
     from crowd.door.door import Door
+    from crowd.door.proxies import Proxies
     from crowd.web.fields import Field, Fields
     from crowd.web.reply import Reply
 
@@ -55,7 +56,10 @@ class Tally:
 
 
 class Entrance:
-    """The doors by their routes' paths. `seconds` is monotonic. In the reactor's thread."""
+    """The doors by their routes' paths. `seconds` is monotonic. In the reactor's thread.
+
+    What `proxies`, if there are some, say of a producer's address is believed.
+    """
 
     def __init__(
         self,
@@ -63,8 +67,10 @@ class Entrance:
         wall_us: Callable[[], int],
         seconds: Callable[[], float],
         tally: Tally | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._doors = dict(doors)
+        self._proxies = proxies
         # Small bodies come with their head: no door is asked twice for them, or even looked for.
         self.unhurried_bytes = min([each.unhurried_bytes for each in doors.values()], default=0)
         self._wall_us = wall_us
@@ -100,7 +106,10 @@ class Entrance:
         if door is None:
             return None
         length = fields.length or 0 if fields.transfer is None else None
-        asked = self.asked(method, fields, b"", connection.client, connection.transport)
+        client = connection.client
+        if self._proxies is not None:
+            client = self._proxies.client(client, fields.kept)
+        asked = self.asked(method, fields, b"", client, connection.transport)
         refused = door.at_head(asked, length, waits=waits)
         return None if refused is None else self.refusal(refused)
 

@@ -180,7 +180,7 @@ class Ingest:
         fields = request.fields if ours else fields_of(request)
         if not is_deliverable(request.uri):
             shown = _NOTHING if door is None else door.shown(fields.kept)
-            return answer(request, problem_reply(BAD_TARGET, "expected a path without '#'"), shown)
+            return answer(request, problem_reply(BAD_TARGET, "expected a path, without '#'"), shown)
         if ours:
             connection = request.connection
             client, scheme, body = connection.client, connection.scheme, request.body

@@ -26,7 +26,9 @@ def certificate_names(transport: Any) -> tuple[str, ...] | None:
     names: list[str] = []
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
+    except (
+        x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError
+    ):  # fmt: skip
         pass  # or one that cannot be read: then it names nobody
     else:
         kinds: dict[type[Any], str] = {x509.DNSName: "dns", x509.UniformResourceIdentifier: "uri",

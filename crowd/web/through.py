@@ -93,7 +93,7 @@ class Through:
         passage = Passage(upstream)
         stream, done = open_stream(request, passage)
         if not is_deliverable(request.uri):
-            detail = "expected a path without '#'"
+            detail = "expected a path, without '#'"
             passage.refuse(stream, problem_reply(problems.BAD_TARGET, detail))
         elif self._node in came or len(came) >= HOPS_MAX:
             passage.fail(stream, ReadFailedError(ReadFailure.LOOP, "it was here before"))

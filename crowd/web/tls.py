@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -43,6 +45,12 @@ FILE_BYTES_MAX: Final = 1 << 20
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2: those with forward secrecy and authenticated encryption. TLS 1.3 has no others."""
+
+_USABLE: Final = (
+    rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey,
+    ed448.Ed448PrivateKey,
+)  # fmt: skip
+"""The kinds of key that a handshake in these versions can be signed with."""
 
 _KEY: Final = "node.tls.private_key"
 _CERTIFICATE: Final = "node.tls.certificate"
@@ -109,6 +117,12 @@ class _Factory(TLSMemoryBIOFactory):
     # Without Twisted's buffer in front: an answer is written whole, and would wait in it.
     protocol = TLSMemoryBIOProtocol
 
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return None, which closes the connection, where the factory within takes none now."""
+        wrapped = self.wrappedFactory.buildProtocol(addr)
+        protocol: Any = self.protocol
+        return None if wrapped is None else protocol(self, wrapped)
+
 
 @implementer(IOpenSSLServerConnectionCreator)
 class _Newest:
@@ -144,7 +158,7 @@ def _read(
         if files.client_authority is None
         else _certificates(_AUTHORITY, files.client_authority, problems, opened)
     )
-    if chain and key is not None and chain[0].public_key() != key.public_key():
+    if chain and key is not None and not _belongs(chain[0], key):
         problems.append(
             f"{_KEY}: {files.private_key}: found another key; expected the certificate's"
         )
@@ -152,11 +166,37 @@ def _read(
         problems.append(
             f"{_CERTIFICATE}: {files.certificate}: found one that has ended; expected a newer one"
         )
+    if chain and now is not None and chain[0].not_valid_before_utc > now:
+        begins = chain[0].not_valid_before_utc.isoformat()
+        problems.append(
+            f"{_CERTIFICATE}: {files.certificate}: found one that begins {begins}; expected one that "
+            "holds now"
+        )
     if problems:
         raise ConfigurationError(tuple(problems))
-    return _context(chain, key, trusted, demands=files.client_certificate == "require"), (
-        chain[0].not_valid_after_utc.astimezone(UTC)
-    )
+    try:
+        context = _context(chain, key, trusted, demands=files.client_certificate == "require")
+    except SSL.Error as error:
+        problem = (
+            f"{_CERTIFICATE}: {files.certificate}: found one that OpenSSL refuses "
+            f"({_reason(error)}); expected a key of 2048 bits RSA or a curve of 256 at least"
+        )
+        raise ConfigurationError((problem,)) from None
+    return context, chain[0].not_valid_after_utc.astimezone(UTC)
+
+
+def _belongs(certificate: x509.Certificate, key: Any) -> bool:
+    """Tell whether a private key is that of a certificate, whose own may be of any kind."""
+    try:
+        return bool(certificate.public_key() == key.public_key())
+    except (UnsupportedAlgorithm, ValueError):
+        return False
+
+
+def _reason(error: SSL.Error) -> str:
+    """Return OpenSSL's words for what is wrong."""
+    reasons = [entry[-1] for entry in error.args[0]] if error.args else []
+    return reasons[-1] if reasons else "no reason given"
 
 
 def _context(
@@ -212,10 +252,16 @@ def _private_key(file: str, problems: list[str], opened: Callable[[str], bytes])
     if pem is None:
         return None
     try:
-        return serialization.load_pem_private_key(pem, password=None)
+        key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError):  # TypeError: the key is encrypted
         problems.append(f"{_KEY}: {file}: found no key; expected one in PEM, without a passphrase")
         return None
+    except UnsupportedAlgorithm:
+        key = None
+    if not isinstance(key, _USABLE):
+        problems.append(f"{_KEY}: {file}: found another kind of key; expected RSA, ECDSA or EdDSA")
+        return None
+    return key
 
 
 def _bytes(

@@ -42,13 +42,13 @@ class Authority:
         self._issuer = self._name
         self.file = str(self._write(name, self._name, self._key, [], 365, is_authority=True)[0])
 
-    def issue(self, name, *alternatives, days=30):
-        """Return the files of a certificate and of its key."""
+    def issue(self, name, *alternatives, days=30, since=-60, key=None):
+        """Return the files of a certificate, good from `since` to `days` from now, and of its key."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        key = ec.generate_private_key(ec.SECP256R1())
-        return tuple(map(str, self._write(name, subject, key, alternatives, days)))
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        return tuple(map(str, self._write(name, subject, key, alternatives, days, since)))
 
-    def _write(self, name, subject, key, alternatives, days, *, is_authority=False):
+    def _write(self, name, subject, key, alternatives, days, since=-60, *, is_authority=False):
         now = datetime.now(UTC)
         builder = (
             x509.CertificateBuilder()
@@ -56,7 +56,7 @@ class Authority:
             .issuer_name(self._issuer)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=60))
+            .not_valid_before(now + timedelta(days=since))
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         )

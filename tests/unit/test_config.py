@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,14 @@ def test_six_mistakes_are_reported_at_once():
         ("[node]\nadmin = '2106'", "node.admin: found"),
         ("[node]\nhttp = ['tls:tcp:99999']", "node.http: found"),
         ("[node]\nhttp = ['tls:tcp:1']", "node.tls: found nothing; expected certificate and"),
+        (
+            "[node]\nhttp = ['tls:haproxy:tcp:1']",
+            'node.http: found ["tls:haproxy:tcp:1"]; expected',
+        ),
+        ("[node]\nhttp = ['haproxy:haproxy:tcp:1']", "node.http: found"),
+        ("[[route]]\npath = '/<a>/<a>'", 'path: found "/<a>/<a>"; expected a path in Klein'),
+        ("[[route]]\npath = '/<b:a>'", 'path: found "/<b:a>"; expected a path in Klein'),
+        ("[[route]]\npath = '/<int(x=1):a>'", "path: found"),
         ("[node]\nhttp = ['haproxy:tcp:1']", "node.balancers: found nothing; expected networks"),
         ("[node]\nbalancers = ['10.0.0.0/8']", "node.balancers: found ["),
         ("[node]\nhosts = ['a:1']", "node.hosts: found"),
@@ -275,7 +284,7 @@ def test_six_mistakes_are_reported_at_once():
         (ROUTE + "signature = { form = 'github' }", "route[/a].signature.secrets: found nothing"),
         (
             ROUTE + "signature = { form = 'github', secrets = [] }",
-            "route[/a].signature.secrets: found []; expected one reference at least",
+            "route[/a].signature.secrets: found something else (not shown); expected an array of 1",
         ),
         (
             ROUTE + "signature = { form = 'github', secrets = ['hush'] }",
@@ -301,6 +310,10 @@ def test_six_mistakes_are_reported_at_once():
         (ROUTE + "key_from = ['header:Host']", "route[/a].key_from: found"),
         (ROUTE + "key_from = ['header:Crowd-Key']", "route[/a].key_from: found"),
         (ROUTE + "[[route.key]]\nname = 'x'", "route[/a].key[x].sha256: found nothing; expected"),
+        (
+            ROUTE + KEY.format("x", sha256(b"").hexdigest()),
+            "route[/a].key[x].sha256: found something else (not shown); expected an array",
+        ),
         (
             ROUTE + "[[route.key]]\nname = 'x'\nsha256 = ['crowd_secret']",
             "route[/a].key[x].sha256: found something else (not shown); expected an array",
@@ -367,6 +380,15 @@ def test_six_mistakes_are_reported_at_once():
 )
 def test_a_mistake_is_told_with_its_key(text, problem):
     assert any(problem in line for line in problems(text)), problems(text)
+
+
+@pytest.mark.parametrize("written", ["'hush'", "['hush']", "['env:A', 'hush']", "{ a = 'hush' }"])
+@pytest.mark.parametrize("table", [ROUTE + "signature = {{ form = 'github', secrets = {} }}\n",
+                                   CONSUMER + "sign = {{ secrets = {} }}\n"])  # fmt: skip
+def test_a_secret_in_place_of_its_reference_is_in_no_problem(table, written):
+    found = problems(table.format(written))
+    assert found
+    assert "hush" not in " ".join(found)
 
 
 def test_a_file_that_is_not_there_is_a_problem_like_any_other(tmp_path):

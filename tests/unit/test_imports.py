@@ -64,7 +64,7 @@ SEAMS = {
     },
     "jsonschema_rs": {"crowd.schema"},
     "klein": {"crowd.web"},
-    "werkzeug": {"crowd.web"},
+    "werkzeug": {"crowd.web", "crowd.kinds"},
     "prometheus_client": {"crowd.web"},
     "tomllib": {"crowd.config", "crowd.tools.init", "crowd.tools.local_cluster"},
     "asyncio": set(),

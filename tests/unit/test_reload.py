@@ -92,9 +92,9 @@ def test_a_policy_that_is_changed_is_used_and_told(node, file):
     )
     for text, count in ((keyed, 1), (keyed.replace("a" * 64, "b" * 64), 2), (FILE, 3)):
         file.write_text(text)
-        assert node.look() == [
-            ("info", "configuration read again: route /leads has another policy")
-        ]
+        told = ("info", "configuration read again: route /leads has another policy")
+        opens = ("warn", "configuration read again: route /leads does not ask who posts any more")
+        assert node.look() == [*([opens] if text == FILE else []), told]
         assert len(node.used) == count
 
 
@@ -207,3 +207,13 @@ def test_the_signal_asks_the_reactor_for_one_turn(node, file):
         node.reload.stop()
     assert signal.getsignal(signal.SIGHUP) == before
     node.reload.stop()
+
+
+def test_a_route_that_opens_is_told(file):
+    """An emptied file is a valid one, and takes everything from everybody."""
+    key = "[[route.key]]\nname = 'x'\nsha256 = ['" + "a" * 64 + "']\n"
+    file.write_text(FILE.replace("[[consumer]]", key + "[[consumer]]", 1))
+    node = Node(file)
+    file.write_text("")
+    warned = [words for level, words in node.look() if level == "warn"]
+    assert "configuration read again: route /leads does not ask who posts any more" in warned

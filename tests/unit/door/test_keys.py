@@ -85,6 +85,13 @@ def test_every_wrong_key_gets_the_same_answer(field):
     assert refused == known((b"X-Api-Key", b"nothing like a key"))
 
 
+def test_no_key_is_nobodys():
+    """A file with the hash of nothing, which `crowd check` refuses, lets nobody in either."""
+    keys = Keys([KeyPolicy("shop", hashed(b""))], EVERYWHERE)
+    for field in ((b"Authorization", b"Bearer "), (b"X-Api-Key", b""), basic(b"shop:")):
+        assert keys.known(asked(field)).reason is Reason.UNKNOWN_CREDENTIAL
+
+
 def test_who_shows_no_key_hears_what_is_expected():
     refused = known()
     assert refused.reason is Reason.NO_CREDENTIAL

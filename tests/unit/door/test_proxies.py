@@ -35,10 +35,20 @@ def client(text, peer=b"10.0.0.1", field="X-Forwarded-For", name=None):
         ("", "10.0.0.1"),
         ("1.2.3.4.5", "10.0.0.1"),
         ("203.0.113.5\x00", "10.0.0.1"),
+        ("fe80::1%é", "10.0.0.1"),
+        ('fe80::1%"; for=evil', "10.0.0.1"),
     ],
 )
 def test_a_list_is_believed_from_the_right_as_far_as_proxies_are(text, found):
     assert client(text) == found
+
+
+def test_a_trusted_proxy_may_be_a_neighbour_on_a_link():
+    """The zone in its address is this machine's name for the link."""
+    near = Proxies(("fe80::/10",), "X-Forwarded-For")
+    headers = [(b"X-Forwarded-For", b"203.0.113.5")]
+    assert near.client(b"fe80::1%eth0", headers) == b"203.0.113.5"
+    assert near.client(b"fe80::1%eth0", []) == b"fe80::1"
 
 
 def test_who_is_no_trusted_proxy_says_nothing_of_others():
@@ -63,6 +73,10 @@ def test_the_other_field_is_anybodys_to_write():
         ("for=203.0.113.5, for=unknown, for=10.0.0.2", "10.0.0.2"),
         ("by=203.0.113.5", "10.0.0.1"),
         ('for="203.0.113.5', "10.0.0.1"),
+        ('proto=https;host="a;for=198.51.100.1";for=203.0.113.5', "203.0.113.5"),
+        ('by="a;for=198.51.100.1" ; for=203.0.113.5', "203.0.113.5"),
+        ('for="203.0.113.5:_port"', "203.0.113.5"),
+        ('for="[2001:db8::1]:_4711.a"', "2001:db8::1"),
         ('for=198.51.100.1;x=", for="[2001:db8::1]"', "10.0.0.1"),
         ('for=198.51.100.1;x="\\", for="[2001:db8::1]"', "10.0.0.1"),
     ],

@@ -104,3 +104,17 @@ def test_by_name_once_it_is_known_and_by_address_before():
     assert isinstance(door.admit(asked), Admitted)
     assert door.admit(asked).reason is Reason.RATE
     assert math.isclose(door._rate._even_at_s[b"192.0.2.7"], 1.0)
+
+
+def test_a_guess_that_is_refused_at_its_head_counts_by_address_once():
+    """Whether its body is long, of no told length, or waits to be asked for."""
+    keys = (KeyPolicy("shop", ("0" * 64,)),)
+    policy = Policy("/", keys=keys, key_from=("bearer",), rate=RatePolicy(1.0, 2, "address"))
+    asked = Asked(b"POST", [], b"", b"192.0.2.7", 0.0, 0.0)
+    for body_bytes, waits in ((10**6, False), (None, False), (1, True)):
+        door = Door(policy)
+        found = [door.at_head(asked, body_bytes, waits=waits).reason for _ in range(3)]
+        assert found == [Reason.NO_CREDENTIAL, Reason.NO_CREDENTIAL, Reason.RATE]
+    door = Door(Policy("/", rate=RatePolicy(1.0, 1, "address")))
+    assert door.at_head(asked, None, waits=False) is None
+    assert isinstance(door.admit(asked), Admitted), "what may pass counts when it is here"

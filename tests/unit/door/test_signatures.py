@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 from crowd.delivery.forms.signing import Secret
 from crowd.door.asked import Admitted, Asked, Reason, Refused
 from crowd.door.door import Door
-from crowd.door.signatures import FORMS, SIGNATURES_MAX, parser
+from crowd.door.signatures import FORMS, PUBLIC_SIGNATURES_MAX, SIGNATURES_MAX, parser
 from crowd.errors import SecretUnreadableError
 from crowd.policy import Form, KeyPolicy, Policy, SignaturePolicy
 
@@ -109,9 +109,10 @@ def test_another_body_secret_or_signature_is_refused(form):
     first = value.replace(b"v1=", b"v1=0") if form == "stripe" else value[:-2] + b"AA"
     for changed in (first, b"", value[3:], b"\xff", b",", b"=" * 40):
         found = door(form, secret).admit(asked(body, [*headers[:-1], (name, changed)], wall_s))
-        assert refused(found, wrong)
+        timeless = form == "stripe" and not changed.startswith(b"t=")
+        assert refused(found, "found no time" if timeless else wrong)
     twice = [*headers, headers[-1]]
-    assert refused(door(form, secret).admit(asked(body, twice, wall_s)), wrong)
+    assert refused(door(form, secret).admit(asked(body, twice, wall_s)), "found more than one")
     assert refused(
         door(form, secret).admit(asked(body, headers[:-1], wall_s)), "found no signature"
     )
@@ -141,16 +142,94 @@ def test_an_old_request_is_not_taken_again(form):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [b"v1=%s", b"t=,v1=%s", b"t=1x,v1=%s", b"t=-1,v1=%s", b"t=1492774577,t=1492774577,v1=%s",
-     b"t=1492774577", b"t=1492774577,v0=%s", b"t=1492774577 ,v1=x%s", b"t=" + b"9" * 5000 + b",v1=%s"],
+    ("text", "words"),
+    [(b"v1=%s", "found no time"), (b"t=,v1=%s", "found no time"), (b"t=1x,v1=%s", "found no time"),
+     (b"t=-1,v1=%s", "found no time"), (b"t=1492774577.0,v1=%s", "found no time"),
+     (b"t=1492774577,t=1492774577,v1=%s", "found no time"),
+     (b"t=" + b"9" * 5000 + b",v1=%s", "found no time"),
+     (b"t=1492774577", "is not that of this body"),
+     (b"t=1492774577,v0=%s", "is not that of this body"),
+     (b"t=1492774577 ,v1=x%s", "is not that of this body")],
 )  # fmt: skip
-def test_stripes_pairs_are_read_strictly(text):
+def test_stripes_pairs_are_read_strictly(text, words):
     signed = text % STRIPE_SIGNED if b"%s" in text else text
     found = door("stripe", STRIPE_SECRET).admit(
         asked(GOOD["stripe"][1], [(b"Stripe-Signature", signed)], STRIPE_TIME)
     )
-    assert refused(found, "is not that of this body")
+    assert refused(found, words)
+
+
+TIMED = {
+    "stripe": (b".{}", lambda stamp, hexed: [(b"Stripe-Signature", b"t=%s,v1=%s" % (stamp, hexed))]),
+    "slack": (
+        b"v0::{}",
+        lambda stamp, hexed: [
+            (b"X-Slack-Request-Timestamp", stamp), (b"X-Slack-Signature", b"v0=" + hexed),
+        ],
+    ),
+    "hmac": (b"{}", lambda stamp, hexed: [(b"X-Time", stamp), (b"X-Sign", hexed)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", TIMED)
+def test_a_signature_without_a_time_is_none(form):
+    """Whoever knows the secret signs an empty time, or a recorded request has its time in its body."""
+    signed, fields = TIMED[form]
+    custom = Form("X-Sign", "{timestamp}{body}", timestamp="X-Time") if form == "hmac" else None
+    hexed = hmac.digest(b"secret", signed, "sha256").hex().encode()
+    timed = door(form, b"secret", custom=custom)
+    for stamp in (b"", b" "):
+        assert refused(timed.admit(asked(b"{}", fields(stamp, hexed), 1000)), "found no time")
+
+
+def standard_signed(content):
+    secret = base64.b64decode(STANDARD_SECRET.removeprefix(b"whsec_"))
+    return b"v1," + base64.b64encode(hmac.digest(secret, content, "sha256"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "stamp", "body"),
+    [
+        ([b"msg_1.1614265330.{"], b"", b"well"), ([b"msg_1.1614265330.{"], b"1614265330", b"well"),
+        ([b"m.sg"], b"1614265330", b"{}"), ([b""], b"1614265330", b"{}"), ([], b"1614265330", b"{}"),
+        ([b"msg_1", b"msg_1"], b"1614265330", b"{}"), ([b"msg_1"], b"", b"{}"),
+    ],
+)  # fmt: skip
+def test_what_standard_webhooks_sign_is_read_in_one_way(ids, stamp, body):
+    """The bounds between id, time and body cannot be moved: the same bytes are no other request."""
+    signature = standard_signed(b"%s.%s.%s" % (b",".join(ids), stamp, body))
+    headers = [*((b"Webhook-Id", each) for each in ids), (b"Webhook-Timestamp", stamp),
+               (b"Webhook-Signature", signature)]  # fmt: skip
+    found = door("standard", STANDARD_SECRET).admit(asked(body, headers, STANDARD_TIME))
+    assert isinstance(found, Refused)
+    assert found.detail.startswith(("found no time", "found no id"))
+
+
+def test_a_body_is_hashed_once_for_each_secret(monkeypatch):
+    """Not for each signature that a request brings: that is as many as a stranger likes."""
+    hashed = []
+    digest = hmac.digest
+    monkeypatch.setattr(hmac, "digest", lambda *args: hashed.append(args) or digest(*args))
+    several = b"t=1492774577" + b",v1=0" * (SIGNATURES_MAX - 1) + b",v1=" + STRIPE_SIGNED
+    found = door("stripe", b"other", STRIPE_SECRET).admit(
+        asked(GOOD["stripe"][1], [(b"Stripe-Signature", several)], STRIPE_TIME)
+    )
+    assert isinstance(found, Admitted)
+    assert len(hashed) == 2
+
+
+def test_a_public_key_is_tried_with_a_few_signatures():
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+    public = b"whpk_" + base64.b64encode(private.public_key().public_bytes_raw())
+    own = b"v1a," + base64.b64encode(private.sign(b"msg_1.1614265330.{}"))
+    for others, passes in ((PUBLIC_SIGNATURES_MAX - 1, True), (PUBLIC_SIGNATURES_MAX, False)):
+        signatures = b" ".join([b"v1a,AAAA"] * others + [own])
+        headers = [(b"Webhook-Id", b"msg_1"), (b"Webhook-Timestamp", b"1614265330"),
+                   (b"Webhook-Signature", signatures)]  # fmt: skip
+        found = door("standard", public).admit(asked(b"{}", headers, STANDARD_TIME))
+        assert isinstance(found, Admitted) is passes
 
 
 def test_one_of_several_signatures_is_enough_within_a_bound():
@@ -203,8 +282,22 @@ def test_a_form_that_is_spelled_out(name, encoding):
     spelled = door("hmac", b"secret\n", custom=form)
     assert isinstance(spelled.admit(asked(b"{}", headers, 1000)), Admitted)
     assert refused(spelled.admit(asked(b"{}", [(b"x-sign", text), headers[1]], 1000)), "not that")
-    assert refused(spelled.admit(asked(b"{}", headers[:1], 1000)), "not that")
-    assert refused(spelled.admit(asked(b"{}", [*headers, headers[1]], 1000)), "not that")
+    assert refused(spelled.admit(asked(b"{}", headers[:1], 1000)), "found no time")
+    assert refused(spelled.admit(asked(b"{}", [*headers, headers[1]], 1000)), "found no time")
+
+
+def test_a_prefix_is_what_the_file_says():
+    """Its case as it stands there with base64; hexadecimal has none, and nor has its prefix."""
+    digest = hmac.digest(b"s", b"{}", "sha256")
+    for encoding, text, others in (
+        ("base64", base64.b64encode(digest), False), ("hex", digest.hex().encode(), True),
+    ):  # fmt: skip
+        form = Form("X-Sign", prefix="HMAC-SHA256=", encoding=encoding)
+        for prefix, passes in ((b"HMAC-SHA256=", True), (b"hmac-sha256=", others), (b"", False)):
+            found = door("hmac", b"s", custom=form).admit(
+                asked(b"{}", [(b"X-Sign", prefix + text)])
+            )
+            assert isinstance(found, Admitted) is passes
 
 
 def test_braces_in_a_body_are_no_template():
@@ -270,6 +363,46 @@ def test_all_proofs_are_asked_for_unless_any_will_do():
     assert some.admit(asked(body, keyed, wall_s)) == Admitted("shop-a", [])
     assert some.admit(asked(body, [], wall_s)).reason is Reason.NO_CREDENTIAL
     assert some.at_head(asked(b"", [], wall_s), 10**6, waits=False) is None
+
+
+def test_where_any_proof_will_do_what_was_shown_decides_what_is_told():
+    """And what cannot be checked now may be good: the provider is to come again."""
+    from tests.unit.door.test_keys import KEY, PRODUCERS
+
+    secret, body, wall_s, headers = GOOD["github"]
+    secrets = Secrets("github", secret)
+    signature = SignaturePolicy("github", "github", ("env:A",), 300.0, None)
+    policy = Policy("/", require="any", keys=PRODUCERS, key_from=("bearer",), signature=signature)
+    some = Door(policy, secrets)
+    forged = some.admit(asked(body + b" ", headers, wall_s))
+    assert refused(forged, "is not that of this body")
+    wrong_key = (b"Authorization", b"Bearer another")
+    assert some.admit(asked(body, [wrong_key], wall_s)).reason is Reason.UNKNOWN_CREDENTIAL
+    secrets.trouble = SecretUnreadableError("env:A", "there is no such variable")
+    assert some.admit(asked(body, headers, wall_s)).reason is Reason.UNCHECKED
+    assert some.admit(asked(body, [wrong_key, *headers], wall_s)).reason is Reason.UNCHECKED
+    assert some.admit(asked(body, [], wall_s)).reason is Reason.NO_CREDENTIAL
+    keyed = asked(body, [(b"Authorization", b"Bearer " + KEY), *headers], wall_s)
+    assert isinstance(some.admit(keyed), Admitted)
+
+
+def test_a_key_does_not_travel_on_where_a_signature_let_it_pass():
+    """A field that a key was looked for in is crowd's own, be the key old, mistyped or one of two."""
+    from tests.unit.door.test_keys import KEY, PRODUCERS
+
+    secret, body, wall_s, headers = GOOD["github"]
+    signature = SignaturePolicy("github", "github", ("env:A",), 300.0, None)
+    policy = Policy(
+        "/", require="any", keys=PRODUCERS, key_from=("bearer", "header:x-api-key"),
+        signature=signature,
+    )  # fmt: skip
+    some = Door(policy, Secrets("github", secret))
+    bearer, field = (b"Authorization", b"Bearer " + KEY), (b"X-Api-Key", KEY)
+    for shown in ([bearer, field], [(b"authorization", b"bearer old")], [(b"x-api-key", b"")]):
+        found = some.admit(asked(body, [*shown, *headers], wall_s))
+        assert found == Admitted("github", [*headers])
+    others = (b"Authorization", b"Digest a")  # nobody's key: it is for the consumer
+    assert some.admit(asked(body, [others, *headers], wall_s)).headers == [others, *headers]
 
 
 @given(

@@ -240,7 +240,7 @@ class Door:
         doors = {
             policy.path: route_door.Door(policy) for policy in policies if not policy.asks_nothing
         }
-        self.entrance = Entrance(doors, self.wall_us, self.clock.seconds, self.tally)
+        self.entrance = Entrance(doors, self.wall_us, self.clock.seconds, self.tally, proxies)
         taken = [RouteDefinition(*route, "refuse", None) for route in routes] or ROUTES
         waits = {policy.path: policy.wait_s for policy in policies if policy.wait_s}
         paths = {route.path for route in taken}

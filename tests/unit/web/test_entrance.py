@@ -357,6 +357,20 @@ def test_who_posts_too_often_hears_when_it_may_again(make_door, post):
     assert len(limited.acceptor.offered) == 2
 
 
+def test_guesses_with_long_bodies_count_by_the_address_behind_a_proxy(make_door, post):
+    behind = make_door(
+        policies=[msgspec.structs.replace(KEYS, rate=RatePolicy(1.0, 1, "address"))],
+        proxies=Proxies(("192.0.2.0/24",), "X-Forwarded-For"),
+    )
+    statuses = []
+    for client in (b"203.0.113.5", b"203.0.113.6", b"203.0.113.5"):
+        producer = behind.connect()
+        producer.send(post(b"/leads", b"x" * 20_000, b"X-Forwarded-For: " + client))
+        behind.turn()
+        statuses += producer.statuses
+    assert statuses == [401, 401, 429]
+
+
 def test_a_producer_behind_a_trusted_proxy_is_stored_as_itself(make_door, post):
     behind = make_door(
         policies=[Policy("/leads", rate=RatePolicy(1.0, 1, "address"))],

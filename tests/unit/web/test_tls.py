@@ -9,8 +9,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+from OpenSSL.crypto import X509
 from twisted.internet import defer, endpoints, reactor, threads
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.protocol import Factory
 from twisted.trial.unittest import TestCase
+from zope.interface import implementer
 
 from crowd.config import DoorTLS
 from crowd.errors import ConfigurationError
@@ -57,6 +64,76 @@ def test_every_problem_of_the_files_is_told(tmp_path):
             ProducerTLS(DoorTLS(*files, "require"), now)
         assert len(caught.value.problems) == count
     assert ProducerTLS(DoorTLS(certificate, key, None, "require"), now).expires > now()
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: rsa.generate_private_key(65537, 1024), "that OpenSSL refuses (ee key too small)"),
+        (lambda: ec.generate_private_key(ec.SECP192R1()), "that OpenSSL refuses"),
+        (lambda: dsa.generate_private_key(2048), "found another kind of key; expected RSA, ECDSA"),
+    ],
+)
+def test_a_key_that_no_handshake_takes_is_a_problem(tmp_path, made, words):
+    """At the start and again: what is in use stays, and nothing is raised."""
+    authority = Authority(tmp_path, "ours")
+    certificate, key = authority.issue("door")
+    good = [Path(file).read_bytes() for file in (certificate, key)]
+    weak = [Path(file).read_bytes() for file in authority.issue("weak", key=made())]
+    shown = dict(zip((certificate, key), good, strict=True))
+    tls = ProducerTLS(DoorTLS(certificate, key, None, "require"), now, shown.__getitem__)
+    before = tls.expires
+    shown.update(zip((certificate, key), weak, strict=True))
+    tls.again()
+    assert tls.expires == before
+    assert list(tls.contents.values()) == good
+    with pytest.raises(ConfigurationError) as caught:
+        ProducerTLS(DoorTLS(certificate, key, None, "require"), now, shown.__getitem__)
+    assert words in caught.value.problems[0]
+    assert len(caught.value.problems) == 1
+
+
+def test_a_certificate_that_does_not_hold_yet_is_not_taken_for_one_that_does(tmp_path):
+    authority = Authority(tmp_path, "ours")
+    certificate, key = authority.issue("door", days=20)
+    tls = ProducerTLS(DoorTLS(certificate, key, None, "require"), now)
+    before = tls.expires
+    authority.issue("door", since=5)
+    tls.again()
+    assert tls.expires == before
+    authority.issue("door", since=-1)
+    tls.again()
+    assert tls.expires > before
+
+
+def test_a_certificate_with_names_that_cannot_be_read_has_its_common_name(tmp_path):
+    """Such as an X.400 address, which nobody can compare."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "shop-7")])
+    x400 = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, bytes.fromhex("3002a300"))
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now()).not_valid_after(now() + timedelta(days=1))
+        .add_extension(x400, critical=False).sign(key, hashes.SHA256())
+    )  # fmt: skip
+
+    @implementer(ISSLTransport)
+    class Shown:
+        def getPeerCertificate(self) -> X509:  # noqa: N802  Twisted's name
+            return X509.from_cryptography(made)
+
+    assert certificate_names(Shown()) == ("cn:shop-7",)
+
+
+def test_a_connection_that_the_node_takes_no_more_is_closed(tmp_path):
+    """Whatever stands around TLS hears that there is no protocol, as the port itself does."""
+    files = DoorTLS(*Authority(tmp_path, "ours").issue("door"), None, "require")
+
+    class Full(Factory):
+        def buildProtocol(self, addr: Any) -> None:  # noqa: N802  Twisted's name
+            return None
+
+    assert ProducerTLS(files, now).accepting(Full(), reactor).buildProtocol(None) is None
 
 
 class TestHandshakes(TestCase):

@@ -17,11 +17,11 @@ import msgspec
 
 from crowd import __version__
 from crowd.config import explain_file
-from crowd.errors import ConfigurationError, CrowdError
+from crowd.errors import ConfigurationError, CrowdError, UsageError
 from crowd.quantity import duration_us
 from crowd.raft.journal import describe
 from crowd.tools.door import ALONE, CLUSTER_DIRECTORY, find_doors
-from crowd.tools.init import ClusterPlan, add_node, write_cluster
+from crowd.tools.init import PORT, ClusterPlan, add_node, write_cluster
 from crowd.tools.key import key_lines, make_key
 from crowd.tools.load import BODY_DEFAULT, Load, LoadPlan, Target, parse_target
 from crowd.tools.loop import Loop
@@ -31,7 +31,7 @@ from crowd.tools.repair import Place, Repair, place_of
 from crowd.tools.sink import SinkPlan, run_sink
 from crowd.tools.status import admin_addresses, gather, status_lines
 from crowd.tools.tally import report_lines
-from crowd.tools.terminal import complain, confirmed, say
+from crowd.tools.terminal import complain, confirmed, port_number, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         status: int = options.run(options)
+    except UsageError as error:
+        complain(str(error))
+        return 2
     except ConfigurationError as error:
         for problem in error.problems:
             complain(problem)
@@ -77,13 +80,15 @@ _Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse gives the type
 def _add_init(commands: _Commands[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("init", help="write a cluster's configurations and certificates")
     command.add_argument("directory", metavar="DIR")
-    command.add_argument("--nodes", type=int, default=3, help="how many (default 3)")
-    command.add_argument("--cluster", default="crowd", help="the cluster's name (default crowd)")
+    command.add_argument("--nodes", type=int, help="how many (default 3)")
+    command.add_argument("--cluster", help="the cluster's name (default crowd)")
     command.add_argument(
         "--host", action="append", help="a node's address; once for all, or once for each node"
     )
-    command.add_argument("--port", type=int, default=2104, help="for producers (default 2104)")
-    command.add_argument("--upstream", metavar="URL", help="deliver everything to this URL")
+    command.add_argument(
+        "--port", type=port_number, help="for producers (default 2104, with --add the next one)"
+    )
+    command.add_argument("--upstream", metavar="URL", help="deliver writes there, read from there")
     command.add_argument("--add", metavar="NAME", help="files for one more node of DIR's cluster")
     command.set_defaults(run=_init)
 
@@ -92,14 +97,18 @@ def _init(options: argparse.Namespace) -> int:
     hosts = tuple(options.host or ["127.0.0.1"])
     if options.add is not None:
         if len(hosts) > 1:
-            raise ValueError(f"--host: found {len(hosts)} of them; expected 1")
+            raise UsageError(f"--host: found {len(hosts)} of them; expected 1")
+        if options.nodes or options.cluster or options.upstream:
+            raise UsageError(
+                "found --add beside --nodes, --cluster or --upstream; expected it alone"
+            )
         print(add_node(Path(options.directory), options.add, hosts[0], options.port))
         return 0
     plan = ClusterPlan(
-        cluster=options.cluster,
-        nodes=options.nodes,
+        cluster=options.cluster or "crowd",
+        nodes=3 if options.nodes is None else options.nodes,
         hosts=hosts,
-        port=options.port,
+        port=PORT if options.port is None else options.port,
         upstream=options.upstream,
     )
     for path in write_cluster(Path(options.directory), plan):
@@ -245,7 +254,7 @@ def _journal(options: argparse.Namespace) -> int:
 
 def _add_sink(commands: _Commands[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("sink", help="a consumer that records every request it gets")
-    command.add_argument("--port", type=int, required=True, help="0 takes a free one")
+    command.add_argument("--port", type=port_number, required=True, help="0 takes a free one")
     command.add_argument("--host", default="127.0.0.1", help="(default 127.0.0.1)")
     command.add_argument("--status", type=_status_code, default=200, help="(default 200)")
     command.add_argument("--fail", type=_share, default=0.0, help="this share gets 500, e.g. 0.1")
@@ -280,7 +289,7 @@ def _add_load(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 def _load(options: argparse.Namespace) -> int:
     if options.connections < 1 or options.rate < 0 or options.seconds <= 0:
-        raise ValueError("expected --connections of 1, --rate of 0 and --seconds above 0, at least")
+        raise UsageError("expected --connections of 1, --rate of 0 and --seconds above 0, at least")
     plan = LoadPlan(
         targets=tuple(dict.fromkeys(options.url)),
         rate=options.rate,

@@ -168,6 +168,10 @@ class NoSpaceError(CrowdError):
     """A write found no space and was undone; what was durable before still is."""
 
 
+class UsageError(CrowdError):
+    """A command's arguments do not fit together; the words say what is expected."""
+
+
 class ConfigurationError(CrowdError):
     """A configuration's problems, all of them, one line each."""
 

@@ -62,7 +62,7 @@ METRICS: Final = (
     Metric("crowd_http_accepting", _GAUGE, "1 while connections of producers are accepted."),
     Metric("crowd_http_certificate_end_seconds", _GAUGE, "When the producers' certificate ends."),
     Metric("crowd_http_connections", _GAUGE, "Open connections of producers."),
-    Metric("crowd_http_connections_refused_total", _COUNTER, "Connections over the bound."),
+    Metric("crowd_http_connections_refused_total", _COUNTER, "Connections closed at once."),
     Metric("crowd_http_in_flight_bytes", _GAUGE, "Held for requests not yet answered."),
     Metric("crowd_http_requests_total", _COUNTER, "Requests read from producers."),
     Metric("crowd_idempotency_evicted_total", _COUNTER, "Keys that went before their time."),

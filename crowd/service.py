@@ -85,7 +85,12 @@ class Options(UsageOptions):
             None,
             "A node's configuration (TOML); see docs/reference/configuration.md.",
         ],
-        ["upstream", "u", None, "Without a file: one node that delivers everything to this URL."],
+        [
+            "upstream",
+            "u",
+            None,
+            "Without a file: one node that delivers writes to this URL, and reads from it.",
+        ],
         ["directory", "d", "crowd-data", "Without a file: where the node keeps its data."],
     ]
 

@@ -91,7 +91,7 @@ class Table:
         except (ValueError, TypeError):
             self.problem(name, kind.expected, found=_VEIL if kind.veiled else None)
             return kind.blank
-        setting = Setting(self.key(name), show(value), name not in self._content)
+        setting = Setting(self.key(name), _show(value), name not in self._content)
         self.findings.settings.append(setting)
         return meant
 

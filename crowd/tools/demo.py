@@ -27,6 +27,7 @@ from crowd.errors import CrowdError
 from crowd.tools.init import PORTS_APART, ClusterPlan
 from crowd.tools.local_cluster import LocalNode, down, is_free, start, up
 from crowd.tools.status import gather
+from crowd.tools.terminal import port_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,7 +203,8 @@ def _request(node: LocalNode, example: Example) -> tuple[int, str | None, str]:
 
 def free_port(wanted: int, nodes: int) -> int:
     """Return `wanted`, or the next hundred after it, from which all nodes' ports are free."""
-    for base in range(wanted, wanted + 5_000, 100):
+    last = 65_535 - PORTS_APART * nodes
+    for base in range(max(wanted, 1), min(wanted + 5_000, last), 100):
         ports = [base + PORTS_APART * node + offset for node in range(nodes) for offset in range(3)]
         if all(map(is_free, ports)):
             return base
@@ -225,8 +227,9 @@ def _start_sink(log: Path) -> tuple[subprocess.Popen[str], str]:
 
 def run(seconds: float | None, port: int, directory: Path) -> int:
     """Play the whole demonstration in `directory`; return the exit status."""
+    port = free_port(port, _NODES)  # first: nothing has to be ended where there is none
     sink, url = _start_sink(directory / "sink.log")
-    plan = ClusterPlan(cluster="demo", nodes=_NODES, port=free_port(port, _NODES), upstream=url)
+    plan = ClusterPlan(cluster="demo", nodes=_NODES, port=port, upstream=url)
     try:
         print(f"starting three nodes, with their files in {directory}", flush=True)
         nodes = up(directory, plan)
@@ -255,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration; return the exit status."""
     parser = argparse.ArgumentParser(prog="cluster/demo", description=__doc__)
     parser.add_argument("--seconds", type=float, metavar="N", help="end by itself after N seconds")
-    parser.add_argument("--port", type=int, default=2104, help="the first port, if it is free")
+    parser.add_argument("--port", type=port_number, default=2104, help="the first, if it is free")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     directory = Path(tempfile.mkdtemp(prefix="crowd-demo-"))
@@ -263,6 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = run(options.seconds, options.port, directory)
     except (CrowdError, OSError) as error:
         print(error, file=sys.stderr)
+        if not any(directory.iterdir()):
+            directory.rmdir()
         return 1
     except KeyboardInterrupt:
         return 130

@@ -6,16 +6,15 @@ asked to each command.
 
 from __future__ import annotations
 
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from crowd.config import load_file
 from crowd.errors import ConfigurationError, CrowdError
-from crowd.tools.status import ANSWER_BYTES_MAX, TIMEOUT_S, admin_url, gather
+from crowd.tools.status import ANSWER_BYTES_MAX, TIMEOUT_S, admin_url, connection_to, gather
 from crowd.web.token import FILE_NAME, read_token
 
 if TYPE_CHECKING:
@@ -112,10 +111,7 @@ def send(
 
     Raises AnsweredError for a problem, and NotChangedError if the node cannot be asked.
     """
-    parts = urlsplit(door.admin)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"found {door.admin!r}; expected a URL such as 'http://127.0.0.1:2106'")
-    connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=2 * TIMEOUT_S)
+    connection = connection_to(door.admin, 2 * TIMEOUT_S)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     body = None
     if value is not None:

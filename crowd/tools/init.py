@@ -19,6 +19,7 @@ import msgspec
 
 from crowd.config import EVERYTHING, from_text, load_file
 from crowd.errors import DirectoryError
+from crowd.kinds import split_address
 from crowd.raft.certificates import make_authority, make_node
 from crowd.tools.toml_text import merged, toml_text
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 NODES_MAX: Final = 9
 """Raft asks a majority for every entry: with more than nine members each waits for five."""
+
+PORT: Final = 2104
+"""A node's first port, for producers; the next two are for its peers and for operators."""
 
 PORTS_APART: Final = 10
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -38,7 +42,7 @@ class ClusterPlan(msgspec.Struct, frozen=True):
     cluster: str = "crowd"
     nodes: int = 3
     hosts: tuple[str, ...] = ("127.0.0.1",)
-    port: int = 2104
+    port: int = PORT
     upstream: str | None = None
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
 
@@ -121,18 +125,20 @@ def write_cluster(directory: Path, plan: ClusterPlan) -> list[Path]:
     return [directory / name for name in texts]
 
 
-def add_node(directory: Path, name: str, host: str, port: int) -> Path:
+def add_node(directory: Path, name: str, host: str, port: int | None) -> Path:
     """Write the files of one more node to a cluster's `directory`; return its configuration's path.
 
     Its `cluster.peers` are the nodes whose configurations stand there, and itself; all but its
     name, ports and proofs is as in the first of those. `port` is its first, as in a
-    `NodePlan`. Raises ValueError or ConfigurationError for a node that cannot be, and
+    `NodePlan`; None takes the next one behind those that are on its host. Raises ValueError or ConfigurationError for a node that cannot be, and
     DirectoryError if the directory holds no cluster and its authority, or one of the node's
     files. Nothing is written then.
     """
+    cluster, peers, extra = _described(directory)
+    if port is None:
+        port = _next_port(peers, host)
     if not 1 <= port <= 65_535 - 2:
         raise ValueError(f"--port: found {port}; expected 1 to {65_535 - 2}")
-    cluster, peers, extra = _described(directory)
     node = NodePlan(name, host, port)
     if name in peers:
         raise DirectoryError(f"{directory}: found a node {name}; expected none, to add it")
@@ -153,6 +159,12 @@ def add_node(directory: Path, name: str, host: str, port: int) -> Path:
     files = {f"{name}.pem": certificate, f"{name}.key": key, path.name: text.encode()}
     _write_all(directory, files)
     return path
+
+
+def _next_port(peers: dict[str, str], host: str) -> int:
+    """Return the first port of one more node at `host`, beside those whose addresses are `peers`."""
+    there = [port - 1 for at, port in map(split_address, peers.values()) if at == host]
+    return max(there) + PORTS_APART if there else PORT
 
 
 def _described(directory: Path) -> tuple[str, dict[str, str], dict[str, Any]]:

@@ -48,6 +48,8 @@ class Lane:
         self._due_s = 0.0
         self.busy = False
         self.usable = False
+        self.trouble = ""
+        """Why it is not connected, in words; empty while it is, or is not known yet."""
         self._closed = False
         self.complete = False
         self.keeps_alive = False
@@ -99,7 +101,7 @@ class Lane:
             return
         self._parser = self._callbacks.parser = HttpResponseParser(self._callbacks)
         self._loop.watch(self._socket.fileno(), READ, self._ready)
-        self.usable = True
+        self.usable, self.trouble = True, ""
         self._owner.ready(self)
 
     def _ready(self, events: int) -> None:
@@ -152,6 +154,7 @@ class Lane:
     def _lost(self, why: str) -> None:
         """End the connection, fail what was in flight, and connect again a little later."""
         was_busy, self.busy = self.busy, False
+        self.trouble = why
         self._drop()
         now_s = self._loop.now_s()
         self._loop.call_at(now_s + _AGAIN_S, self.connect)

@@ -191,8 +191,10 @@ class Load:
 
     def _sweep(self) -> None:
         now_s = self._loop.now_s()
-        # What was due before the end in an open loop may still leave late, but not for ever.
-        grace_s = self._plan.timeout_s if self._plan.rate else 0.0
+        # What was due before the end in an open loop may still leave late, but not for ever, and
+        # not where nobody listens.
+        connected = not all(lane.trouble for lane in self._lanes)
+        grace_s = self._plan.timeout_s if self._plan.rate and connected else 0.0
         if now_s >= self._end_s + grace_s:
             self._count_unsent()
             self._close_door()
@@ -207,3 +209,4 @@ class Load:
             if self._plan.requests is not None:
                 due = min(due, self._plan.requests)
             self.tally.unsent = max(0, due - self._sent)
+            self.tally.troubles = tuple(sorted({lane.trouble for lane in self._lanes} - {""}))

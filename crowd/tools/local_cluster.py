@@ -28,11 +28,12 @@ import msgspec
 import crowd
 from crowd.config import load_file
 from crowd.errors import ConfigurationError, CrowdError
-from crowd.tools.init import ClusterPlan, write_cluster
+from crowd.tools.init import PORT, ClusterPlan, node_plans, write_cluster
 from crowd.tools.status import admin_url
+from crowd.tools.terminal import port_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 READY_WITHIN_S: Final = 60.0
 """For a node to start: it reads its whole journal, about a gigabyte every few seconds."""
@@ -81,11 +82,13 @@ def start(directory: Path, plan: ClusterPlan) -> list[LocalNode]:
     directory.mkdir(parents=True, exist_ok=True)
     with _alone(directory):
         if not configurations(directory):
+            for each in node_plans(plan):  # first: without files, the next call may name others
+                _check_ports(each.name, (each.port, each.port + 2))
             write_cluster(directory, plan)
         nodes = [_local_node(config) for config in configurations(directory)]
         for node in nodes:
             if not node.pid:
-                _check_ports(node)
+                _check_ports(node.name, [urlsplit(url).port for url in (node.http, node.admin)])
         return [node if node.pid else _start(node) for node in nodes]
 
 
@@ -149,17 +152,16 @@ def _start(node: LocalNode) -> LocalNode:
     return msgspec.structs.replace(node, pid=process.pid)
 
 
-def _check_ports(node: LocalNode) -> None:
-    """Raise NotReadyError if another program has a port of the node: it would answer for it.
+def _check_ports(name: str, ports: Iterable[int | None]) -> None:
+    """Raise NotReadyError if another program has a port of node `name`: it would answer for it.
 
     A process that was just killed gives its ports back a moment after it is gone from sight.
     """
     deadline_s = time.monotonic() + PORTS_FREE_WITHIN_S
-    for url in (node.http, node.admin):
-        port = urlsplit(url).port
+    for port in ports:
         while port is not None and not is_free(port):
             if time.monotonic() > deadline_s:
-                raise NotReadyError(f"node {node.name}: found port {port} in use; expected it free")
+                raise NotReadyError(f"node {name}: found port {port} in use; expected it free")
             time.sleep(_LOOK_EVERY_S)
 
 
@@ -253,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = top.add_subparsers(required=True)
     add = commands.add_parser("up").add_argument
     add("--nodes", type=int, default=3)
-    add("--port", type=int, default=2104)
+    add("--port", type=port_number)
     add("--upstream", metavar="URL")
     add("--config", metavar="FILE", help="merged into each node's configuration")
     add("--directory", default=".crowd", metavar="DIR")
@@ -264,7 +266,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             names = ", ".join(down(Path(options.directory)))
             print(f"stopped {names or 'nothing: no node ran'}", file=sys.stderr)
             return 0
-        nodes = up(Path(options.directory), _plan(options))
+        directory = Path(options.directory)
+        if options.port is not None and configurations(directory):
+            print(f"{directory} has a cluster: its ports stay, --port is not used", file=sys.stderr)
+        nodes = up(directory, _plan(options))
     except (CrowdError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -275,10 +280,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plan(options: argparse.Namespace) -> ClusterPlan:
     extra: dict[str, Any] = {}
     if options.config is not None:
-        extra = tomllib.loads(Path(options.config).read_text("utf-8"))
-    return ClusterPlan(
-        nodes=options.nodes, port=options.port, upstream=options.upstream, extra=extra
-    )
+        try:
+            extra = tomllib.loads(Path(options.config).read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{options.config}: {error}") from None
+    port = PORT if options.port is None else options.port
+    return ClusterPlan(nodes=options.nodes, port=port, upstream=options.upstream, extra=extra)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,19 @@ do to ``consumer`` and ``dead``.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from crowd.quantity import duration_us
+from crowd.errors import UsageError
+from crowd.quantity import duration_us, rate_per_s, time_us
 from crowd.tools import consumer, dead
 from crowd.tools.door import find_doors
 from crowd.tools.terminal import complain, confirmed, say
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
 
     from crowd.tools.door import Door
@@ -88,7 +89,9 @@ def add_consumer(commands: _Commands) -> None:
         verb.add_argument("name", metavar="NAME")
     for verb, action in ((pausing, "pause"), (resuming, "resume")):
         verb.set_defaults(action=action)
-    skipping.add_argument("--through", type=int, metavar="POSITION", help="up to it (default all)")
+    skipping.add_argument(
+        "--through", type=_count, metavar="POSITION", help="up to it (default all)"
+    )
     skipping.add_argument("--yes", action="store_true", help="do not ask")
     removing.add_argument("--backlog", choices=["drop"], help="what becomes of what it has left")
     applying = _verb(verbs, "apply", "add or change the consumers of a file", _apply)
@@ -173,14 +176,18 @@ def add_dead(commands: _Commands) -> None:
     for verb in (replaying, purging):
         verb.add_argument("numbers", metavar="NUMBER", type=int, nargs="*")
         verb.add_argument("--all", action="store_true", help="all that --consumer and the rest say")
-        verb.add_argument("--rate", metavar="RATE", help="not faster than, such as 50/s")
+        verb.add_argument(
+            "--rate", type=_rate, metavar="RATE", help="not faster than, such as 50/s"
+        )
         _changing(verb, 3_600.0)
     for verb in (listing, replaying, purging):
         verb.add_argument("--consumer", metavar="NAME", help="letters of this consumer")
         verb.add_argument("--reason", choices=REASONS)
         verb.add_argument("--state", choices=STATES)
-        verb.add_argument("--since", metavar="TIME", help="buried then or later (RFC 3339)")
-        verb.add_argument("--until", metavar="TIME", help="buried before then")
+        verb.add_argument(
+            "--since", type=_time, metavar="TIME", help="buried then or later (RFC 3339)"
+        )
+        verb.add_argument("--until", type=_time, metavar="TIME", help="buried before then")
 
 
 def _count(text: str) -> int:
@@ -190,6 +197,22 @@ def _count(text: str) -> int:
 
 
 _count.__name__ = "count"  # what argparse calls a wrong value
+
+
+def _rate(text: str) -> str:
+    try:
+        rate_per_s(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _time(text: str) -> str:
+    try:
+        time_us(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _filters(options: argparse.Namespace) -> dead.Filters:
@@ -219,14 +242,14 @@ def _dead_show(options: argparse.Namespace) -> int:
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, Any]:
-    """Return which letters an order means, as ``/api/dead`` takes it; raise ValueError."""
+    """Return which letters an order means, as ``/api/dead`` takes it; raise UsageError."""
     filters: dict[str, Any] = msgspec.to_builtins(_filters(options))
     pace = {} if options.rate is None else {"rate": options.rate}
     if options.numbers and not options.all and not filters:
         return {"letters": options.numbers, **pace}
     if options.all and not options.numbers and options.consumer is not None:
         return {"all": True, **filters, **pace}
-    raise ValueError("expected letters' NUMBERs alone, or --consumer NAME --all")
+    raise UsageError("expected letters' NUMBERs alone, or --consumer NAME --all")
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -281,7 +281,8 @@ def run_sink(
     try:
         sink = Sink(loop, plan, host=host, port=port, log=log)
     except OSError as error:
-        say(f"cannot listen on {host}:{port} or write {log}: {error.strerror}")
+        place = f"{host}:{port}" if log is None else f"{host}:{port}, or write {log}"
+        say(f"cannot listen on {place}: {error.strerror}")
         return 1
     say(f"sink listening on http://{host}:{sink.port}")
     loop.run()

@@ -1,13 +1,13 @@
 """`crowd status`: what each node says of itself, side by side.
 
 Decides which node's word counts for the cluster: the leader is who calls itself leader in
-the highest term. Leaves what a node knows to its ``/api/status``.
+the highest term, or, where other nodes were not asked, whom those that were name. Leaves what a node knows to its ``/api/status``.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, InvalidURL
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -43,12 +43,20 @@ def admin_addresses(directory: Path) -> list[str]:
     return [admin_url(load_file(file).node.admin) for file in files]
 
 
+def connection_to(address: str, timeout_s: float) -> HTTPConnection:
+    """Return a connection to an admin URL, not yet made; raise ValueError if it is none."""
+    try:
+        parts = urlsplit(address)
+        if parts.scheme == "http" and parts.hostname:
+            return HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
+    except (InvalidURL, ValueError):  # its host or port is none
+        pass
+    raise ValueError(f"found {address!r}; expected a URL such as 'http://127.0.0.1:2106'")
+
+
 def ask(address: str) -> dict[str, Any]:
     """Return what the node at an admin URL says of itself, or the ``error`` of asking it."""
-    parts = urlsplit(address)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"found {address!r}; expected a URL such as 'http://127.0.0.1:2106'")
-    connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT_S)
+    connection = connection_to(address, TIMEOUT_S)
     try:
         connection.request("GET", "/api/status")
         response = connection.getresponse()
@@ -56,8 +64,10 @@ def ask(address: str) -> dict[str, Any]:
         if response.status != 200:
             return {"admin": address, "error": f"answered {response.status}"}
         node: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
-    except (OSError, HTTPException, msgspec.MsgspecError) as error:
+    except (OSError, HTTPException) as error:
         return {"admin": address, "error": str(error) or type(error).__name__}
+    except msgspec.MsgspecError as error:
+        return {"admin": address, "error": f"found no answer of crowd's: {error}"}
     finally:
         connection.close()
     return {"admin": address, **node}
@@ -80,10 +90,22 @@ def gather(
     leader = max(leaders, key=lambda node: node["term"], default=None)
     terms = [node["term"] for node in nodes if "error" not in node]
     return {
-        "leader": leader["name"] if leader else None,
+        "leader": leader["name"] if leader else _leader_elsewhere(nodes),
         "term": leader["term"] if leader else max(terms, default=None),
         "nodes": nodes,
     }
+
+
+def _leader_elsewhere(nodes: Sequence[dict[str, Any]]) -> str | None:
+    """Return the leader that these nodes name and that is none of them; None if one is silent.
+
+    A node goes on naming a leader that has died for a moment; a silent one may be that leader.
+    """
+    if not nodes or any("error" in node for node in nodes):
+        return None
+    newest = max(nodes, key=lambda node: node["term"])
+    named: str | None = newest.get("leader")
+    return None if named in {node["name"] for node in nodes} else named
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:

@@ -44,13 +44,15 @@ class Report(msgspec.Struct, frozen=True):
     """A run in numbers. Latencies are those of successes, in milliseconds.
 
     ``longest_pause_s`` is the longest time in which no request succeeded. ``errors`` counts
-    the reasons for having no answer; ``unsent`` were due but no connection was free in time.
+    the reasons for having no answer; ``unsent`` were due but no connection was free in time;
+    ``troubles`` say why connections were not there at the end.
     """
 
     requests: int
     succeeded: int
     failed: int
     unsent: int
+    troubles: tuple[str, ...]
     success_ratio: float
     seconds: float
     requests_per_s: float
@@ -78,6 +80,7 @@ class Tally:
         self._pause_s = 0.0
         self._end_s: float | None = None
         self.unsent = 0
+        self.troubles: tuple[str, ...] = ()
 
     def begin(self, now_s: float) -> None:
         """Count time from `now_s`."""
@@ -117,6 +120,7 @@ class Tally:
             succeeded=succeeded,
             failed=failed,
             unsent=self.unsent,
+            troubles=self.troubles,
             success_ratio=succeeded / (succeeded + failed) if succeeded + failed else 0.0,
             seconds=round(seconds, 3),
             requests_per_s=round(succeeded / seconds, 1) if seconds > 0 else 0.0,
@@ -148,7 +152,8 @@ def report_lines(report: Report) -> list[str]:
               if status != "0"]  # fmt: skip
     lines += [f"no answer, {why}: {count}" for why, count in report.errors.items()]
     if report.unsent:
-        lines.append(f"never sent, as no connection was free in time: {report.unsent}")
+        why = f" ({', '.join(report.troubles)})" if report.troubles else ""
+        lines.append(f"never sent, as no connection was free in time{why}: {report.unsent}")
     for url, counts in report.urls.items():
         lines.append(f"{url}: {counts['succeeded']} succeeded, {counts['failed']} failed")
     return lines

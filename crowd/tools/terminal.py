@@ -1,15 +1,23 @@
 """What commands say to a person, and what they ask.
 
-Decides where a line goes and how a table looks. Leaves the words to each command.
+Decides where a line goes, how a table looks and what a port is. Leaves the words to each command.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def port_number(text: str) -> int:
+    """Return the port that an argument names, 0 for a free one; raise ArgumentTypeError."""
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a port, 0 to 65535")
+    return int(text)
 
 
 def say(line: str) -> None:

@@ -151,7 +151,7 @@ def shown(value: str | bytes) -> str:
 def _decoded(request: Any, text: bytes, kind: type[T], example: str) -> T:
     named = (request.getHeader(b"Content-Type") or b"").partition(b";")[0].strip().lower()
     if named != JSON:
-        raise wrong(NOT_JSON, f"found Content-Type {shown(named)}; expected {JSON!r}")
+        raise wrong(NOT_JSON, f"found Content-Type {shown(named)}; expected {JSON.decode()}")
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -63,8 +63,33 @@ def test_wrong_arguments_are_status_2(arguments, capsys):
 
 
 def test_load_with_an_impossible_plan_is_refused(capsys):
-    assert main(["load", "--url", "http://127.0.0.1:1/", "--connections", "0"]) == 1
+    assert main(["load", "--url", "http://127.0.0.1:1/", "--connections", "0"]) == 2
     assert "expected --connections" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sink", "--port", "70000"], ["sink", "--port", "-1"], ["init", "x", "--port", "70000"],
+        ["dead", "list", "--since", "yesterday"], ["dead", "replay", "7", "--rate", "fast"],
+        ["consumer", "skip", "a", "--through", "-5"], ["dead", "purge", "--all", "--yes"],
+        ["init", "x", "--add", "d", "--nodes", "3"],
+    ],
+)  # fmt: skip
+def test_wrong_arguments_end_with_2_and_a_line(arguments, capsys):
+    try:
+        status = main(arguments)
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("admin", ["http://a b", "http://127.0.0.1:x", "ftp://a", "http://[::1"])
+@pytest.mark.parametrize("command", [["status"], ["member", "list"], ["consumer", "list"]])
+def test_an_admin_address_that_is_none_is_told(command, admin, capsys):
+    assert main([*command, "--admin", admin]) == 1
+    assert f"found {admin!r}; expected a URL such as" in capsys.readouterr().err
 
 
 def test_every_command_and_option_is_in_the_reference():

@@ -197,8 +197,16 @@ def test_a_node_is_added_on_the_command_line(cluster, capsys):
     assert load_file(cluster / "d.toml").cluster.peers["d"] == "10.0.0.4:2105"
     assert main(arguments) == 1
     assert "found a node d; expected none" in capsys.readouterr().err
-    assert main(["init", str(cluster), "--add", "e", "--host", "h1", "--host", "h2"]) == 1
+    assert main(["init", str(cluster), "--add", "e", "--host", "h1", "--host", "h2"]) == 2
     assert "--host: found 2 of them; expected 1" in capsys.readouterr().err
+
+
+def test_a_node_that_is_added_gets_the_next_ports_of_its_host(tmp_path):
+    """On a host of its own it has those that every first node has."""
+    write_cluster(tmp_path, ClusterPlan())
+    for name, host, peer in (("d", "127.0.0.1", 2135), ("e", "10.0.0.9", 2105)):
+        assert main(["init", str(tmp_path), "--add", name, "--host", host]) == 0
+        assert load_file(tmp_path / f"{name}.toml").cluster.peers[name] == f"{host}:{peer}"
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)

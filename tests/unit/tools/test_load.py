@@ -88,6 +88,17 @@ def test_a_node_that_is_down_fails_no_request():
     assert report.urls[target.url] == {"succeeded": 0, "failed": 0}
 
 
+def test_where_nobody_listens_nothing_is_waited_for():
+    """And the reason is told."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dead = taken.getsockname()[1]
+    target = parse_target(f"http://127.0.0.1:{dead}/leads")
+    plan = LoadPlan((target,), rate=100, seconds=0.2, connections=2, timeout_s=3_600)
+    report, _ = run(lambda _: plan, SinkPlan())
+    assert (report.unsent, report.failed) == (20, 20)
+    assert report.troubles == ("Connection refused",)
+
+
 def test_an_answer_that_does_not_come_is_a_failure():
     report, _ = run(
         lambda target: LoadPlan((target,), rate=0, requests=1, connections=1, timeout_s=0.1),

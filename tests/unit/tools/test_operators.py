@@ -320,7 +320,7 @@ def test_letters_are_purged_only_if_somebody_says_so(run, port):
 )  # fmt: skip
 def test_what_means_no_letters_asks_nothing(run, port, arguments):
     for verb in ("replay", "purge"):
-        said = run("dead", verb, *arguments, status=1)
+        said = run("dead", verb, *arguments, status=2)
         assert said == "expected letters' NUMBERs alone, or --consumer NAME --all\n"
     assert port.asked == []
 

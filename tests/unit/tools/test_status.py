@@ -45,6 +45,15 @@ def test_without_a_leader_the_term_is_the_highest_that_is_known():
     assert "http://c: refused" in status_lines(status)
 
 
+def test_a_leader_that_was_not_asked_is_whom_the_others_name():
+    asked = node("a", term=6, leader="c"), node("b", term=5, leader="b")
+    assert gathered(*asked)["leader"] == "c"
+    assert gathered(*asked, node("c", term=6, leader="c"))["leader"] is None, "it says it is none"
+    silent = {"admin": "http://x", "error": "refused"}
+    assert gathered(*asked, silent)["leader"] is None, "that may be the leader, and dead"
+    assert gathered(node("a", leader=None))["leader"] is None
+
+
 def test_each_node_has_the_promised_names():
     (only,) = gathered(node("a", "leader"))["nodes"]
     assert (only["commit"], only["applied"]) == (5_000, 4_999)

@@ -9,6 +9,9 @@ release means to the ledger (`crowd.command.Release`).
 - The leader proposes a release up to a checkpoint below which every message is settled by every
   consumer and old enough: then a node that begins from that checkpoint lacks nothing.
 - Each node's floor is its newest checkpoint at or below what was released; its log begins there.
+- All this follows the log's growth. On a disk that is short the door is closed, and the log does not
+  grow: there a checkpoint is due with each entry, and the leader makes entries, until all that is
+  settled is released. Otherwise the door would stay closed for good.
 
 In the reactor only.
 """
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
 SIZE_FACTOR: Final = 2
 """The log grows by twice a checkpoint's size before the next: its cost stays a third of all
 writing, however large a ledger with a long backlog becomes."""
+STILL_S: Final = 5.0
+"""No message for so long, on a disk that is short: the log's growth releases nothing any more."""
+NUDGE_S: Final = 10.0
+"""Between two entries that only move the log on, and its time, while what is settled is retained."""
 SEGMENTS_AT_ONCE: Final = 4
 """Files removed in one job of the journal's writer: tens of milliseconds, between two batches."""
 
@@ -72,6 +79,11 @@ class Compaction:
         self._grown_entries = 0
         self._grown_bytes = 0
         self._forgotten = 0
+        self._now_s = self._still_since_s = 0.0
+        self._nudged_s = -NUDGE_S
+        self._tip = -1
+        self._owed = False
+        self._whole_index: int | None = None  # since when all messages are released
 
     def restored(self) -> None:
         """Begin to count anew: the ledger is as a checkpoint has it."""
@@ -87,6 +99,10 @@ class Compaction:
         """Whether the next checkpoint should be taken."""
         store = self._store
         newest = store.newest
+        if self._owed and (
+            newest is None or newest.tip < self._ledger.tip or newest.log_time_us <= self._until_us
+        ):
+            return self._grown_entries > 0
         if store.floor is None and len(store.checkpoints) < 2 and self._ledger.released_index:
             # The floor was damaged, and the next one is to come soon: one that a release can
             # reach, as it reaches none that is the newest.
@@ -102,6 +118,30 @@ class Compaction:
         self._store.poke()
         if self.is_due and not self._store.busy:
             self._take()
+
+    def mind(self, now_s: float, *, short: bool) -> None:
+        """Note whether the disk is `short` of room that a release would make. `now_s` is monotonic.
+
+        That is so while no message comes, all are settled, and the log still holds them. It ends
+        when what was released is beyond the entry by which all were, so that every node, whose
+        checkpoints are at other entries, has one that is released.
+        """
+        ledger = self._ledger
+        self._now_s = now_s
+        if ledger.tip != self._tip:
+            self._tip, self._still_since_s = ledger.tip, now_s
+        if ledger.beginning < ledger.tip:
+            self._whole_index = None
+        elif self._whole_index is None:
+            self._whole_index = ledger.applied_index
+        whole = self._whole_index
+        self._owed = (
+            short
+            and bool(ledger.consumers)
+            and ledger.lowest_watermark >= ledger.tip
+            and now_s - self._still_since_s >= STILL_S
+            and (whole is None or ledger.released_index < whole)
+        )
 
     def _take(self) -> None:
         ledger, journal = self._ledger, self._journal
@@ -135,13 +175,29 @@ class Compaction:
         before it and the log bring the same ledger back.
         """
         ledger = self._ledger
-        lowest, until_us = ledger.lowest_watermark, ledger.log_time_us - self._retention_us
+        lowest, until_us = ledger.lowest_watermark, self._until_us
         for checkpoint in reversed(self._store.checkpoints[:-1]):
             if checkpoint.index <= ledger.released_index:
                 return None
             if checkpoint.tip <= lowest and checkpoint.log_time_us <= until_us:
                 return Release(floor=Index(checkpoint.index)) if ledger.consumers else None
         return None
+
+    def nudge(self) -> Release | None:
+        """Return what a leader should propose to move a log on that does not grow, or None.
+
+        It releases nothing that was not released before; a checkpoint at it lets the one before go.
+        """
+        waits = self._now_s - self._nudged_s < NUDGE_S
+        if not self._owed or waits or self._store.busy or self.is_due:
+            return None
+        self._nudged_s = self._now_s
+        return Release(floor=Index(max(1, self._ledger.released_index)))
+
+    @property
+    def _until_us(self) -> int:
+        """The log time up to which what is settled was retained long enough."""
+        return self._ledger.log_time_us - self._retention_us
 
     def follow(self) -> None:
         """Move the floor to what was released, and cut the log behind it, a few files at a time."""

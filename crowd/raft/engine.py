@@ -451,8 +451,10 @@ class Engine(Service):
         self.repairs.look()
         if self.repairs.highest > self.raft.commit_index:
             self.raft.step_down()  # perhaps no other has that entry: those who vote decide
+        self.compaction.mind(self._clock.seconds(), short=self.room.is_short)
         if self._installing is None:
             self.compaction.follow()
+            self.compaction.look()
             self._scrubbing.step(doubtful=self.snapshots.doubtful)
         self._let_go()
         for name, (_, make) in list(self._wanted.items()):
@@ -479,7 +481,7 @@ class Engine(Service):
         change = self.membership.next_change(
             lambda name: self.raft.has_all(name, self.raft.commit_index)
         )
-        release = self.compaction.release()
+        release = self.compaction.release() or self.compaction.nudge()
         if release is not None and not self.raft.majority_has_all(release.floor):
             release = None  # what it lets go, letters' bytes among it, must be with a majority
         for command in (change, release):

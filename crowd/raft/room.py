@@ -107,10 +107,15 @@ class Room:
             )
         )
 
+    @property
+    def is_short(self) -> bool:
+        """Whether the disk has less free space than its floor."""
+        space = self._space()
+        return self._journal.full or space.free_bytes < self._bounds.floor(space)
+
     def refusal(self) -> BacklogFullError | None:
         """Return what a producer hears while there is no room for its message."""
-        space = self._space()
-        if self._journal.full or space.free_bytes < self._bounds.floor(space):
+        if self.is_short:
             words = "the disk's floor of free space is reached"
             return BacklogFullError(words, retry_after_s=DISK_S)
         ledger, bounds = self._ledger, self._bounds

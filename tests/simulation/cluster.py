@@ -34,6 +34,10 @@ HEAL_WITHIN_S = 15.0
 DRAIN_WITHIN_S = 5.0
 """A backlog takes as long as its consumer does: then the next message is settled within this."""
 HEAL_LOOK_S = 0.25
+SHORT = 0.25
+"""The share of runs after which the disks are short of room."""
+SHORT_WITHIN_S = 30.0
+"""Five seconds without a message, and some rounds of a checkpoint and a release."""
 MACHINES = "abcdefgh"
 MACHINES_MAX = 7
 OPERATOR_S = 0.5
@@ -108,6 +112,7 @@ class Cluster:
         self.joining = []
         """Machines that are there and no members yet."""
         self.heals = 0
+        self._healed_at_s = START_S + plans.FAULTS_S
         self.elections = 0
 
     def make_consumer(self, name, routes):
@@ -233,7 +238,7 @@ class Cluster:
             entries=len(self.checks.truth.entries),
             elections=len(self.checks.one(ElectionSafety)._leaders),
             longest_wait_s=round(self.producers.longest_wait_s, 3),
-            healed_s=round(world.now - START_S - plans.FAULTS_S, 3),
+            healed_s=round(self._healed_at_s - START_S - plans.FAULTS_S, 3),
             violation=str(world.violation) if world.violation else None,
             trace_sha256=world.digest(),
         )  # fmt: skip
@@ -310,12 +315,27 @@ class Cluster:
             missing, left = self._missing(), self._left()
             if missing == _left_words(left) and left < fewest:
                 fewest, until_s = left, max(until_s, world.now + DRAIN_WITHIN_S)
+        self._healed_at_s = world.now
         if world.violation is not None:
             return
         if missing:
             self.checks.not_healed(f"{world.now - wake_s:g} s after the last fault: {missing}")
-        else:
+            return
+        if random.Random(f"{self.plan.seed} short").random() < SHORT and not self.plan.retention_us:
+            self._run_short()
+        if world.violation is None:
             self.checks.ended_well(self.processes())
+
+    def _run_short(self):
+        """Have the disks be short when all is delivered: the log lets go of it."""
+        for node in self.present():
+            node.system.short = True
+        until_s, uncut = self.world.now + SHORT_WITHIN_S, self.names
+        while self.world.now < until_s and self.world.violation is None and uncut:
+            self.world.run(self.world.now + HEAL_LOOK_S)
+            uncut = [process.name for process in self.processes() if not _is_cut(process.engine)]
+        if uncut and self.world.violation is None:
+            self.checks.not_healed(f"the disks are short, and {uncut} keep what is settled")
 
     def _missing(self):
         """Return what is not well yet, in words; empty when everything is."""
@@ -358,6 +378,12 @@ class Cluster:
             consumer.backlog + len(ledger.letters_due(consumer.id, 0, 10_000)) + consumer.paused
             for consumer in ledger.consumers.values()
         )
+
+
+def _is_cut(engine):
+    """Tell whether a restart would begin behind all messages, so that the log need not have them."""
+    ledger, floor = engine.ledger, engine.store.floor
+    return not ledger.consumers or (floor is not None and floor.tip == ledger.tip)
 
 
 def _left_words(count):

@@ -24,6 +24,8 @@ from tests.unit.journal.fakes import FaultyFile, FaultyFileSystem, PowerCutError
 DIRECTORY = "/node"
 FREE_BYTES = 64 << 30
 TOTAL_BYTES = 128 << 30
+SHORT_BYTES = 1 << 30
+"""Below the floor of free space that a node keeps, and far from none."""
 SUFFIX = ".segment"
 
 
@@ -64,6 +66,7 @@ class SimulatedFileSystem(FaultyFileSystem):
     def __init__(self):
         super().__init__()
         self.full = False
+        self.short = False
         self.trap = None
         self.sprung = None
         """The trap that has just ended the process, for who clears up."""
@@ -102,7 +105,7 @@ class SimulatedFileSystem(FaultyFileSystem):
         return SimulatedFile(self, file._inode)
 
     def free_bytes(self, path):
-        return 0 if self.full else FREE_BYTES
+        return 0 if self.full else SHORT_BYTES if self.short else FREE_BYTES
 
     def kill(self):
         super().kill()

@@ -373,6 +373,19 @@ MUTATIONS = (
     ),
     # --- Checkpoints and snapshots (I3, D4, D5, D10, D11) --------------------------------------------------
     Mutation(
+        "I7 a short disk stays short", "checkpoints come where the log does not grow",
+        RAFT + "engine.py", "short=self.room.is_short)", "short=False)",
+    ),
+    Mutation(
+        "I7 nothing moves a still log", "the leader makes entries on a short disk", RAFT + "engine.py",
+        "self.compaction.release() or self.compaction.nudge()", "self.compaction.release()",
+    ),
+    Mutation(
+        "I7 one release on a short disk", "until every node has a checkpoint that is released",
+        RAFT + "compaction.py", "and (whole is None or ledger.released_index < whole)",
+        "and whole is None",
+    ),
+    Mutation(
         "release what is needed, proposer and ledger", "nothing unsettled is released", RAFT + "compaction.py",
         "if checkpoint.tip <= lowest and checkpoint.log_time_us <= until_us:",
         "if checkpoint.log_time_us <= until_us:",

@@ -32,7 +32,6 @@ from tests.simulation import postings
 from tests.simulation.consumers import SimulatedCourier
 from tests.simulation.disk import (
     DIRECTORY,
-    FREE_BYTES,
     TOTAL_BYTES,
     SimulatedWriter,
 )
@@ -84,7 +83,7 @@ class Process:
         seams = Seams(
             open_storage=lambda: self._open_storage(chance),
             make_links=self._make_links if node.peers else None,
-            space=lambda: Space(0 if node.system.full else FREE_BYTES, TOTAL_BYTES),
+            space=lambda: Space(node.system.free_bytes(DIRECTORY), TOTAL_BYTES),
             on_fatal=self._end,
         )
         engine = self.engine = Engine(

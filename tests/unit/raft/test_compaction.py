@@ -4,7 +4,8 @@ import pytest
 
 from crowd.command import Release
 from crowd.raft.checkpoints import Checkpoint
-from crowd.raft.compaction import SIZE_FACTOR, Compaction, Pace
+from crowd.raft.compaction import NUDGE_S, SIZE_FACTOR, STILL_S, Compaction, Pace
+from crowd.raft.seams import Space
 from tests.unit.raft.cluster import BRISK, Cluster
 
 
@@ -35,6 +36,7 @@ class State:
     def __init__(self):
         self.applied_index, self.released_index, self.lowest_watermark = 100, 0, 0
         self.log_time_us, self.consumers, self.tip = 1_000_000, {1: None}, 100
+        self.beginning = 0
 
     def capture(self):
         return (b"state",)
@@ -235,3 +237,105 @@ def test_a_checkpoint_waits_for_the_log_that_it_covers(cluster):
     cluster.run(1)
     assert engine.store.newest.index > before.index
     cluster.converge()
+
+
+# --- On a disk that is short ----------------------------------------------------------------------
+
+
+def test_on_a_short_disk_checkpoints_come_until_every_node_has_one_that_is_released():
+    """What a leader released first may be older than a follower's checkpoint by an entry or two."""
+    made = compaction(checkpoint(90, tip=100), checkpoint(95, tip=100))
+    ledger = made._ledger
+    ledger.lowest_watermark = ledger.tip
+    for released, beginning, due in (
+        (0, 0, True),
+        (90, 100, True),
+        (99, 100, True),
+        (100, 100, False),
+    ):
+        ledger.released_index, ledger.beginning = released, beginning
+        for now_s in (0.0, STILL_S):
+            made.mind(now_s, short=True)
+        made._grown_entries = 1
+        assert made.is_due is due
+        made._grown_entries = 0
+        assert (made.nudge() is not None) is due
+        made._nudged_s -= NUDGE_S
+    ledger.released_index = 90
+    made.mind(STILL_S, short=False)
+    made.applied(1)
+    assert not made.is_due
+
+
+SHORT = Space(1 << 20, 200 << 30)
+
+
+def short_cluster(**more):
+    """A cluster whose disks have no more room, and whose logs have grown too little to be cut."""
+    cluster = Cluster(**more).start().run(4)
+    cluster.fill(60).run(1)
+    cluster.space = SHORT
+    return cluster
+
+
+def is_cut(engine):
+    """Whether all is released, and every segment gone that holds nothing else."""
+    ledger = engine.ledger
+    return (
+        ledger.beginning == ledger.tip and engine.journal.first_index > ledger.released_index - 20
+    )
+
+
+def test_i7_on_a_short_disk_the_log_is_cut_once_all_is_settled():
+    """The door is closed there and the log does not grow: nothing else would ever make room."""
+    cluster = short_cluster()
+    cluster.run(30)
+    assert {journal.first_index for journal in cluster.journals.values()} == {1}
+    cluster.settle().run(30)
+    for engine in cluster.engines.values():
+        assert is_cut(engine)
+        assert engine.store.floor.tip == engine.ledger.tip
+    last_index = cluster.journals["a"].last_index
+    cluster.run(120)
+    assert cluster.journals["a"].last_index == last_index, "and then it is quiet"
+    cluster.converge()
+
+
+def test_i7_a_restart_on_a_short_disk_goes_on_with_it():
+    cluster = short_cluster()
+    cluster.settle().crash("a", "b", "c")
+    cluster.start().run(40)
+    assert all(map(is_cut, cluster.engines.values()))
+    last_index = cluster.journals["a"].last_index
+    cluster.run(120)
+    assert cluster.journals["a"].last_index == last_index
+
+
+def test_on_a_short_disk_what_is_retained_stays_until_its_time():
+    """The log's time moves with entries alone: one comes now and then."""
+    cluster = short_cluster(retention_us=60_000_000)
+    cluster.settle().run(40)
+    assert {journal.first_index for journal in cluster.journals.values()} == {1}
+    assert cluster.journals["a"].last_index < 60 + 30
+    cluster.run(120)
+    assert all(map(is_cut, cluster.engines.values()))
+
+
+def test_a_disk_with_room_is_cut_as_the_log_grows_alone():
+    cluster = short_cluster()
+    cluster.space = Space(100 << 30, 200 << 30)
+    last_index = cluster.settle().run(1).journals["a"].last_index
+    cluster.run(60)
+    assert cluster.journals["a"].last_index == last_index
+    assert not any(engine.store.checkpoints for engine in cluster.engines.values())
+
+
+def test_while_messages_come_a_short_disk_is_cut_as_the_log_grows_alone():
+    """A member whose own disk is short takes no checkpoint with each of them."""
+    cluster = short_cluster().settle()
+    for _ in range(20):
+        cluster.space = Space(100 << 30, 200 << 30)
+        cluster.run(1).fill(1)
+        cluster.space = SHORT
+        cluster.run(1).settle()
+    assert not any(engine.store.checkpoints for engine in cluster.engines.values())

@@ -104,6 +104,11 @@ class Scrubber:
             self.close()
         return result
 
+    def forget(self, numbers: range) -> None:
+        """Let go of a segment that was removed: as long as it is open, it takes its room."""
+        if self._walk is not None and self._walk.header.number in numbers:
+            self.close()
+
     def close(self) -> None:
         """Close the file."""
         if self._walk is not None:

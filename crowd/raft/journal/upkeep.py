@@ -98,7 +98,7 @@ class Upkeep:
                 return
 
     def dropped(self, numbers: range) -> None:
-        """Have the index files of removed segments removed.
+        """Have the index files of removed segments removed, and nothing of them open.
 
         In the background's thread, where one that is just being written is done by then.
         """
@@ -106,6 +106,7 @@ class Upkeep:
             self._background.submit(partial(self._remove, numbers), self._removed)
 
     def _remove(self, numbers: range) -> None:
+        self._scrubber.forget(numbers)
         for number in numbers:
             remove_if_there(self._filesystem, f"{self._directory}/{index_name(number)}")
 

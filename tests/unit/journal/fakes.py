@@ -14,6 +14,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from crowd.errors import DirectoryError
 
@@ -52,6 +53,12 @@ class FaultyFile:
         self._system = system
         self._inode = inode
         self.closed = False
+        system.open_files.add(self)
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether no name leads to it: its room comes back when it is closed."""
+        return all(inode is not self._inode for inode in self._system.inodes.values())
 
     def read(self, size_bytes: int, offset: int) -> bytes:
         self._system.step("read")
@@ -87,6 +94,7 @@ class FaultyFile:
     def close(self) -> None:
         assert not self.closed
         self.closed = True
+        self._system.open_files.discard(self)
 
     def _change(self, kind: str, number: int, data: bytes) -> None:
         inode = self._inode
@@ -116,6 +124,7 @@ class FaultyFileSystem:
 
     def __init__(self) -> None:
         self.inodes: dict[str, Inode] = {}
+        self.open_files: WeakSet[FaultyFile] = WeakSet()
         self._on_disk: dict[str, Inode] = {}
         self._name_changes: list[tuple[str, str, str, Inode | None]] = []
         self.directories: set[str] = set()

@@ -75,6 +75,22 @@ def test_a_scrub_of_a_good_log_finds_nothing_and_goes_round():
     assert rig.log == model
 
 
+def test_i7_a_segment_that_was_dropped_is_open_nowhere():
+    """Its room comes back with its last open file; the scrub was in the middle of it."""
+    rig = Rig(segment_bytes=4 * PIECE_BYTES, cache_bytes=0)
+    while len(rig.segments()) < 2:
+        rig.add(b"x" * (PIECE_BYTES // 2))
+        rig.settle()
+    rig.journal.entry(1)
+    rig.journal.scrub(lambda _: None)
+    rig.settle()
+    assert len(rig.system.open_files) > 2
+    rig.journal.deleteEntriesTo(len(rig.journal))
+    rig.settle()
+    assert len(rig.segments()) == 1
+    assert not [file for file in rig.system.open_files if file.is_removed]
+
+
 def test_nothing_to_scrub():
     """A log of one segment has no finished one; the caller hears so in the next turn."""
     rig = Rig()

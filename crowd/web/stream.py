@@ -188,8 +188,15 @@ class Stream:
     # --- The channel's side ---------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Send the head, and have the source write, if it is time for either."""
+        """Send the head, and have the source write, if it is time for either.
+
+        Not while answers before this one fill the transport: over TLS that says so once, and would
+        take all that comes. When they are taken the channel calls again.
+        """
         if self.phase is not Phase.READY:
+            return
+        if self._carrier.is_unread:
+            self.due_s = min(self.due_s, self._carrier.unread_until_s())
             return
         self.phase = Phase.LIVE
         self.due_s = _INF

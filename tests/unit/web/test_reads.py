@@ -207,6 +207,38 @@ def test_what_a_slow_reader_has_not_taken_is_under_way(door, ask):
     assert reader.statuses == [200]
 
 
+def test_what_went_out_before_is_taken_before_an_answer_begins(door, ask):
+    """A transport that is full may have said so once, and for answers before this one."""
+    reader, upstream = ask()
+    reader.channel.pauseProducing()
+    upstream.says(HEAD % 8 + b"abcd")
+    assert (upstream.paused, reader.taken()) == (True, b"")
+    reader.channel.resumeProducing()
+    door.turn()
+    assert not upstream.paused
+    upstream.says(b"efgh")
+    assert taken(reader)[1] == b"abcdefgh"
+    assert door.upstreams.tally.in_flight == 0
+
+
+def test_a_reader_that_takes_nothing_is_let_go_before_its_answer_begins(door, post):
+    """Its transport was full before the read's turn came, so that nothing was due of it then."""
+    reader = door.connect()
+    reader.send(post() + get())
+    reader.channel.pauseProducing()
+    upstream = door.endpoint.succeed()
+    upstream.says(HEAD % 12 + b"abcd")
+    door.acceptor.answer_all()
+    door.turn()
+    assert upstream.paused
+    for _ in range(100):
+        reader.channel.turn()  # whatever the reason: it does not renew what is due
+        door.wait(1)
+    assert reader.transport.aborted
+    reader.channel.connectionLost()
+    assert (upstream.aborted, door.upstreams.tally.in_flight) == (True, 0)
+
+
 def test_a_long_answer_that_flows_is_not_ended(door, ask):
     """There is no deadline for an answer as a whole."""
     reader, upstream = ask()

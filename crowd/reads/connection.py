@@ -5,13 +5,14 @@ Decides when an answer's head is whole, what of its body is passed on, when it e
 whether the connection can carry another read. Leaves connecting, deadlines and reuse to
 ``pool``. RFC 9112, sections 6.3 (where a message ends) and 9.3 (persistence).
 
-Invariant: what is held of an answer is its head, within its bound, and the body's pieces of one
-read of the transport, which is paused while nobody takes them.
+Invariant: what is held of an answer is its head, within its bound, the body's pieces of one read
+of the transport, which is paused while nobody takes them, and a field of its trailer, within the
+same bound as the head.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import httptools
 from twisted.internet.error import ConnectionDone
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from crowd.reads.head import Field
 
 _INF = float("inf")
+_TRANSFER: Final = b"transfer-encoding"
+_FRAMING: Final = frozenset({b"content-length", _TRANSFER})
 
 
 class Read:
@@ -107,6 +110,8 @@ class UpstreamConnection(TwistedProtocol):
         self._parser: Any = httptools.HttpResponseParser(self)
         self._answer = None
         self._received = 0
+        self._bodiless = 0  # bytes since the last piece of the body
+        self._flaw: str | None = None
         self._status = 0
         self._phrase = b""
         self._version = ""
@@ -151,11 +156,10 @@ class UpstreamConnection(TwistedProtocol):
             self.abort()
             return
         self._received += len(data)
-        flaw = None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            flaw = f"no HTTP answer: {error}"
+            self._flaw = self._flaw or f"no HTTP answer: {error}"
             self._excess = True
         if read.asks_head and self._head_whole and not self._whole:
             # llhttp knows nothing of the request, and would wait for a body.
@@ -163,9 +167,10 @@ class UpstreamConnection(TwistedProtocol):
             self._excess |= not data.endswith(b"\r\n\r\n")
         answer = self._answer
         if answer is None:
-            self._first(read, flaw)
+            self._first(read)
         else:
-            self._further(answer, flaw)
+            self._count(len(data))
+            self._further(answer)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Say what the end of the connection means for the read."""
@@ -221,15 +226,17 @@ class UpstreamConnection(TwistedProtocol):
     # --- llhttp's side --------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Begin another head; or note an answer too many."""
+        """Begin another head; or note an answer too many, which takes nothing from the one before."""
+        if self._head_whole:
+            self._excess = True
+            return
         self._phrase = b""
         self._headers = []
-        if self._whole:
-            self._excess = True
 
     def on_status(self, phrase: bytes) -> None:
         """Take a part of the reason phrase."""
-        self._phrase += phrase
+        if not self._head_whole:
+            self._phrase += phrase
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field of the head; a trailer goes nowhere."""
@@ -237,15 +244,24 @@ class UpstreamConnection(TwistedProtocol):
             self._headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        """Note the head; 1xx only announce the answer (RFC 9110, 15.2)."""
+        """Note the head; 1xx only announce the answer (RFC 9110, 15.2), and have no body.
+
+        llhttp reads one all the same where it is framed: it would stand before the answer's own.
+        """
+        if self._head_whole or self._flaw is not None:
+            return
         status = self._parser.get_status_code()
-        if status >= 200 and not self._whole:
+        framing = [(name, value) for name, value in self._headers if name.lower() in _FRAMING]
+        if status >= 200:
             self._status = status
             self._version = self._parser.get_http_version()
             self._keeps_alive = self._parser.should_keep_alive()
             self._head_whole = True
-            framing = {b"content-length", b"transfer-encoding"}
-            self._framed = any(name.lower() in framing for name, _ in self._headers)
+            self._framed = bool(framing)
+        elif status < 100:
+            self._flaw = f"found status {status}; expected 100 to 999"
+        elif any(value.strip(b"0") or name.lower() == _TRANSFER for name, value in framing):
+            self._flaw = f"found a body in an answer of status {status}; expected none"
 
     def on_chunk_header(self) -> None:
         """Note a body where there must be none."""
@@ -254,7 +270,7 @@ class UpstreamConnection(TwistedProtocol):
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body, unless there must be none."""
         self._excess |= self._asked_head
-        if not (self._whole or self._asked_head):
+        if self._head_whole and not (self._whole or self._asked_head):
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:
@@ -265,11 +281,17 @@ class UpstreamConnection(TwistedProtocol):
 
     # --- What follows from the notes ------------------------------------------------------------
 
-    def _first(self, read: Read, flaw: str | None) -> None:
+    def _count(self, size: int) -> None:
+        """Bound what is no body: chunks' extensions, and a trailer, which httptools joins field by field."""
+        self._bodiless = 0 if self._pieces else self._bodiless + size
+        if self._bodiless > HEAD_BYTES_MAX and self._flaw is None:
+            self._flaw = f"no more of the body, and no end, within {HEAD_BYTES_MAX} bytes"
+
+    def _first(self, read: Read) -> None:
         """Hand the head on if it is whole, with what came of the body."""
         if not self._head_whole:
-            if flaw is not None:
-                self.cut(ReadFailedError(ReadFailure.MALFORMED, flaw))
+            if self._flaw is not None:
+                self.cut(ReadFailedError(ReadFailure.MALFORMED, self._flaw))
             elif self._received > HEAD_BYTES_MAX:
                 words = f"no end of the answer's head within {HEAD_BYTES_MAX} bytes"
                 self.cut(ReadFailedError(ReadFailure.LARGE, words))
@@ -282,12 +304,12 @@ class UpstreamConnection(TwistedProtocol):
             self.cut(error)
             return
         answer = self._answer = UpstreamAnswer(head, self)
-        if not self._whole and flaw is None:
+        if not self._whole and self._flaw is None:
             self.pause()
-        self._further(answer, flaw)
+        self._further(answer)
         self._owner.began(read, answer)
 
-    def _further(self, answer: UpstreamAnswer, flaw: str | None) -> None:
+    def _further(self, answer: UpstreamAnswer) -> None:
         """Hand on what came of the body, and its end."""
         if self._pieces:
             pieces, self._pieces = self._pieces, []
@@ -304,8 +326,8 @@ class UpstreamConnection(TwistedProtocol):
             self.due_s = _INF
             self._owner.released(self)
             answer.ended(None)
-        elif flaw is not None:
-            self.cut(ReadFailedError(ReadFailure.MALFORMED, flaw))
+        elif self._flaw is not None:
+            self.cut(ReadFailedError(ReadFailure.MALFORMED, self._flaw))
 
     @property
     def reusable(self) -> bool:

@@ -10,6 +10,7 @@ RFC 9110 sections 7.6 (forwarding) and 7.6.3 (Via); RFC 9112 section 6 (framing)
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -42,6 +43,9 @@ _HOP_BY_HOP: Final = frozenset({
 })  # fmt: skip
 """Trailers are not passed on, so what announces them would not be true."""
 
+_PHRASE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")
+"""A reason phrase (RFC 9112, 4). llhttp takes any bytes but the line's end."""
+
 _NEVER_NAMED: Final = frozenset({b"close", b"keep-alive", b"content-length", b"via"})
 """What Connection may say beside names of fields, and the fields that stand if it names them."""
 
@@ -70,6 +74,7 @@ def read_head(read: Message, destination: Destination, through: Iterable[bytes])
 class AnswerHead(msgspec.Struct, frozen=True):
     """An answer's head as it is passed on, without what frames it in transit.
 
+    `phrase` is empty if the answer has none, or one that is no text.
     `fields` hold the Content-Length if there is one, and `length` its value. `bodiless`: no
     body follows, whatever the length says. `dated`: there is a Date among the fields.
     """
@@ -122,6 +127,8 @@ def answer_head(
     else:
         name, value = fields[via]
         fields[via] = (name, b"%b, %b" % (value, _VIA) if value else _VIA)
+    if not _PHRASE.match(phrase):
+        phrase = b""
     return AnswerHead(status, phrase, fields, length, bodiless, dated)
 
 

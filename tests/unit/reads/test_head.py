@@ -19,8 +19,8 @@ def read(*headers, method=b"GET", target=b"/leads?a=%2f", body=b""):
     return read_head(message, UPSTREAM, (b"other", b"this"))
 
 
-def passed_on(*headers, status=200, asked_head=False):
-    return answer_head(status, b"OK", "1.1", list(headers), asked_head=asked_head)
+def passed_on(*headers, status=200, phrase=b"OK", asked_head=False):
+    return answer_head(status, phrase, "1.1", list(headers), asked_head=asked_head)
 
 
 def test_a_read_reaches_the_upstream_as_it_came():
@@ -93,6 +93,22 @@ def test_what_is_for_this_hop_ends_here():
         (b"X-End", b"2"),
     )  # fmt: skip
     assert head.fields == [(b"X-End", b"2"), (b"Via", b"1.1 crowd")]
+
+
+@pytest.mark.parametrize(
+    ("came", "goes"),
+    [
+        (b"", b""),
+        (b"Not\tFound \xc3\xa4~", b"Not\tFound \xc3\xa4~"),
+        (b"O\0K", b""),
+        (b"O\x1b[2JK", b""),
+        (b"OK\x7f", b""),
+        (b"OK\n", b""),
+    ],
+)
+def test_a_reason_phrase_is_text(came, goes):
+    """RFC 9112, 4: what is none is left out, as nothing depends on it."""
+    assert passed_on(phrase=came).phrase == goes
 
 
 def test_no_length_in_a_204():

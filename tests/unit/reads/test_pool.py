@@ -206,7 +206,7 @@ def test_interim_answers_and_trailers_go_nowhere():
     """1xx announce the answer; trailers would stand in no head."""
     rig = Rig()
     upstream = rig.asked()
-    upstream.says(b"HTTP/1.1 100 Continue\r\nX: 1\r\n\r\n" + CHUNKED)
+    upstream.says(b"HTTP/1.1 100 Continue\r\nX: 1\r\nContent-Length: 0\r\n\r\n" + CHUNKED)
     upstream_fields = rig.results[0].head.fields
     taker = rig.take()
     upstream.says(b"3;ext=1\r\nabc\r\n0\r\nX-Trailer: 1\r\n\r\n")
@@ -223,6 +223,31 @@ def test_more_than_an_answer_ends_the_connection(tail):
     upstream.says(OK + tail)
     assert rig.kinds == [200]
     assert rig.take().body == b"ok"
+    assert upstream.aborted
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"200 Fine\r\nETag: x\r\nContent-Length: 2", b"ok"),
+        (b"304 Fine\r\nETag: x\r\nContent-Length: 2", b""),
+        (b"204 Fine\r\nETag: x", b""),
+        (b"200 Fine\r\nETag: x\r\nTransfer-Encoding: chunked", b"2\r\nok\r\n0\r\n\r\n"),
+    ],
+)
+@pytest.mark.parametrize(
+    "tail", [b"!", b"HTTP/1.1 200 Evil\r\nContent-Length: 4\r\nX: y\r\n\r\nevil"]
+)
+def test_what_follows_an_answer_takes_nothing_from_it(head, body, tail):
+    """Its fields and its reason phrase are its own, and so is its body."""
+    rig = Rig()
+    upstream = rig.asked()
+    upstream.says(b"HTTP/1.1 " + head + b"\r\n\r\n" + body + tail)
+    answer = rig.results[0].head
+    assert (answer.phrase, (b"ETag", b"x") in answer.fields) == (b"Fine", True)
+    assert b"X" not in [name for name, _ in answer.fields]
+    taker = rig.take()
+    assert (taker.body, taker.end) == (b"ok" if body else b"", ResponseDone)
     assert upstream.aborted
 
 
@@ -279,6 +304,16 @@ def test_no_answer_at_all(before):
             "malformed",
         ),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 104 Odd\r\nContent-Length: 3\r\n\r\nabc" + OK, "malformed"),
+        (b"HTTP/1.1 103 Odd\r\nContent-Length: 3\r\n\r\n", "malformed"),
+        (
+            b"HTTP/1.1 199 Odd\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" + OK,
+            "malformed",
+        ),
+        (b"HTTP/1.1 100 Odd\r\ntransfer-encoding: chunked\r\n\r\n" + OK, "malformed"),
+        (b"HTTP/1.1 104 Odd\r\nTransfer-Encoding: 0\r\n\r\nabc", "malformed"),
+        (b"HTTP/1.1 099 Odd\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 099 Odd\r\n\r\n" + OK, "malformed"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * HEAD_BYTES_MAX, "large"),
         (b"HTTP/1.1 103 Early\r\n\r\n" * 4_000, "large"),
     ],
@@ -328,6 +363,37 @@ def test_framing_is_no_progress():
         if taker.end is None:
             upstream.says(b"x" * 100)
     assert (taker.end, upstream.aborted) == ("slow", True)
+
+
+@pytest.mark.parametrize(
+    "before", [b"0\r\nX-Trailer: ", b"3;x=", b"0" * 15, b"0\r\n" + b"A: b\r\n" * 9]
+)
+def test_what_is_no_body_has_a_bound(before):
+    """I7: a trailer, or a chunk's extension, is not read without end."""
+    rig = Rig()
+    upstream = rig.asked()
+    upstream.says(CHUNKED + b"5\r\nhello\r\n")
+    taker = rig.take()
+    upstream.says(before)
+    for _ in range(HEAD_BYTES_MAX // 1_000):
+        assert taker.end is None
+        upstream.says(b"0" * 1_000)
+    upstream.says(b"0" * 1_000)
+    assert (taker.body, taker.end, upstream.aborted) == (b"hello", "malformed", True)
+
+
+def test_a_body_in_small_pieces_has_no_bound():
+    """However much of it is framing: what counts is what comes between two pieces."""
+    rig = Rig()
+    upstream = rig.asked()
+    upstream.says(CHUNKED)
+    taker = rig.take()
+    for _ in range(3):
+        upstream.says(b"1;" + b"x" * (HEAD_BYTES_MAX - 100) + b"\r\na\r\n")
+    upstream.says(b"0\r\nT: " + b"x" * (HEAD_BYTES_MAX - 100))
+    assert taker.end is None
+    upstream.says(b"\r\n\r\n")
+    assert (taker.body, taker.end, upstream.aborted) == (b"aaa", ResponseDone, False)
 
 
 def test_connecting_has_its_own_deadline():

@@ -141,6 +141,7 @@ class ConsumerConnection(TwistedProtocol):
         self._head_whole = False
         self._framed = False
         self._excess = False
+        self._flaw = ""
         self._keeps_alive = False
         self._kept: list[tuple[bytes, bytes]] = []
         self._fields: list[tuple[bytes, bytes]] | None = None  # all of them, if wanted
@@ -209,6 +210,9 @@ class ConsumerConnection(TwistedProtocol):
             self._excess = True
         if self._whole:
             self._end(exchange)
+        elif self._flaw:
+            self.abort()
+            self._break(exchange, FailureKind.MALFORMED, self._flaw)
         elif self._received > ANSWER_BYTES_MAX + exchange.body_max:
             self.abort()
             self._body_cut = True
@@ -242,20 +246,24 @@ class ConsumerConnection(TwistedProtocol):
             self._excess = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep the few headers that decide anything."""
+        """Keep the few headers that decide anything; a trailer's, or another answer's, are none."""
+        if self._head_whole:
+            return
         lowered = name.lower()
         if lowered in _FRAMING:
             self._framed = True
         elif lowered in _KEPT:
             self._kept.append((lowered, value))
-        if self._fields is not None and not self._head_whole:  # a trailer is none of them
+        if self._fields is not None:
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Note the status; 1xx only announce the answer (RFC 9110, 15.2)."""
-        if not self._whole:
+        if not (self._whole or self._flaw):
             self._status = self._parser.get_status_code()
             self._head_whole = self._status >= 200
+            if self._status < 100:
+                self._flaw = f"found status {self._status}; expected 100 to 999"
             exchange = self.exchange
             if exchange is not None and exchange.body_max:
                 self._body_max = exchange.body_max
@@ -266,6 +274,10 @@ class ConsumerConnection(TwistedProtocol):
         """Keep the beginning of the body, if any of it is wanted."""
         if self._whole:
             return  # of an answer too many
+        if not self._head_whole:
+            # llhttp reads one where it is framed: it would stand before the answer's own.
+            self._flaw = f"found a body in an answer of status {self._status}; expected none"
+            return
         room = self._body_max - len(self._body)
         if room < len(data):
             self._body_cut = True
@@ -279,6 +291,7 @@ class ConsumerConnection(TwistedProtocol):
             self._keeps_alive = self._parser.should_keep_alive()  # llhttp forgets it after this
         else:
             self._kept = []
+            self._framed = False
             if self._fields is not None:
                 self._fields = []
 

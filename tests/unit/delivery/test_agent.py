@@ -237,6 +237,29 @@ def test_interim_answers_are_passed_over():
     assert rig.results[0].headers.getRawHeaders(b"retry-after") is None
 
 
+def test_an_interim_answers_length_is_not_the_answers():
+    """Without one of its own an answer ends with the connection."""
+    rig = Rig()
+    rig.request()
+    transport = rig.endpoint.succeed()
+    transport.answer(b"HTTP/1.1 103 Early\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\nsome")
+    transport.lose()
+    assert rig.kinds == [200]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 2\r\n\r\nnoHTTP/1.1 503 No\r\nRetry-After: 99\r\nContent-Length: 0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\nRetry-After: 99\r\n\r\n",
+    ],
+)
+def test_what_follows_an_answers_head_says_nothing_of_when(body):
+    """Neither its trailer (RFC 9110, 6.5.1) nor an answer too many."""
+    answer = told(Rig(), b"HTTP/1.1 503 No\r\nRetry-After: 7\r\n" + body)
+    assert answer.headers.getRawHeaders(b"retry-after") == [b"7"]
+
+
 def test_an_answer_byte_by_byte():
     """However an answer is cut into pieces, it is one answer."""
     rig = Rig()
@@ -287,6 +310,9 @@ def test_an_answer_that_is_cut_short_is_none(answer, error):
         b"HTTP/1.1 200 OK\r\nA B: c\r\n\r\n",
         b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"y" * ANSWER_BYTES_MAX,
+        b"HTTP/1.1 104 Odd\r\nContent-Length: 3\r\n\r\nabc" + OK,
+        b"HTTP/1.1 199 Odd\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" + OK,
+        b"HTTP/1.1 099 Odd\r\n\r\n" + OK,
     ],
 )
 def test_what_is_no_answer(answer):

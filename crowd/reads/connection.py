@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
     from crowd.reads.head import Field
 
+SENT_BYTES_MAX: Final = 64 << 10
+"""A longer request is its connection's last: its answer may come before all of it went out, and the
+next one would wait behind the rest. As much is in the buffers of the systems at either end, which on
+Linux begin with 16 and 64 KiB."""
+
 _INF = float("inf")
 _TRANSFER: Final = b"transfer-encoding"
 _FRAMING: Final = frozenset({b"content-length", _TRANSFER})
@@ -123,6 +128,7 @@ class UpstreamConnection(TwistedProtocol):
         self._keeps_alive = False
         self._pieces: list[bytes] = []
         self._asked_head = False
+        self._is_large = False
 
     # --- The transport's side -------------------------------------------------------------------
 
@@ -142,6 +148,7 @@ class UpstreamConnection(TwistedProtocol):
         """Write a read's request; this connection is ready and carries none."""
         self._forget()
         self._asked_head = read.asks_head
+        self._is_large = len(read.head) + len(read.body) > SENT_BYTES_MAX
         self.read = read
         self.due_s = read.head_until_s
         self._sent = True
@@ -332,7 +339,8 @@ class UpstreamConnection(TwistedProtocol):
     @property
     def reusable(self) -> bool:
         """Whether, after a whole answer, another read can follow."""
-        return self._whole and self._keeps_alive and not self._excess and not self.gone
+        kept = self._whole and self._keeps_alive and not self._is_large
+        return kept and not self._excess and not self.gone
 
 
 def _words(reason: Failure) -> str:

@@ -11,6 +11,7 @@ from twisted.web.client import ResponseDone
 
 from crowd.delivery.agent import IDLE_S, PreparedRequest
 from crowd.delivery.endpoint import CONNECT_S
+from crowd.reads.connection import SENT_BYTES_MAX
 from crowd.reads.failure import ReadFailedError
 from crowd.reads.head import HEAD_BYTES_MAX
 from crowd.reads.pool import Pool
@@ -213,6 +214,17 @@ def test_interim_answers_and_trailers_go_nowhere():
     assert (taker.body, taker.end) == (b"abc", ResponseDone)
     assert upstream_fields == [(b"Via", b"1.1 crowd")]
     assert not upstream.aborted
+
+
+@pytest.mark.parametrize("size", [SENT_BYTES_MAX, SENT_BYTES_MAX + 1])
+def test_a_large_request_is_its_connections_last(size):
+    """An answer may come before all of it went out (413), and the next read would wait behind it."""
+    rig = Rig()
+    upstream = rig.asked(PreparedRequest(GET.head, b"x" * (size - len(GET.head))))
+    upstream.says(OK)
+    assert rig.take().body == b"ok"
+    assert upstream.aborted == (size > SENT_BYTES_MAX)
+    assert rig.pool.connections == (size <= SENT_BYTES_MAX)
 
 
 @pytest.mark.parametrize("tail", [b"garbage", OK])

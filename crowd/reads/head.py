@@ -2,10 +2,10 @@
 
 Decides which fields of either travel (all that are end-to-end, in their order and case) and
 what this hop adds: to the request what a delivery gets, too, and the list ``Crowd-Through``; to
-the answer ``Via``. Decides as well what of an answer's framing is acceptable. Leaves how the
+the answer ``Via``; and whether OPTIONS may go further. Decides as well what of an answer's framing is acceptable. Leaves how the
 answer is framed on the way out to whoever sends it.
 
-RFC 9110 sections 7.6 (forwarding) and 7.6.3 (Via); RFC 9112 section 6 (framing).
+RFC 9110 sections 7.6 (forwarding), 7.6.2 (Max-Forwards) and 7.6.3 (Via); RFC 9112 section 6 (framing).
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ THROUGH: Final = b"Crowd-Through"
 
 _THROUGH: Final = THROUGH.lower()
 _VIA: Final = b"1.1 crowd"
+_MAX_FORWARDS: Final = b"max-forwards"
+_HOPS_DIGITS: Final = 9
 _HOP_BY_HOP: Final = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te",
     b"trailer", b"transfer-encoding", b"upgrade",
@@ -59,6 +61,25 @@ def came_through(headers: Iterable[Field]) -> list[bytes]:
         for node in value.split(b",")
         if node.strip()
     ]
+
+
+def one_hop_less(headers: Iterable[Field]) -> tuple[Field, ...] | None:
+    """Return the fields of OPTIONS for the next hop; None if whoever has it now is to answer.
+
+    Max-Forwards counts the hops that are left (RFC 9110, 7.6.2): at most 999 999 999 here, as the
+    field may be of any length. One that is no number, or stands there twice, travels as it came.
+    """
+    fields = tuple(headers)
+    places = [place for place, (name, _) in enumerate(fields) if name.lower() == _MAX_FORWARDS]
+    if len(places) != 1 or not fields[places[0]][1].isdigit():
+        return fields
+    place = places[0]
+    name, value = fields[place]
+    digits = value.lstrip(b"0")
+    if not digits:
+        return None
+    left = int(digits) - 1 if len(digits) <= _HOPS_DIGITS else 10**_HOPS_DIGITS - 1
+    return (*fields[:place], (name, b"%d" % left), *fields[place + 1 :])
 
 
 def read_head(read: Message, destination: Destination, through: Iterable[bytes]) -> bytes:

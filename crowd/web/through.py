@@ -17,9 +17,10 @@ from twisted.web.client import ResponseDone
 
 from crowd.message import Message
 from crowd.reads.failure import ReadFailedError, ReadFailure
-from crowd.reads.head import came_through
+from crowd.reads.head import came_through, one_hop_less
 from crowd.web import problems
 from crowd.web.problems import problem_reply
+from crowd.web.reply import NO_CONTENT, make_reply
 from crowd.web.request import Request
 from crowd.web.stream import open_stream
 from crowd.web.target import is_deliverable
@@ -69,14 +70,16 @@ class Through:
         What `proxies` say of a reader's address is believed, as it is of a producer's.
         """
         upstream = self._upstreams.of(route)
+        allowed = ", ".join(sorted({*route.methods, *self.methods})).encode("ascii")
+        ours = make_reply(NO_CONTENT, ((b"Allow", allowed),), b"")
 
         def read(request: Any, **_: object) -> Any:
-            return self._read(upstream, proxies, request)
+            return self._read(upstream, proxies, ours, request)
 
         return read
 
-    def _read(self, upstream: Upstream, proxies: Proxies | None, request: Any) -> Any:
-        """Pass a read on. Returns what Klein waits for."""
+    def _read(self, upstream: Upstream, proxies: Proxies | None, ours: Reply, request: Any) -> Any:
+        """Pass a read on; `ours` answers OPTIONS that end here. Returns what Klein waits for."""
         if type(request) is Request:
             connection, fields = request.connection, request.fields
             client, scheme, body = connection.client, connection.scheme, request.body
@@ -90,19 +93,20 @@ class Through:
             )
         if proxies is not None:
             client = proxies.client(client, fields.kept)
+        kept = one_hop_less(fields.kept) if request.method == b"OPTIONS" else tuple(fields.kept)
         passage = Passage(upstream)
         stream, done = open_stream(request, passage)
         if not is_deliverable(request.uri):
             detail = "expected a path, without '#'"
             passage.refuse(stream, problem_reply(problems.BAD_TARGET, detail))
+        elif kept is None:
+            passage.refuse(stream, ours)
         elif self._node in came or len(came) >= HOPS_MAX:
             passage.fail(stream, ReadFailedError(ReadFailure.LOOP, "it was here before"))
         elif upstream.full:
             passage.fail(stream, ReadFailedError(ReadFailure.BUSY, "too many are under way"))
         else:
-            read = Message(
-                request.method, request.uri, tuple(fields.kept), body, 0, client, scheme
-            )  # fmt: skip
+            read = Message(request.method, request.uri, kept, body, 0, client, scheme)
             passage.begin(stream, upstream.ask(read, (*came, self._node)))
         return done
 

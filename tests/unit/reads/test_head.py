@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from crowd.delivery.request import parse_destination
 from crowd.message import Message
 from crowd.reads.failure import ReadFailedError, ReadFailure
-from crowd.reads.head import FIELDS_MAX, HEAD_BYTES_MAX, answer_head, came_through, read_head
+from crowd.reads.head import (
+    FIELDS_MAX,
+    HEAD_BYTES_MAX,
+    answer_head,
+    came_through,
+    one_hop_less,
+    read_head,
+)
 
 UPSTREAM = parse_destination("http://api.internal:8080/v1", None)
 
@@ -55,6 +62,32 @@ def test_what_a_read_came_through_is_one_list():
     """Several fields of one name are one list (RFC 9110, 5.3)."""
     headers = [(b"crowd-THROUGH", b"a, b"), (b"X", b"y"), (b"Crowd-Through", b" c,,")]
     assert came_through(headers) == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize(
+    ("came", "goes"),
+    [
+        ([], []),
+        ([b"5"], [b"4"]),
+        ([b"1"], [b"0"]),
+        ([b"010"], [b"9"]),
+        ([b"0"], None),
+        ([b"000"], None),
+        ([b"9" * 5_000], [b"999999999"]),
+        ([b""], [b""]),
+        ([b"-1"], [b"-1"]),
+        ([b"\xb2"], [b"\xb2"]),
+        ([b"0", b"0"], [b"0", b"0"]),
+    ],
+)
+def test_each_hop_takes_one_from_max_forwards(came, goes):
+    """RFC 9110, 7.6.2; what is no number is not ours to judge."""
+    fields = ((b"A", b"1"), *((b"max-Forwards", value) for value in came), (b"B", b"2"))
+    left = one_hop_less(fields)
+    if goes is None:
+        assert left is None
+    else:
+        assert left == ((b"A", b"1"), *((b"max-Forwards", value) for value in goes), (b"B", b"2"))
 
 
 def test_an_answers_fields_keep_their_order_and_case():

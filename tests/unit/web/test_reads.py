@@ -445,6 +445,30 @@ def test_head_of_a_problem(door):
     assert (lines[0], body) == (b"HTTP/1.1 502 Bad Gateway", b"")
 
 
+def test_options_that_may_go_no_further_are_answered_here(door, ask):
+    """RFC 9110, 7.6.2: with as many hops left as are between the reader and whom it asks."""
+    reader = door.connect()
+    reader.send(get(b"/api/a", b"Max-Forwards: 0", method=b"OPTIONS"))
+    answer = reader.answers[0]
+    assert (answer.status, answer.fields[b"allow"]) == (204, b"GET, HEAD, OPTIONS, POST")
+    assert door.endpoint.asked == []
+    assert door.upstreams.tally.answers["2xx"] == 1
+    _, upstream = ask(b"/api/a", b"Max-Forwards: 2", method=b"OPTIONS")
+    assert b"\r\nMax-Forwards: 1\r\n" in upstream.taken()
+    _, upstream = ask(b"/api/a", b"Max-Forwards: 0")
+    assert b"\r\nMax-Forwards: 0\r\n" in upstream.taken()
+
+
+def test_the_hops_of_one_request_are_not_those_of_the_next(door, ask):
+    """A connection's requests with the same fields share them."""
+    reader, upstream = ask(b"/api/a", b"Max-Forwards: 2", method=b"OPTIONS")
+    for _ in range(2):
+        upstream.says(HEAD % 0)
+        assert b"\r\nMax-Forwards: 1\r\n" in upstream.taken()
+        reader.send(get(b"/api/a", b"Max-Forwards: 2", method=b"OPTIONS"))
+    assert reader.statuses == [200, 200]
+
+
 def test_a_fragment_is_refused(door):
     """It names nothing at the upstream."""
     reader = door.connect()

@@ -25,6 +25,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from crowd.web.reply import NO_CONTENT
 from crowd.web.request import Request
 
 if TYPE_CHECKING:
@@ -301,7 +302,8 @@ class SiteStream:
             request.setResponseCode(reply.status)
             for name, value in (*reply.headers, *extra):
                 request.setHeader(name, value)
-            request.setHeader(b"Content-Length", b"%d" % len(reply.body))
+            if reply.status != NO_CONTENT:
+                request.setHeader(b"Content-Length", b"%d" % len(reply.body))
             self._source.over(whole=True)
             self.done.callback(reply.body)
 

@@ -196,6 +196,7 @@ REQUESTS = {
     },
     "a read: of the head": _request(b"HEAD /api/sized"),
     "a read: of options": _request(b"OPTIONS /api/none"),
+    "a read: of options here": _request(b"OPTIONS /api/none", b"", b"Max-Forwards: 0"),
     "a read: in a loop": _request(b"GET /api/sized", b"", b"Crowd-Through: thisnode"),
     "a read: with a body": _request(b"GET /api/echo", b"abc", b"X-A: b"),
     "an API key": _request(b"POST /keyed", b"x", KEY, b"X-A: b"),

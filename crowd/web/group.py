@@ -33,11 +33,16 @@ if TYPE_CHECKING:
 
 assert ELEMENTS_MAX <= BATCH_MESSAGES_MAX, "what passes the door fits an entry"
 
-# Of a body that was taken apart these would be untrue.
-_ABOUT_BODY: Final = frozenset(
-    {b"content-length", b"content-encoding", b"content-md5", b"content-digest", b"repr-digest",
-     b"digest"}
-)  # fmt: skip
+# Of a body that was taken apart these would be untrue: its form, its digests and its signatures.
+# And under a name that is the request's a consumer would take one element for the one before.
+_OF_THE_WHOLE: Final = frozenset({
+    b"content-length", b"content-encoding", b"content-range",
+    b"content-md5", b"content-digest", b"repr-digest", b"digest",
+    b"signature", b"signature-input", b"x-hub-signature", b"x-hub-signature-256",
+    b"stripe-signature", b"x-shopify-hmac-sha256", b"x-slack-signature",
+    b"x-slack-request-timestamp", b"webhook-signature", b"webhook-timestamp",
+    b"webhook-id", b"idempotency-key",
+})  # fmt: skip
 _TYPE: Final = b"content-type"
 _COMMON: Final = (
     (b"Content-Type", b"application/json;charset=UTF-8"),
@@ -76,7 +81,7 @@ def _about_element(headers: Iterable[Field], content_type: bytes) -> Iterable[Fi
         lowered = name.lower()
         if lowered == _TYPE:
             yield name, content_type
-        elif lowered not in _ABOUT_BODY:
+        elif lowered not in _OF_THE_WHOLE:
             yield name, value
 
 

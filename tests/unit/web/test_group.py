@@ -59,6 +59,25 @@ def test_i9_each_element_is_a_message_with_its_requests_fields(make_door):
         assert (message.client, message.scheme) == (b"192.0.2.7", b"http")
 
 
+WHOLE = (
+    b"Idempotency-Key: k", b"Content-Range: bytes 0-1/4", b"Content-MD5: x", b"Digest: x",
+    b"Content-Digest: x", b"Repr-Digest: x", b"Signature: x", b"signature-input: x",
+    b"Webhook-Id: x", b"Webhook-Timestamp: 1", b"Webhook-Signature: x", b"X-Hub-Signature: x",
+    b"X-Hub-Signature-256: x", b"Stripe-Signature: x", b"X-Shopify-Hmac-SHA256: x",
+    b"X-Slack-Signature: x", b"X-Slack-Request-Timestamp: 1",
+)  # fmt: skip
+
+
+def test_an_element_has_nothing_that_is_its_whole_requests(make_door):
+    """Under one key a consumer that knows keys would take the first element and no other."""
+    door = make_door([MANY])
+    post(door, b"1\n2\n", LINES, *WHOLE, b"X-After: 2")
+    for message in door.acceptor.groups[0]:
+        assert [name for name, _ in message.headers] == [
+            b"Host", b"X-Before", b"content-type", b"X-After",
+        ]  # fmt: skip
+
+
 def test_the_answer_has_every_id_and_the_first_ones_field(make_door):
     door = make_door([MANY])
     producer = post(door, b"1\n2\n3\n")

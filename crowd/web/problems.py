@@ -121,7 +121,6 @@ _OF_ERRORS: Final[tuple[tuple[type[CrowdError], Problem], ...]] = (
 )
 
 
-@lru_cache(maxsize=256)  # In an outage all producers get the same answer: make it once.
 def problem_reply(
     problem: Problem,
     detail: str = "",
@@ -134,8 +133,21 @@ def problem_reply(
     """Return the answer for `problem`; `detail` says what was found in this request.
 
     `facts` are members of the answer beside those of RFC 9457, for programs; `headers` are
-    further fields of it.
+    further fields of it. An answer without facts is the same one each time.
     """
+    # What has facts is about one request: it would only be kept for nobody.
+    make = _made if facts else _made_once
+    return make(problem, detail, retry_after_s, allow, facts, headers)
+
+
+def _made(
+    problem: Problem,
+    detail: str,
+    retry_after_s: int | None,
+    allow: tuple[str, ...] | None,
+    facts: tuple[tuple[str, int | str], ...],
+    headers: tuple[Field, ...],
+) -> Reply:
     document: dict[str, str | int] = {
         "type": f"/problems/{problem.name}",
         "title": problem.title,
@@ -152,6 +164,10 @@ def problem_reply(
     if allow is not None:
         fields.append((b"Allow", ", ".join(allow).encode("ascii")))
     return make_reply(problem.status, tuple(fields), json.dumps(document).encode("ascii"))
+
+
+# In an outage all producers get the same answer: make it once.
+_made_once: Final = lru_cache(maxsize=256)(_made)
 
 
 def in_flight_full() -> Reply:

@@ -21,7 +21,7 @@ from crowd.web.fields import (
     sort_next,
     with_key,
 )
-from crowd.web.problems import PROBLEMS, problem_reply
+from crowd.web.problems import NO_QUORUM, PROBLEMS, SCHEMA_MISMATCH, problem_reply
 from crowd.web.reply import make_reply
 from crowd.web.target import from_absolute, is_deliverable
 
@@ -230,6 +230,15 @@ def test_the_budget_admits_in_order_and_within_its_bound(steps):
             held.append(waiting.pop(0)[1])
     assert waiting == []
     assert budget.used == 0
+
+
+def test_i7_an_answer_with_what_a_request_had_is_not_kept():
+    first, second = (
+        problem_reply(SCHEMA_MISMATCH, "x", facts=(("pointer", "/a"),)) for _ in range(2)
+    )
+    assert first == second
+    assert first is not second
+    assert problem_reply(NO_QUORUM, "x") is problem_reply(NO_QUORUM, "x")
 
 
 def test_problems_have_types_of_their_own():

@@ -105,7 +105,8 @@ class Content:
         if found is None:
             return None
         pointer, words = found
-        return Refused(Reason.SCHEMA, words, facts=(("pointer", pointer),))
+        facts = () if pointer is None else (("pointer", pointer),)
+        return Refused(Reason.SCHEMA, words, facts=facts)
 
 
 def _says_all(asked: Asked) -> bool:

@@ -184,6 +184,110 @@ def test_a_pattern_takes_linear_time():
     assert schema.mismatch("a" * 50_000 + "!") is not None
 
 
+UNIQUE = compile_schema('{"uniqueItems": true}')
+
+
+@pytest.mark.parametrize("first", [2**60, 2**63, -(2**70), 10**300])
+def test_items_are_told_apart_in_linear_time(first):
+    """Whole numbers beyond a double's precision, which compared in pairs would take minutes."""
+    many = [first + n for n in range(20_000)]
+    assert UNIQUE.mismatch(many) is None
+    assert UNIQUE.mismatch([{"a": n} for n in many]) is None
+    assert UNIQUE.mismatch([*many, first]) == ("", "an item is there twice")
+
+
+def test_items_of_one_shape_or_another_are_told_apart_in_linear_time():
+    """A hash that hears of values alone, and not of brackets, has one for all of these."""
+    many = [[[] if digit == "0" else [[]] for digit in f"{n:016b}"] for n in range(20_000)]
+    assert UNIQUE.mismatch(many) is None
+
+
+@pytest.mark.parametrize(
+    ("items", "unique"),
+    [
+        ([], True), ([1], True), (["a", "b"], True), (["a", "b", "a"], False), ([1, True], True),
+        ([0, False, None, "", [], {}], True), ([1, 1.0], False), ([100, 1e2], False),
+        ([0, -0.0], False), ([1e300, int(1e300)], False), ([2**53, 2**53 + 1], True),
+        ([1.5, 1.25, "1.5"], True), ([[1], [1.0]], False), ([[1], [True]], True),
+        ([{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}], False), ([{"a": 1}, {"a": 1, "b": 1}], True),
+        ([[1, 2], [2, 1]], True), ([[[]], [], [[], []]], True), (["é", "e\u0301"], True),
+    ],
+)  # fmt: skip
+def test_items_are_equal_as_json_has_it(items, unique):
+    assert (UNIQUE.mismatch(items) is None) is unique
+    assert (UNIQUE.mismatch([*items, *range(1000, 1030)]) is None) is unique
+
+
+@pytest.mark.parametrize("draft", ["draft-04", "draft-06", "draft-07"])
+def test_older_drafts_have_unique_items_too(draft):
+    schema = f'{{"$schema": "http://json-schema.org/{draft}/schema#", "items": {{"uniqueItems": true}}}}'  # fmt: skip
+    assert compile_schema(schema).mismatch([[1, 2], [1, 1]]) == ("/1", "an item is there twice")
+    assert compile_schema(schema.replace("true", "false")).mismatch([[1, 1]]) is None
+
+
+EITHER = """{"$schema": "%s", "properties": {"all": {"%s": [
+    {"type": "array", "items": {"type": "string"}},
+    {"type": "object", "required": ["op"],
+     "properties": {"op": {"enum": ["add"]}, "left": {"$ref": "#/properties/all"}}},
+    {"type": "object", "required": ["op"],
+     "properties": {"op": {"enum": ["mul"]}, "left": {"$ref": "#/properties/all"}}},
+    {"type": "null"}
+]}}}"""
+DRAFTS = [
+    "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-06/schema#",
+    "http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2019-09/schema",
+    "https://json-schema.org/draft/2020-12/schema",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+@pytest.mark.parametrize("either", ["anyOf", "oneOf"])
+def test_alternatives_are_told_in_linear_time(draft, either):
+    """Why each of them does not fit, in all that it leads to, would fill any memory."""
+    schema = compile_schema(EITHER % (draft, either))
+    deep = {"op": "add"}
+    assert schema.mismatch({"all": deep}) is None
+    for _ in range(60):
+        deep = {"op": "other", "left": deep}
+    for value in (deep, [1] * 1_000_000):
+        where, words = schema.mismatch({"all": value})
+        assert (where, either in words) == ("/all", True)
+
+
+def test_alternatives_are_told_where_what_they_leave_is_looked_at():
+    schema = compile_schema("""{
+        "anyOf": [{"properties": {"a": {"type": "string"}}}, {"properties": {"b": true}}],
+        "allOf": [{"maxProperties": 3}], "unevaluatedProperties": false,
+        "properties": {"anyOf": {"oneOf": [{"type": "integer"}, {"minimum": 5}]}, "enum": {"enum": [{"anyOf": []}]}}
+    }""")  # fmt: skip
+    assert schema.mismatch({"a": "x", "anyOf": 1, "enum": {"anyOf": []}}) is None
+    assert schema.mismatch({"a": "x", "c": 1})[1].startswith("Unevaluated properties")
+    assert schema.mismatch({"anyOf": 6})[0] == "/anyOf"
+    assert schema.mismatch({"a": 1, "b": 2, "enum": 3})[0] == "/enum"
+
+
+def test_a_schema_that_refers_into_its_alternatives_tells_no_place():
+    schema = compile_schema(
+        '{"properties": {"a": {"anyOf": [{"type": "integer"}]}, "b": {"$ref": "#/properties/a/anyOf/0"}}}'
+    )
+    assert schema.mismatch({"b": 1}) is None
+    assert schema.mismatch({"b": "x"}) == (None, "it does not fit the schema")
+
+
+def test_i7_a_long_place_is_not_repeated():
+    """A name is the producer's to choose, and an answer has room for some that people choose."""
+    schema = '{"additionalProperties": {"type": "string"}}'
+    refused = verdict(
+        b'{"%s": 1}' % (b"x" * 1023), json=True, schema_text=schema, body_bytes_max=2000
+    )
+    assert refused.facts == (("pointer", "/" + "x" * 1023),)
+    refused = verdict(
+        b'{"%s": 1}' % (b"x" * 1024), json=True, schema_text=schema, body_bytes_max=2000
+    )
+    assert (refused.reason, refused.facts) == (Reason.SCHEMA, ())
+    assert refused.detail == '1 is not of type "string"; its place is over 1024 characters long'
+
+
 def test_pointers_escape_what_they_must():
     assert pointer(["a/b", "~", 0]) == "/a~1b/~0/0"
 

@@ -11,6 +11,7 @@ are arrays.
 from __future__ import annotations
 
 import re
+from json import JSONDecoder
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -38,17 +39,19 @@ _LINES: Final = frozenset({b"application/x-ndjson", b"application/ndjson", b"app
 _MANY: Final = _LINES | {JSON, EVENTS}
 
 _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{},]', re.DOTALL)
 _SPACE: Final = b" \t\r"
+_SPACES: Final = re.compile(r"[ \t\r\n]*")
 _DEPTH_WORDS: Final = 512
 _values_of: Final = msgspec.json.Decoder(Raw).decode_lines
 _elements_of: Final = msgspec.json.Decoder(list[Raw]).decode
+# Numbers stay text: a long one would take long to be a number.
+_value_at: Final = JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decode
 
 
 class NotElementsError(NotJsonError):
-    """An element is no JSON: the one at ``index``, from 0."""
+    """What is no JSON: the element at ``index``, from 0, or what is none where one is expected."""
 
-    def __init__(self, words: str, offset: int | None, index: int) -> None:
+    def __init__(self, words: str, offset: int | None, index: int | None) -> None:
         super().__init__(words, offset)
         self.index = index
 
@@ -95,13 +98,17 @@ def _split(media: bytes, body: bytes) -> Sequence[Raw] | Refused:
     if len(body) > BYTES_MAX:
         words = f"over {BYTES_MAX} bytes for many messages; split them over several requests"
         return Refused(Reason.BODY, words)
+    if media == EVENTS and not _ARRAY.match(body):
+        words = "the body is no JSON array; expected the events of a batch in one"
+        return Refused(Reason.MALFORMED, words)
     try:
         bodies = split_lines(body) if media in _LINES else split_array(body)
     except TooManyError:
         words = f"over {ELEMENTS_MAX} messages; split them over several requests"
         return Refused(Reason.BODY, words)
     except NotElementsError as error:
-        return refused_as_malformed(error, body, (("index", error.index),))
+        facts = () if error.index is None else (("index", error.index),)
+        return refused_as_malformed(error, body, facts)
     return bodies or Refused(Reason.MALFORMED, "found no message; expected one at least")
 
 
@@ -164,7 +171,8 @@ def split_array(body: bytes) -> Sequence[Raw]:
         if not body.isascii():
             body.decode("utf-8")
     except RecursionError:
-        raise NotElementsError(too_deep(_DEPTH_WORDS), None, 0) from None
+        index = _index_at(body, len(body))
+        raise NotElementsError(too_deep(_DEPTH_WORDS), None, index) from None
     except UnicodeDecodeError:
         error = not_utf8(body)
         raise _placed(error, 0, _index_at(body, error.offset or 0)) from None
@@ -177,20 +185,38 @@ def split_array(body: bytes) -> Sequence[Raw]:
     return values
 
 
-def _placed(error: NotJsonError, at: int, index: int) -> NotElementsError:
+def _placed(error: NotJsonError, at: int, index: int | None) -> NotElementsError:
     offset = None if error.offset is None else at + error.offset
     return NotElementsError(error.words, offset, index)
 
 
-def _index_at(body: bytes, offset: int) -> int:
-    """Return in which element of an array the byte at `offset` is."""
-    depth = index = 0
-    for token in _TOKEN.finditer(body, 0, offset):
-        sign = token[0]
-        if sign in b"[{":
-            depth += 1
-        elif sign in b"]}":
-            depth -= 1
-        elif sign == b"," and depth == 1:
-            index += 1
-    return index
+def _index_at(body: bytes, offset: int) -> int | None:
+    """Return in which element of an array the byte at `offset` is, None if it is in none.
+
+    All before it is as it should be. Raises TooManyError.
+    """
+    opened = _ARRAY.match(body)
+    if opened is None:
+        return None
+    # Read as a text of as many letters, whatever it says, so that places are the same.
+    text = body[:offset].decode("latin-1")
+    at = opened.end()
+    for index in range(ELEMENTS_MAX):
+        at = _past_spaces(text, at)
+        try:
+            _, end = _value_at(text, at)
+        except (ValueError, RecursionError):
+            return None if body[at : at + 1] in {b"", b"]"} else index
+        end = _past_spaces(text, end)
+        sign = text[end : end + 1]
+        if sign != ",":
+            # Behind the array is something, or else the bad place was only known at its end.
+            return None if sign == "]" and _past_spaces(text, end + 1) < len(text) else index
+        at = end + 1
+    raise TooManyError
+
+
+def _past_spaces(text: str, at: int) -> int:
+    found = _SPACES.match(text, at)
+    assert found is not None, "no spaces will do"
+    return found.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import example, given
@@ -117,10 +118,20 @@ def test_a_bad_line_has_its_place(body, index, offset):
         (b"[1, nul]", 1, 5),
         (b'[{"a,": [1,2]}, "],[", 2 3]', 2, 25),
         (b"[1,2", 1, 4),
-        (b"[1,]", 1, 3),
-        (b"[1] 2", 0, 5),
+        (b"[1,,2]", 1, 3),
+        (b"[1,2 , x]", 2, 7),
         (b'[1,2,"\xff"]', 2, 6),
-        (b"\xef\xbb\xbf[1]", 0, 0),
+        (b'["]", "\\",", "\x01"]', 2, 14),
+        (b'[1, "\\ud800"]', 1, 13),
+        (b"[%b, [1.5, -]]" % (b"9" * 5_000), 1, 5_010),
+        (b"[1,%b" % (b"[" * 2_000), 1, None),
+        (b"[1,]", None, 3),
+        (b"[1,2, ]", None, 6),
+        (b"[1,", None, 3),
+        (b"[", None, 1),
+        (b"[]x", None, 3),
+        (b"[1] 2", None, 5),
+        (b"\xef\xbb\xbf[1]", None, 0),
     ],
 )
 def test_a_bad_element_of_an_array_has_its_place(body, index, offset):
@@ -136,9 +147,26 @@ def test_i7_there_are_at_most_so_many():
         (split_lines, b"1\n" * (ELEMENTS_MAX + 1)),
         (split_lines, b"\n" * (ELEMENTS_MAX + 1)),
         (split_array, b"[1%b]" % (b",1" * ELEMENTS_MAX)),
+        (split_array, b"[1%b,x]" % (b",1" * ELEMENTS_MAX)),
     ):
         with pytest.raises(TooManyError):
             split(body)
+
+
+@pytest.mark.parametrize(
+    "element",
+    [b'"%b"' % (b"a" * 1_000_000), b'"%b"' % (b'\\"' * 500_000), b"[%b{}]" % (b"{}," * 300_000)],
+)
+def test_i7_a_bad_element_is_found_within_some_copies_of_the_body(element):
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotElementsError) as caught:
+            split_array(b"[%b, x]" % element)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.index == 1
+    assert peak_bytes < 32 << 20
 
 
 # --- At the door ----------------------------------------------------------------------------------
@@ -202,7 +230,16 @@ def test_what_is_no_message_is_refused_whole(body, media, reason):
         assert "split" in refused.detail
 
 
+def test_what_is_no_array_is_no_batch():
+    for body in (b'{"a": 1}', b"not JSON", b"", b"\xff"):
+        refused = admit(body, b"application/cloudevents-batch+json")
+        assert refused.detail == "the body is no JSON array; expected the events of a batch in one"
+        assert refused.facts == ()
+
+
 def test_the_place_of_a_bad_element_is_told():
+    refused = admit(b"[1,2,]", b"application/json")
+    assert dict(refused.facts) == {"line": 1, "column": 6, "offset": 5}
     assert dict(admit(b"1\n{]\n").facts) == {"index": 1, "line": 2, "column": 2, "offset": 3}
 
 

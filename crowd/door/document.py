@@ -9,12 +9,20 @@ object, of which one reader takes the first and another the last.
 from __future__ import annotations
 
 import json
+import math
 import re
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 _PLACE = re.compile(r" ?\(byte (\d+)\)$")
+_TOO_LARGE: Final = "Number out of range"
+
+# A number that a double does not hold has one of these two forms: 199 digits and e99 are below
+# 1e298, and it holds 1e308.
+_FORM: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_DIGITS: Final = b"0" * 200
+_EXPONENT: Final = b"0e000"
 
 
 class NotJsonError(Exception):
@@ -36,25 +44,21 @@ def read_json(body: bytes, *, depth: int, unique: bool) -> Any:
     `unique`: no object has a name twice. Raises NotJsonError.
     """
     try:
-        value = msgspec.json.decode(body)
+        value = _value(body, unique=unique)
     except RecursionError:
         raise NotJsonError(too_deep(depth)) from None
     except UnicodeDecodeError:
         raise not_utf8(body) from None
     except msgspec.MsgspecError as error:
         raise malformed(str(error), body) from None
-    opened = body.count(b"[") + body.count(b"{")
-    if opened > depth and _is_deeper(value, depth):
+    except _TwiceError as error:
+        raise NotJsonError(f"an object has the name {_shown(str(error))} twice") from None
+    except ValueError as error:
+        # msgspec takes nothing that the standard library does not; should it one day, who
+        # reads the message may not take it either.
+        raise NotJsonError(str(error)) from None
+    if body.count(b"[") + body.count(b"{") > depth and _is_deeper(value, depth):
         raise NotJsonError(too_deep(depth))
-    if unique and opened:
-        try:
-            json.loads(body, object_pairs_hook=_each_once)
-        except _TwiceError as error:
-            raise NotJsonError(f"an object has the name {_shown(str(error))} twice") from None
-        except (ValueError, RecursionError) as error:
-            # msgspec takes nothing that the standard library does not; should it one day, who
-            # reads the message may not take it either.
-            raise NotJsonError(str(error)) from None
     return value
 
 
@@ -88,6 +92,35 @@ def not_utf8(body: bytes) -> NotJsonError:
     return NotJsonError("it has half a surrogate pair")
 
 
+def _value(body: bytes, *, unique: bool) -> Any:
+    large = _may_be_large(body)
+    if not unique and not large:
+        return msgspec.json.decode(body)
+    # msgspec says whether it is JSON, and where not. The standard library, which takes more than
+    # JSON, makes the value, as it lets each object and number be looked at on the way.
+    _grammar(body)
+    decoder = _EACH_NAME if not large else _EACH_NAME_AND_NUMBER if unique else _EACH_NUMBER
+    return decoder.decode(body.decode("utf-8"))
+
+
+def _may_be_large(body: bytes) -> bool:
+    """Tell whether a body may have a number that a double does not hold; if in doubt, it may."""
+    form = body.translate(_FORM, b"+")
+    return _EXPONENT in form or _DIGITS in form
+
+
+def _whole(text: str) -> int:
+    _double(text)
+    return int(text)
+
+
+def _double(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(_TOO_LARGE)
+    return value
+
+
 def _is_deeper(value: Any, depth: int) -> bool:
     """Tell whether a value is nested deeper than `depth`, without recursion."""
     level = [value]
@@ -104,14 +137,23 @@ def _is_deeper(value: Any, depth: int) -> bool:
     return True
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> None:
-    names = {name for name, _ in pairs}
-    if len(names) != len(pairs):
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
                 raise _TwiceError(name)
             seen.add(name)
+    return value
+
+
+_grammar: Final = msgspec.json.Decoder(msgspec.Raw).decode
+_EACH_NAME: Final = json.JSONDecoder(object_pairs_hook=_each_once)
+_EACH_NUMBER: Final = json.JSONDecoder(parse_int=_whole, parse_float=_double)
+_EACH_NAME_AND_NUMBER: Final = json.JSONDecoder(
+    object_pairs_hook=_each_once, parse_int=_whole, parse_float=_double
+)
 
 
 def too_deep(depth: int) -> str:

@@ -1,10 +1,19 @@
-"""What a door costs a request, in microseconds, part by part: ``python -m tests.bench.door``."""
+"""What a door costs a request, part by part: ``python -m tests.bench.door``.
+
+In microseconds, for an ordinary request; and in milliseconds, for one whose body is a few KB of gzip and becomes
+`content.decoded` of JSON.
+"""
 
 from __future__ import annotations
 
+import gzip
+import statistics
+import time
 import timeit
+from functools import partial
 from hashlib import sha256
 
+from crowd import garbage
 from crowd.config import from_text
 from crowd.door.asked import Admitted, Asked
 from crowd.door.door import Door
@@ -29,6 +38,16 @@ DOORS = {
     "a schema": '[route.content]\nschema = "{schema}"\nunique = false\n',
 }
 TIMES = 20_000
+DECODED_BYTES = 1 << 20
+DOCUMENTS = {
+    "one text": (b'{"message":"%s"}', b"a"),
+    "leads": (b"[%s{}]", b'{"message":"this is a lead","shop":"a23m07b23"},'),
+    "numbers": (b"[%s1]", b"2.2250738585072012e-308,"),
+    "empty objects": (b"[%s{}]", b"{},"),
+    "objects 60 deep": (b"[%s{}]", b'{"":' * 60 + b"0" + b"}" * 60 + b","),
+    "arrays 60 deep": (b"[%s[]]", b"[" * 60 + b"]" * 60 + b","),
+}
+"""Each as its frame and what fills it."""
 
 
 def main() -> None:
@@ -47,6 +66,25 @@ def main() -> None:
             assert isinstance(door.admit(asked), Admitted)
             took_s = min(timeit.repeat(lambda: door.admit(asked), number=TIMES, repeat=5))  # noqa: B023
             print(f"{took_s / TIMES * 1e6:8.2f} us  {name}")
+    decoded()
+
+
+def decoded() -> None:
+    """Print what is longest: JSON that a stranger makes, at the defaults."""
+    garbage.settle()  # as in a node
+    print(f"{DECODED_BYTES} bytes of JSON, decoded; processor time, the median of 9")
+    (read,) = from_text(ROUTE + DOORS["JSON"], "bench").policies
+    door = Door(read)
+    for name, (frame, part) in DOCUMENTS.items():
+        document = frame % (part * ((DECODED_BYTES - len(frame)) // len(part)))
+        headers = [*HEADERS[:4], (b"Content-Encoding", b"gzip")]
+        asked = Asked(b"POST", headers, gzip.compress(document), b"192.0.2.7", 0.0, 0.0)
+        assert isinstance(door.admit(asked), Admitted)
+        admit = partial(door.admit, asked)
+        took_s = statistics.median(
+            timeit.repeat(admit, timer=time.process_time, number=1, repeat=9)
+        )
+        print(f"{took_s * 1e3:8.1f} ms  {name}, {len(asked.body)} bytes of gzip")
 
 
 if __name__ == "__main__":

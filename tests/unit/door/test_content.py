@@ -88,7 +88,7 @@ def test_json_is_taken(body):
     ("body", "words", "place"),
     [
         (b'{"a": 1,}', "trailing comma in object", (1, 9, 8)),
-        (b'{"a": 1,\n "b": nul}', "invalid character", (2, 11, 19)),
+        (b'{"a": 1,\n "b": nul}', "invalid character", (2, 8, 16)),
         (b'{"a": NaN}', "invalid character", (1, 7, 6)),
         (b"[Infinity]", "invalid character", (1, 2, 1)),
         (b"\xef\xbb\xbf{}", "invalid character", (1, 1, 0)),
@@ -115,6 +115,44 @@ def test_what_is_no_json_is_told_with_its_place(body, words, place):
 def test_half_a_surrogate_pair_is_no_text():
     for body in (b'"\\ud800"', b'["\\ud83d", "and more of it"]', b'"\\udc00 and more"'):
         assert verdict(body, json=True).reason is Reason.MALFORMED
+
+
+MOST = 2**1024 - 2**971  # the largest double
+
+
+@pytest.mark.parametrize("unique", [True, False])
+@pytest.mark.parametrize(
+    ("number", "taken"),
+    [
+        (b"1e308", True), (b"-1.7976931348623157E+308", True), (b"1e-999", True),
+        (b"0.%b" % (b"9" * 900), True), (b"9" * 308, True), (b"%d" % MOST, True),
+        (b"0." + b"0" * 399 + b"1e+500", True), (b"1%be-300" % (b"0" * 600), True),
+        (b"1e309", False), (b"-1E+0309", False), (b"1.8e308", False), (b"9" * 310, False),
+        (b"-%d" % (2 * MOST), False), (b"1" * 5_000, False), (b"1%be99" % (b"0" * 210), False),
+        (b"1%b.5e9" % (b"0" * 300), False),
+    ],
+)  # fmt: skip
+def test_a_number_beyond_a_double_is_not_taken(unique, number, taken):
+    """One reader has infinity for it, and another none of it or all."""
+    for body in (number, b'{"a": [%b, 1]}' % number):
+        found = verdict(body, json=True, unique=unique, body_bytes_max=10_000)
+        assert isinstance(found, Admitted) is taken
+        if not taken:
+            assert found.detail == "the body is not JSON: Number out of range"
+    text = b'"%b %b 1e999"' % (number, b"9" * 400)
+    assert isinstance(verdict(text, json=True, unique=unique, body_bytes_max=10_000), Admitted)
+
+
+@given(st.text("0123456789.eE+-", max_size=12), st.integers(0, 320), st.sampled_from(["", "e99", "E+308", "e-9"]))  # fmt: skip
+def test_any_number_is_taken_or_not_as_a_double_has_it(text, zeros, end):
+    number = text + "0" * zeros + end
+    try:
+        expected = isinstance(json.loads(number), int | float) and abs(float(number)) < float("inf")
+    except ValueError:
+        expected = False
+    for unique in (True, False):
+        found = verdict(number.encode(), json=True, unique=unique)
+        assert isinstance(found, Admitted) is expected
 
 
 def test_depth_is_counted_and_breadth_is_not():

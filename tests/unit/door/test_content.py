@@ -77,6 +77,18 @@ def test_a_delete_without_a_body_says_all_with_its_target():
     assert verdict(b"x", method=b"DELETE", json=True).reason is Reason.MALFORMED
 
 
+@pytest.mark.parametrize("length", [None, 0])
+def test_a_delete_whose_body_may_be_empty_is_not_refused_before_it_is_known(length):
+    policy = msgspec.structs.replace(ANYTHING, types=TYPES)
+    door = Door(Policy("/leads", content=policy))
+    for method, type_counts in ((b"DELETE", False), (b"POST", True)):
+        refused = door.at_head(Asked(method, [], b"", b"", 0.0, 0.0), length, waits=True)
+        assert (refused is not None) is type_counts
+    refused = door.at_head(Asked(b"DELETE", [], b"", b"", 0.0, 0.0), 1, waits=True)
+    assert refused.reason is Reason.TYPE
+    assert verdict(b"x", method=b"DELETE", types=TYPES).reason is Reason.TYPE
+
+
 @pytest.mark.parametrize(
     "body", [b"{}", b" [1, 2.5e3, null]\n", b'"\xc3\xa9"', b"0", b'{"a":{"b":1},"b":1}']
 )

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 SCHEMA_BYTES_MAX: Final = 1024 * 1024
 """Ten times the largest that people write; it is compiled at the start and with each SIGHUP."""
 
+_OWN_PORTS: Final = {"http": ":80", "https": ":443"}
+
 KEYS_MAX: Final = 1_000
 """Producers with keys at one route; a file with more belongs into a program of its own."""
 
@@ -150,6 +152,13 @@ def _cors(route: Table) -> CorsPolicy | None:
     )
     if cors.credentials and "*" in cors.origins:
         table.problem("credentials", 'false, as browsers take no credentials beside "*"')
+    if cors.credentials and "*" in cors.expose:
+        table.problem("expose", 'names, as browsers take no "*" beside credentials')
+    for origin in cors.origins:
+        own = _OWN_PORTS.get(origin.partition("://")[0])
+        if own is not None and origin.endswith(own):
+            words = "it without the port, as browsers leave out a scheme's own"
+            table.problem("origins", words, found=show(origin))
     table.close()
     return cors
 

@@ -82,9 +82,11 @@ class Content:
         if not self._types:
             return None
         named = asked.media_type()
-        if named in self._types or named.partition(b"/")[0] + b"/*" in self._types:
+        kind, slash, _ = named.partition(b"/")
+        if named in self._types or (slash and kind + b"/*" in self._types):
             return None
-        found = _shown(named) if named else f"{len(asked.values(b'content-type'))} of them"
+        count = len(asked.values(b"content-type"))
+        found = _shown(named) if count == 1 else f"{count} of them"
         detail = f"found Content-Type {found}; expected {' or '.join(self._policy.types)}"
         return Refused(Reason.TYPE, detail, self._accepted)
 

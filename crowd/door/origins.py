@@ -117,7 +117,8 @@ class Origins:
 
 def _is_host(text: bytes) -> bool:
     """Tell whether `text` can stand before a domain: labels, without a port or a path."""
-    return text.replace(b".", b"").replace(b"-", b"").isalnum()
+    # An underscore is none of RFC 1123's letters; names in use have it, and browsers take it.
+    return text.replace(b".", b"").replace(b"-", b"").replace(b"_", b"").isalnum()
 
 
 def _is_own(origin: bytes, headers: Sequence[Field]) -> bool:

@@ -259,6 +259,19 @@ def test_six_mistakes_are_reported_at_once():
             ROUTE + "cors = { origins = ['*'], credentials = true }",
             "route[/a].cors.credentials: found true; expected false, as browsers take no",
         ),
+        (
+            ROUTE
+            + "cors = { origins = ['https://a.example'], expose = ['*'], credentials = true }",
+            'route[/a].cors.expose: found ["*"]; expected names, as browsers take no',
+        ),
+        (
+            ROUTE + "cors = { origins = ['https://a.example:443'] }",
+            'route[/a].cors.origins: found "https://a.example:443"; expected it without the port, as',
+        ),
+        (
+            ROUTE + "cors = { origins = ['http://*.a.example:80', 'https://a.example:80'] }",
+            'route[/a].cors.origins: found "http://*.a.example:80"; expected it without the port, as',
+        ),
         (ROUTE + "content.types = ['json']", 'route[/a].content.types: found ["json"]; expected'),
         (ROUTE + "content.depth = 0", "route[/a].content.depth: found 0; expected a whole number"),
         (

@@ -49,6 +49,7 @@ TYPES = ("application/json", "text/*")
         (b"Application/JSON ; charset=utf-8", True),
         (b"text/csv", True),
         (b"text/", True),
+        (b"text", False),
         (b"application/jsonp", False),
         (b"application/*", False),
         (b"texts/csv", False),
@@ -67,6 +68,9 @@ def test_only_some_types_are_taken(value, taken):
 
 def test_one_type_is_expected():
     assert verdict(b"x", types=TYPES).detail.startswith("found Content-Type 0 of them; expected")
+    assert verdict(b"x", typed(b""), types=TYPES).detail.startswith(
+        "found Content-Type ''; expected"
+    )
     two = (typed(b"text/csv"), typed(b"text/csv"))
     assert verdict(b"x", *two, types=TYPES).detail.startswith("found Content-Type 2 of them")
 
@@ -336,6 +340,12 @@ def test_i7_a_long_place_is_not_repeated():
     )
     assert (refused.reason, refused.facts) == (Reason.SCHEMA, ())
     assert refused.detail == '1 is not of type "string"; its place is over 1024 characters long'
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_a_format_counts_up_to_draft_7(draft):
+    schema = compile_schema(f'{{"$schema": "{draft}", "format": "email"}}')
+    assert (schema.mismatch("nobody") is None) is ("2019" in draft or "2020" in draft)
 
 
 def test_pointers_escape_what_they_must():

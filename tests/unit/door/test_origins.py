@@ -34,6 +34,7 @@ def looked(origin, host=b"crowd.test", **changes):
         (b"https://shop.example", True),
         (b"https://a.shop.example:8443", True),
         (b"https://a-b.c.shop.example:8443", True),
+        (b"https://a_b.shop.example:8443", True),
         (b"null", True),
         (b"http://shop.example", False),
         (b"https://shop.example:8443", False),

@@ -323,8 +323,13 @@ class Channel(TwistedProtocol):
     # --- Back-pressure ------------------------------------------------------------------------------
 
     def admitted(self) -> None:
-        """Go on: the budget has room for what this connection waited for."""
-        self._held, self._wants = self._wants, 0
+        """Go on: the budget has room for what this connection waited for.
+
+        What it waited for may be nothing by now (`Budget.overdraw`), and what came in the same
+        slice may have taken its part since.
+        """
+        self._held += self._wants
+        self._wants = 0
         self._watched = None
         self._pause &= ~Pause.BUDGET
         self._shared.soon(self)

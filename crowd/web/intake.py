@@ -94,6 +94,23 @@ class _StopError(Exception):
     """Stops llhttp within its input; why is in the intake already."""
 
 
+class _Nobody:
+    """Whom an intake tells once it is closed."""
+
+    def head(self, *_: object, **__: object) -> None:
+        pass
+
+    def request(self, *_: object) -> None:
+        pass
+
+    def refused(self, _: Reply) -> None:
+        pass
+
+
+_NOBODY: Final = _Nobody()
+_NO_FIELDS: Final = sort_fields(())
+
+
 class Intake:
     """One connection's requests, one after the other."""
 
@@ -108,9 +125,12 @@ class Intake:
         self._parser: Any = httptools.HttpRequestParser(self)
         self._always_measure = limits.head_bytes_max < SLICE_BYTES
         self._refusal: Reply | None = None
+        self._headers: list[Field] = []  # of the head, or the trailers, that are being read
         self._head: list[Field] = []
         self._sorted: list[Field] = []
         self._fields = sort_fields(self._sorted)
+        self._body = b""  # of the request that is being read: its first piece
+        self._grown: bytearray | None = None  # all of its pieces, if there are more
         self._raw = b""  # the head that is being read, as it came
         self._head_seen = b""  # the last one that was found to be a head
         self._known = b""  # that of the last request, if llhttp need not read it again
@@ -226,6 +246,7 @@ class Intake:
         """Take nothing more, and have `reply` sent. Nothing happens after the first time."""
         if self.stage is not Stage.REFUSED:
             self.stage = Stage.REFUSED
+            self._body, self._grown = b"", None  # nobody counts it any more
             self._receiver.refused(reply)
 
     @property
@@ -244,10 +265,17 @@ class Intake:
             self.stage = Stage.ENDED
 
     def close(self) -> None:
-        """Let go of the parser, which holds this object's methods: a cycle."""
-        self._parser = None
-        self._raw = b""
+        """Let go of all that came, of the parser and of the receiver; there is nothing more to do.
+
+        Those two hold this object, too. Such cycles are searched for too seldom to wait for it.
+        """
         self.stage = Stage.REFUSED
+        self._parser = None
+        self._receiver = _NOBODY
+        self._refusal = self._around_key = self._grown = None
+        self._body = self._raw = self._head_seen = self._known = b""
+        self._head, self._headers, self._sorted = [], [], []
+        self._fields = _NO_FIELDS
 
     # --- llhttp's calls ------------------------------------------------------------------------
 
@@ -257,11 +285,9 @@ class Intake:
             raise _StopError
         self.stage = Stage.HEAD
         self._target = b""
-        self._headers: list[Field] = []
+        self._headers = []
         self._head = []
-        self._body = b""
         self._body_bytes = 0
-        self._parts: list[bytes] | None = None
         self._seen_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -316,15 +342,20 @@ class Intake:
             raise _StopError
 
     def on_body(self, data: bytes) -> None:
-        """Add a part of the body; most bodies come in one."""
-        if self._parts is None and not self._body:
-            self._body = data
-            self._body_bytes = len(data)
+        """Add a part of the body; most bodies come in one.
+
+        Not one object for each part: of two bytes, which a chunk may have, it would take 40 times
+        what is counted of it.
+        """
+        if self._grown is not None:
+            self._grown += data
+        elif self._body:
+            self._grown = bytearray(self._body)
+            self._grown += data
+            self._body = b""
         else:
-            if self._parts is None:
-                self._parts = [self._body]
-            self._parts.append(data)
-            self._body_bytes += len(data)
+            self._body = data
+        self._body_bytes += len(data)
         if self._body_bytes > self._limits.body_bytes_max:
             self._stop(problems.BODY_TOO_LARGE, f"over {self._limits.body_bytes_max} bytes")
 
@@ -335,10 +366,12 @@ class Intake:
         if self._headers:
             self._check_trailers(self._headers)
         self.stage = Stage.BETWEEN if self._alive else Stage.ENDED
+        body, self._body = self._body, b""  # the receiver's alone: not counted once it is answered
+        if self._grown is not None:
+            body, self._grown = bytes(self._grown), None
         self._receiver.request(
-            self._method, self._target, self._head, self._fields,
-            self._body if self._parts is None else b"".join(self._parts), self._alive,
-        )  # fmt: skip
+            self._method, self._target, self._head, self._fields, body, self._alive
+        )
 
     # --- Off the hot path ----------------------------------------------------------------------
 

@@ -156,7 +156,8 @@ class Pool:
     # --- What becomes of connections --------------------------------------------------------------
 
     def began(self, read: Read, answer: UpstreamAnswer) -> None:
-        """Hand an answer on."""
+        """Hand an answer on. The request is not sent again, so nothing holds its body."""
+        read.body = b""
         answered, read.answered = read.answered, None
         if answered is None:
             answer.stopProducing()

@@ -437,6 +437,7 @@ class Channel(TwistedProtocol):
 
     def release(self, request: Request) -> None:
         """Give back what a request held of the budget: its body was passed on."""
+        request.body = b""
         self._budget.give(request.held)
 
     def pass_on(self, data: bytes) -> None:

@@ -184,6 +184,7 @@ class Ingest:
         if ours:
             connection = request.connection
             client, scheme, body = connection.client, connection.scheme, request.body
+            request.body = b""  # what is stored has it: a message that waits is held once
             request.answers_itself = True
         else:
             client, scheme, body = origin_of(request)

@@ -46,7 +46,7 @@ class Connection(Protocol):
         """Send `wire`, the whole answer, in its turn."""
 
     def release(self, request: Request) -> None:
-        """Give back what `request` holds of the budget."""
+        """Give back what `request` holds of the budget, and let go of its body."""
 
     def peer(self) -> IAddress:
         """Return the producer's address."""

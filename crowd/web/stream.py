@@ -103,7 +103,7 @@ class Carrier(Protocol):
         """Go on with the next answer."""
 
     def release(self, request: Request) -> None:
-        """Give back what the request held of the budget."""
+        """Give back what the request held of the budget, and let go of its body."""
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -246,6 +246,7 @@ class Stream:
     def _close(self, *, whole: bool) -> None:
         self.phase = Phase.OVER
         self._request.finished = True
+        self._request.stream = None  # a cycle, with all that the source holds
         self._source.over(whole=whole)
 
 

@@ -91,6 +91,41 @@ def test_a_connection_that_is_gone_holds_nothing(door, traced, data):
     assert traced() < BODY_BYTES / 4
 
 
+def test_a_message_that_is_offered_is_held_once(door, traced):
+    """As it is stored, and not as it came as well."""
+    door.connect().send(whole("length"))
+    assert len(door.acceptor.offered) == 1
+    assert traced() < BODY_BYTES * 1.5
+
+
+def test_a_read_holds_no_body_that_was_passed_on(door, traced):
+    """What is counted of it is given back with the answer's first piece."""
+    reader = door.connect()
+    reader.send(whole("length").replace(b"POST /leads", b"GET /api/a", 1))
+    upstream = door.endpoint.succeed()
+    assert len(upstream.taken()) > BODY_BYTES
+    upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na")
+    assert door.producers.budget.used == 0
+    assert traced() < BODY_BYTES / 2
+
+
+@pytest.mark.parametrize("answer", [b"", b"a", b"ab"])
+def test_a_read_that_is_over_is_in_no_cycle(door, traced, answer):
+    reader = door.connect()
+    reader.send(whole("length").replace(b"POST /leads", b"GET /api/a", 1))
+    upstream = door.endpoint.succeed()
+    upstream.taken()
+    if answer:
+        upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + answer)
+    channel = weakref.ref(reader.channel)
+    reader.channel.connectionLost(Failure(ConnectionDone()))
+    reader.transport.unregisterProducer()
+    upstream.lose()
+    del reader, upstream
+    assert channel() is None
+    assert traced() < BODY_BYTES / 2
+
+
 def test_a_body_in_tiny_chunks_takes_what_is_counted(traced):
     """Not what as many objects as it has chunks would take."""
     intake = Intake(WebLimits(), Taker())

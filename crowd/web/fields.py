@@ -39,6 +39,7 @@ class Kind(enum.Enum):
     TWIN = 9
     IDEMPOTENCY = 10
     PREFER = 11
+    PROXY = 12
 
 
 # An enumeration's member takes three times as long to look up as a module's name.
@@ -55,7 +56,8 @@ _KINDS: Final = {
     b"upgrade": Kind.UPGRADE,
     b"idempotency-key": Kind.IDEMPOTENCY,
     b"prefer": Kind.PREFER,
-    b"proxy-connection": Kind.DROPPED,
+    # llhttp keeps a connection alive for it, whatever the version: `intake` is to look at that.
+    b"proxy-connection": Kind.PROXY,
     b"keep-alive": Kind.DROPPED,
     b"te": Kind.DROPPED,
     # Trailers are not kept, so what announces them would not be true any more.
@@ -100,7 +102,7 @@ class Fields(msgspec.Struct, gc=False):
     ``transfer`` the Transfer-Encoding, if the request has one. ``hosts`` counts Host fields,
     ``host`` is the value of the last one.
     ``encodings`` is the value of Accept-Encoding. ``idempotency`` are the values of Idempotency-Key,
-    which travels on as well, and so does Prefer, if ``prefers``. ``unusual``: any of the fields below it.
+    which travels on as well, and so does Prefer, if ``prefers``. ``unusual``: any of the fields below it, or Proxy-Connection.
     ``flaw`` says why a request with these fields is none, and is empty where nothing is wrong.
 
     A connection's requests share one of these while they have the same fields. ``key_place`` is
@@ -171,7 +173,9 @@ def sort_fields(headers: Iterable[Field]) -> Fields:
                 fields.unusual, fields.flaw = True, "Host is no name or address with a port"
             kept.append(field)
         elif kind is _LENGTH:
-            fields.length = int(field[1])
+            fields.length = int(
+                field[1].lstrip(b"0") or field[1][-1:]
+            )  # int() has a bound on digits
             kept.append(field)
         elif kind is _ENCODINGS:
             fields.encodings = _joined(fields.encodings or None, field[1])
@@ -230,7 +234,7 @@ def _note(fields: Fields, kind: Kind, value: bytes) -> None:
         fields.expect = _joined(fields.expect, value)
     elif kind is Kind.TWIN:
         fields.flaw = "a field that some servers take for Content-Length or Transfer-Encoding"
-    else:
+    elif kind is Kind.UPGRADE:
         fields.upgrade = True
 
 

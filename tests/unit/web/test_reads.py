@@ -115,7 +115,9 @@ def test_a_body_of_unknown_length_goes_out_in_chunks(door, ask):
     assert reader.statuses == [200]
 
 
-@pytest.mark.parametrize("headers", [(), (b"Connection: keep-alive",)])
+@pytest.mark.parametrize(
+    "headers", [(), (b"Connection: keep-alive",), (b"Proxy-Connection: keep-alive",)]
+)
 def test_to_http_1_0_the_body_ends_with_the_connection(door, ask, headers):
     """There are no chunks in HTTP/1.0."""
     reader, upstream = ask(b"/api/a", *headers, version=b"1.0")

@@ -23,7 +23,7 @@ VERSIONS = st.sampled_from(
 )  # fmt: skip
 NAMES = st.sampled_from(
     [b"Host"] * 2 + [b"Content-Length"] * 3 + [b"Transfer-Encoding"] * 3
-    + [b"Connection", b"Expect", b"Upgrade", b"A", b"Content_Length", b"Trailer", b"TE", b"host", b"A b", b"", b"\xe9"]
+    + [b"Connection", b"Proxy-Connection", b"Expect", b"Upgrade", b"A", b"Content_Length", b"Trailer", b"TE", b"host", b"A b", b"", b"\xe9"]
 )  # fmt: skip
 VALUES = st.sampled_from(
     [b"a.test", b"0", b"3", b"3", b"5", b"03", b"+3", b"3, 3", b"0x3", b"", b"chunked", b"chunked", b"Chunked",

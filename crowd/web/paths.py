@@ -17,8 +17,10 @@ _NO_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _PLAIN: Final = re.compile(r"(?:/(?![./])[^/\\;%\ufffd]*)*\Z")
 """Every consumer takes such a path for itself. (One slash at its end is plain, too.)"""
 
-_OVERLONG: Final = ((b"\xc0\xae", b"."), (b"\xc0\xaf", b"/"), (b"\xc1\x9c", b"\\"))
-"""Dots and slashes in two octets: no UTF-8, and taken for it by old decoders."""
+_OVERLONG: Final = re.compile(
+    rb"(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81]|\xf8\x80\x80[\x80\x81]|\xfc\x80\x80\x80[\x80\x81])[\x80-\xbf]"
+)
+"""ASCII in two to six octets (RFC 3629 section 10): no UTF-8, and taken for it by old decoders."""
 
 
 class BadPathError(ValueError):
@@ -54,12 +56,20 @@ def readings(path: bytes) -> tuple[str, ...]:
 
 def _forms(octets: bytes, text: str) -> list[str]:
     """Return `text` as decoders and servers of several kinds would split it."""
-    for octet, meant in _OVERLONG:
-        octets = octets.replace(octet, meant)
-    forms = [text, octets.decode("utf-8", "replace"), unquote(text)]
+    octets = _OVERLONG.sub(_shortest, octets)
+    if b"\0" in octets:
+        raise BadPathError("a NUL")
+    meant = octets.decode("utf-8", "replace")
+    forms = [text, meant, unquote(text), unquote(meant)]
     forms += [form.replace("\\", "/") for form in forms]
     # Parameters of a segment (RFC 3986 section 3.3): servlets cut them off before they resolve.
     return forms + ["/".join(part.partition(";")[0] for part in form.split("/")) for form in forms]
+
+
+def _shortest(overlong: re.Match[bytes]) -> bytes:
+    """Return the one octet that several mean: its seven bits are the lowest ones of the last two."""
+    *_, before, last = overlong[0]
+    return bytes(((before & 0x01) << 6 | last & 0x3F,))
 
 
 def _resolved(text: str, *, merged: bool) -> str:

@@ -316,7 +316,8 @@ class Intake:
             self._measure(headers)
         self._seen_bytes = 0
         if self._target[:1] != b"/":
-            self._target, self._head = from_absolute(self._target, headers)
+            old = parser.get_http_version() == "1.0"
+            self._target, self._head = from_absolute(self._target, headers, adds_host=old)
             headers = self._head
         if headers != self._sorted:  # a connection's requests mostly have the same fields
             self._fields = sort_next(self._fields, self._sorted, headers)

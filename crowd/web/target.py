@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from crowd.web.fields import is_host
+
 if TYPE_CHECKING:
     from crowd.web.fields import Field
 
 
-def from_absolute(target: bytes, headers: list[Field]) -> tuple[bytes, list[Field]]:
+def from_absolute(
+    target: bytes, headers: list[Field], *, adds_host: bool = False
+) -> tuple[bytes, list[Field]]:
     """Return an absolute target as a path and query, and `headers` with its authority as Host.
 
     A server must accept the absolute form, and then believe it rather than Host (section
-    3.2.2). Any other target comes back as it is, and one that is no URL of a host: with a user
-    in it (RFC 9110 section 4.2.4), or without a host. Nobody delivers those.
+    3.2.2). A Host that is none stays, to be refused: the request is invalid all the same (section
+    3.2). `adds_host`: where there is no Host, as in HTTP/1.0, it gets one. Any other target comes
+    back as it is, and one that is no URL of a host: with a user in it (RFC 9110 section 4.2.4),
+    or without a host. Nobody delivers those.
     """
     scheme, mark, rest = target.partition(b"://")
     if not mark or scheme.lower() not in (b"http", b"https"):
@@ -23,7 +29,12 @@ def from_absolute(target: bytes, headers: list[Field]) -> tuple[bytes, list[Fiel
     authority, path = rest[:end], rest[end:]
     if not authority or b"@" in authority:
         return target, headers
-    renamed = [(n, authority if n.lower() == b"host" else value) for n, value in headers]
+    renamed = [
+        (name, authority if name.lower() == b"host" and is_host(value) else value)
+        for name, value in headers
+    ]
+    if adds_host and all(name.lower() != b"host" for name, _ in headers):
+        renamed.insert(0, (b"Host", authority))
     return path if path[:1] == b"/" else b"/" + path, renamed
 
 

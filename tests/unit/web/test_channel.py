@@ -9,6 +9,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from crowd.web.channel import DRAIN_IDLE_S
+from crowd.web.router import Router
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -100,6 +101,17 @@ def test_http_1_0(door):
     assert (once.statuses, once.is_ending) == ([200], True)
     assert (more.statuses, more.is_ending) == ([200], False)
     assert more.answers[0].fields[b"connection"] == b"keep-alive"
+
+
+def test_the_authority_of_an_absolute_target_is_the_host(door):
+    """Where HTTP/1.0 has no Host, it becomes one: for `node.hosts`, and for consumers."""
+    producer = door.connect()
+    door.producers.use(Router(door.ingest.app, (b"a.test",)))
+    producer.send(b"POST http://a.test/leads HTTP/1.0\r\nX-A: b\r\n\r\n")
+    door.acceptor.answer_all()
+    (message,) = door.acceptor.messages
+    assert (message.target, message.headers) == (b"/leads", ((b"Host", b"a.test"), (b"X-A", b"b")))
+    assert producer.statuses == [200]
 
 
 def test_a_chunked_body_is_one_body(door):

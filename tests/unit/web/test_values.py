@@ -183,6 +183,16 @@ def test_absolute_targets(target, path, host):
     )  # fmt: skip
 
 
+def test_an_absolute_target_mends_no_host():
+    """One that is none is left to be refused; one that is missing is added where it may be."""
+    for value in (b"", b"a b", b"u@h"):
+        assert from_absolute(b"http://x/", [(b"host", value)]) == (b"/", [(b"host", value)])
+    assert from_absolute(b"http://x/", [(b"A", b"b")]) == (b"/", [(b"A", b"b")])
+    added = [(b"Host", b"x"), (b"A", b"b")]
+    assert from_absolute(b"http://x/", [(b"A", b"b")], adds_host=True) == (b"/", added)
+    assert from_absolute(b"http://x/", [(b"HOST", b"y")], adds_host=True)[1] == [(b"HOST", b"x")]
+
+
 def test_what_can_stand_in_a_request_line():
     assert is_deliverable(b"/a?b#c") is is_deliverable(b"*") is is_deliverable(b"a:1") is False
     assert is_deliverable(b"/")

@@ -245,14 +245,15 @@ class Channel(TwistedProtocol):
     def refused(self, reply: Reply) -> None:
         """Send `reply` when its turn comes, and end the connection."""
         self._budget.forget(self)
-        request = Request(self, b"", b"", [], Fields([]), b"", self._held, False)
+        asked = self._intake.asked
+        request = Request(self, asked[0], b"", [], Fields([]), b"", self._held, False)
         self._held = self._wants = 0
         self._expecting = None
         self._rest.clear()
         self._queue.append(request)
         self.deadline_s = self._shared.answer_by_s
         shown = self._shared.shown
-        request.reply(reply, () if shown is None else shown(*self._intake.asked))
+        request.reply(reply, () if shown is None else shown(*asked))
 
     # --- Reading ------------------------------------------------------------------------------------
 

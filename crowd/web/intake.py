@@ -39,7 +39,15 @@ from twisted.python.failure import Failure
 
 from crowd.web import problems
 from crowd.web.fields import sort_fields, sort_next, with_key
-from crowd.web.framing import END, LINE_EXPECTED, after_end, is_head, may_be_head, misplaced
+from crowd.web.framing import (
+    EMPTY_LINE,
+    END,
+    LINE_EXPECTED,
+    after_end,
+    is_head,
+    may_be_head,
+    misplaced,
+)
 from crowd.web.limits import SLICE_BYTES
 from crowd.web.target import from_absolute
 
@@ -125,6 +133,7 @@ class Intake:
         self._parser: Any = httptools.HttpRequestParser(self)
         self._always_measure = limits.head_bytes_max < SLICE_BYTES
         self._refusal: Reply | None = None
+        self._method = b"POST"
         self._headers: list[Field] = []  # of the head, or the trailers, that are being read
         self._head: list[Field] = []
         self._sorted: list[Field] = []
@@ -253,11 +262,13 @@ class Intake:
     def asked(self) -> tuple[bytes, bytes, list[Field]]:
         """What is known of the last request, for its refusal: method, target and header fields.
 
-        Before the end of its head the method is POST: that is what browsers send.
+        Before the end of its head the method is HEAD, whose answer has no body, or else POST: that
+        is what browsers send.
         """
-        if self._head:
+        if not self._raw:
             return self._method, self._target, self._head
-        return b"POST", self._target, self._headers
+        bodiless = self._raw.removeprefix(EMPTY_LINE).startswith(b"HEAD ")
+        return b"HEAD" if bodiless else b"POST", self._target, self._headers
 
     def end(self) -> None:
         """Take nothing more."""

@@ -137,6 +137,40 @@ def test_requests_that_no_route_takes(door, line, status):
     assert door.acceptor.offered == []
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"HEAD /leads HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+        (b"HEAD /leads HTTP/1.1\r\n\r\n", 400),
+        (b"HEAD /leads HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", 413),
+        (b"HEAD /nowhere HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n", 404),
+        (b"HEAD /leads HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        (b"HEAD /" + b"a" * 9_000, 414),
+        (b"\r\nHEAD /leads HTTP/1.1\r\nA: " + b"a" * 50_000, 431),
+        (b"HEAD /leads HTTP/1.1\r\nA:\x00", 400),
+        (b"GET /leads HTTP/1.1\r\nHost: a\r\n\r\nHEAD /leads HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_head_has_no_body(door, data, status):
+    """RFC 9110 section 9.3.2: what follows its head would be taken for another answer."""
+    producer = door.connect()
+    producer.send(data)
+    door.turn()
+    taken = producer.taken()
+    refusal = taken[taken.rindex(b"HTTP/1.1 %d " % status) :]
+    assert refusal.endswith(b"\r\nConnection: close\r\n\r\n")
+    assert producer.is_ending
+
+
+def test_a_refusal_of_what_follows_head_has_its_body(door):
+    for rest in (b"GET /leads HTTP/1.1\r\n\r\n", b"\n", b"\r\r", b"HEADS", b"GET /" + b"a" * 9_000):
+        producer = door.connect()
+        producer.send(b"HEAD /leads HTTP/1.1\r\nHost: a\r\n\r\n")
+        producer.send(rest)
+        assert producer.taken().endswith(b"}")
+        assert producer.is_ending
+
+
 def test_connect_ends_the_connection(door):
     producer = door.connect()
     producer.send(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\nPOST /leads HTTP/1.1\r\n")

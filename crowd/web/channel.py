@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from crowd.web.reply import Reply
     from crowd.web.shared import Shared
 
+_INF: Final = float("inf")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 DRAIN_IDLE_S: Final = 3.0
 """How long a kept connection may still bring a request while the node drains. Whoever posts more
@@ -86,7 +87,8 @@ class Channel(TwistedProtocol):
         self._rest: list[bytes] = []  # input that waits for the end of a pause
         self._held = 0  # bytes of the budget for the request that is being read
         self._wants = 0  # bytes that it waits for
-        self._watched: Stage | None = None  # the stage whose deadline is set
+        self._watched: Stage | None = None  # what is read of a request, a head or a body, if any
+        self._read_by_s = _INF  # when that is to be there
         self._expecting: tuple[bytes, bytes, bytes] | None = None  # who waits for 100 (Continue)
         self._shakes_hands = False
         self.client = b""
@@ -157,7 +159,8 @@ class Channel(TwistedProtocol):
         self._feed_rest()
         stream = self._queue[0].stream if self._queue else None
         if stream is not None and stream.phase is Phase.ASKED:
-            stream.due_s = self.deadline_s = self._shared.now_s + self._limits.gone_s
+            stream.due_s = self._shared.now_s + self._limits.gone_s
+            self._due_by(stream.due_s)
 
     def writeConnectionLost(self) -> None:
         """Nothing to do: after a refusal we only wait for the producer to go, or the sweep."""
@@ -186,7 +189,7 @@ class Channel(TwistedProtocol):
         stream = self._queue[0].stream if self._queue else None
         if stream is not None:
             stream.pause()
-            self.deadline_s = stream.due_s
+            self._due_by(stream.due_s)
 
     def resumeProducing(self) -> None:
         """Read again: the answers went out."""
@@ -196,6 +199,7 @@ class Channel(TwistedProtocol):
         if stream is not None:
             self.deadline_s = self._shared.answer_by_s
             stream.resume()
+            self._due_by(self.deadline_s)
 
     def stopProducing(self) -> None:
         """Nothing to do: connectionLost follows."""
@@ -251,7 +255,8 @@ class Channel(TwistedProtocol):
         self._expecting = None
         self._rest.clear()
         self._queue.append(request)
-        self.deadline_s = self._shared.answer_by_s
+        self._watched = None
+        self._due_by(self._shared.answer_by_s)
         shown = self._shared.shown
         request.reply(reply, () if shown is None else shown(*asked))
 
@@ -297,20 +302,36 @@ class Channel(TwistedProtocol):
         self._intake.end()
         if self._queue:
             self._queue[-1].keep_alive = False
+            if self._watched is not None:  # what was begun is nobody's
+                self._watched = None
+                self._due_by(self._shared.answer_by_s)
         else:
             self._hang_up()
 
     def _partial(self, stage: Stage) -> None:
         """Set the deadline of a request that is not complete, once for its head and its body."""
+        waits = self in self._budget.waiting  # so that it is not the producer who is slow
         if stage is not self._watched:
             self._watched = stage
             limits = self._limits
             wait_s = limits.head_s if stage is Stage.HEAD else limits.body_s
-            self.deadline_s = self._shared.now_s + wait_s
-        if self._wants:  # it is not the producer who is slow
-            self.deadline_s = self._shared.answer_by_s
-        elif self._expecting is not None and not self._queue:
+            self._read_by_s = self._shared.answer_by_s if waits else self._shared.now_s + wait_s
+            self._due_by(_INF)
+        if self._expecting is not None and not (waits or self._queue):
             self._continue(*self._expecting)
+
+    def _due_by(self, by_s: float) -> None:
+        """Be looked at by then, or when what is read or what is taken is due, if that is sooner.
+
+        Neither moves the other: an answer that flows gives a request behind it no more time, nor
+        does a request give more to a reader that takes nothing.
+        """
+        if self._watched is not None:
+            by_s = min(by_s, self._read_by_s)
+        stream = self._queue[0].stream if self._queue else None
+        if stream is not None:
+            by_s = min(by_s, stream.due_s)
+        self.deadline_s = by_s
 
     def _continue(self, method: bytes, target: bytes, host: bytes) -> None:
         """Ask for the body, unless the answer is certain without it."""
@@ -358,8 +379,9 @@ class Channel(TwistedProtocol):
             self._pause &= ~Pause.PIPELINE
         if self._pause:
             return
-        if self._intake.stage is Stage.BODY:
-            self._partial(Stage.BODY)
+        stage = self._intake.stage
+        if stage is Stage.HEAD or stage is Stage.BODY:
+            self._partial(stage)
         self._feed_rest()
         if not (self._pause or self._read_lost or self._hung_up):
             self.transport.resumeProducing()
@@ -443,7 +465,7 @@ class Channel(TwistedProtocol):
 
     def pass_on(self, data: bytes) -> None:
         """Send bytes of the answer whose turn it is."""
-        self.deadline_s = self._shared.answer_by_s
+        self._due_by(self._shared.answer_by_s)
         self._send(data)
 
     def ended(self, request: Request) -> None:
@@ -498,19 +520,21 @@ class Channel(TwistedProtocol):
 
     def expired(self) -> None:
         """End what took too long: the connection, or the request that is being read."""
-        stage = self._intake.stage
-        if stage is Stage.BETWEEN and not self._queue:
-            self.deadline_s = self._shared.now_s + self._limits.linger_s
+        now_s = self._shared.now_s
+        stream = self._queue[0].stream if self._queue else None
+        if self._intake.stage is Stage.BETWEEN and not self._queue:
+            self.deadline_s = now_s + self._limits.linger_s
             self._intake.end()
             self._hang_up()
-        elif self._wants:
-            self._intake.refuse(problems.in_flight_full())
-        elif stage is Stage.HEAD or stage is Stage.BODY:
-            self._intake.refuse(problems.problem_reply(problems.TOO_SLOW))
-        elif self._queue and self._queue[0].stream is not None and (
-            self._queue[0].stream.due_s > self._shared.now_s
-        ):  # fmt: skip
-            self.deadline_s = self._shared.answer_by_s  # its upstream has deadlines of its own
+        elif stream is not None and stream.due_s <= now_s:
+            self.abort()
+        elif self._watched is not None and self._read_by_s <= now_s:
+            if self in self._budget.waiting:
+                self._intake.refuse(problems.in_flight_full())
+            else:
+                self._intake.refuse(problems.problem_reply(problems.TOO_SLOW))
+        elif self._watched is not None or stream is not None:
+            self._due_by(self._shared.answer_by_s)  # an upstream has deadlines of its own
         else:
             self.abort()
 

@@ -139,7 +139,10 @@ class Channel(TwistedProtocol):
     @property
     def is_idle(self) -> bool:
         """Whether nothing is due on it, from either side."""
-        return self._intake.stage is Stage.BETWEEN and not (self._queue or self._shakes_hands)
+        intake = self._intake
+        if intake.is_full:  # there may be more that it goes on with in a moment
+            return False
+        return intake.stage is Stage.BETWEEN and not (self._queue or self._shakes_hands)
 
     def dataReceived(self, data: bytes) -> None:
         """Take what the producer sent."""
@@ -243,7 +246,10 @@ class Channel(TwistedProtocol):
         self._held = 0
         self._watched = None
         self._expecting = None
-        self._queue.append(request)
+        queue = self._queue
+        queue.append(request)
+        if len(queue) >= self._limits.pipeline_max:
+            self._intake.is_full = True
         shared.handle(request)
 
     def refused(self, reply: Reply) -> None:
@@ -263,12 +269,15 @@ class Channel(TwistedProtocol):
     # --- Reading ------------------------------------------------------------------------------------
 
     def _feed(self, data: bytes) -> None:
-        """Hand on at most one slice, then send what was answered meanwhile."""
+        """Hand on at most one slice, as far as there is a place for its requests.
+
+        Then send what was answered meanwhile.
+        """
         intake = self._intake
         if intake.stage is Stage.REFUSED or intake.stage is Stage.ENDED:
             return
         self._feeding = True
-        intake.feed(data)
+        taken = intake.feed(data)
         self._feeding = False
         queue = self._queue
         if intake.stage is Stage.BETWEEN:
@@ -276,14 +285,21 @@ class Channel(TwistedProtocol):
         if queue:
             if queue[0].wire is not None:
                 self._flush()
-            if len(queue) >= self._limits.pipeline_max:
-                self._pause_for(Pause.PIPELINE)
+            if intake.is_full:
+                self._stop_at(data, taken)
         elif intake.stage is Stage.BETWEEN:
             self.deadline_s = self._shared.idle_by_s
         if intake.stage is Stage.HEAD or intake.stage is Stage.BODY:
             self._partial(intake.stage)
         if self in self._budget.waiting:
             self._pause_for(Pause.BUDGET)
+
+    def _stop_at(self, data: bytes, taken: int) -> None:
+        """Keep what of a slice came behind the last request for which there was a place."""
+        if taken < len(data):
+            self._rest.insert(0, data[taken:])
+        self._pause_for(Pause.PIPELINE)
+        self._shared.soon(self)  # some may be answered by now
 
     def _feed_rest(self) -> None:
         """Go on with the input that waits, until it is used up or the connection pauses."""
@@ -377,6 +393,7 @@ class Channel(TwistedProtocol):
         self._flush()
         if Pause.PIPELINE in self._pause and len(self._queue) * 2 <= self._limits.pipeline_max:
             self._pause &= ~Pause.PIPELINE
+            self._intake.is_full = False
         if self._pause:
             return
         stage = self._intake.stage

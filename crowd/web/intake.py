@@ -128,6 +128,8 @@ class Intake:
         self.stage = Stage.BETWEEN
         self.old_version = False
         """Whether the request that was read last came as HTTP/1.0."""
+        self.is_full = False
+        """Set by the receiver: nothing is taken behind the request that it is given, for now."""
         self._limits = limits
         self._receiver = receiver
         self._parser: Any = httptools.HttpRequestParser(self)
@@ -150,13 +152,14 @@ class Intake:
         self.on_message_begin()
         self.stage = Stage.BETWEEN
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> int:
         """Take at most `SLICE_BYTES` of input, and tell the receiver what they complete.
 
+        Returns how many bytes were taken or dropped: all of them, unless the receiver `is_full`.
         Never raises: what is wrong with the bytes becomes one call of ``receiver.refused``.
         """
         start, size = 0, len(data)
-        while start < size:
+        while start < size and not self.is_full:
             stage = self.stage
             if stage is Stage.BODY:
                 piece = self._body_piece(data, start)
@@ -172,7 +175,7 @@ class Intake:
                 piece = data[start : after_end(self._raw[-3:], data, start)]
                 self._raw += piece
             else:
-                return
+                return size
             try:
                 self._parser.feed_data(piece)
             except httptools.HttpParserUpgrade:
@@ -182,6 +185,7 @@ class Intake:
             start += len(piece)
             if self._raw or (self.stage is Stage.BODY and self._fields.transfer is not None):
                 self._count(len(piece))
+        return start
 
     def _take_known(self, head: bytes, data: bytes, start: int) -> int:
         """Take a request whose head says what the last one's said, with its body from `start` on.

@@ -305,6 +305,57 @@ def test_a_deep_pipeline_is_not_read(make_door, post):
     assert [len(message.body) for message in door.acceptor.messages] == [len(body)] * 10
 
 
+def test_a_pipeline_ends_at_its_bound_within_what_came_at_once(make_door, post):
+    """However many small requests one packet has: the rest of it waits, in its order."""
+    door = make_door(pipeline_max=4)
+    producer = door.connect()
+    producer.send(b"".join(post(b"/leads", b"%d" % number) for number in range(30)))
+    assert len(door.acceptor.offered) == 4
+    assert producer.is_paused
+    for _ in range(30):
+        door.acceptor.answer(door.acceptor.answered)
+        door.acceptor.answered += 1
+        door.turn()
+        unanswered = len(door.acceptor.offered) - door.acceptor.answered
+        assert unanswered <= 4
+    assert producer.statuses == [200] * 30
+    assert [message.body for message in door.acceptor.messages] == [b"%d" % n for n in range(30)]
+    assert not producer.is_paused
+
+
+def test_requests_that_are_answered_at_once_fill_no_pipeline(make_door, post):
+    """They go on in the reactor's next turns, and others have theirs between."""
+    door = make_door(pipeline_max=4)
+    producer = door.connect()
+    producer.send(post(b"/nowhere") * 10 + post(b"/leads", b"x") + b"POST /le")
+    assert producer.statuses == [404] * 4
+    for _ in range(3):
+        door.turn()
+    door.acceptor.answer_all()
+    door.turn()
+    assert producer.statuses == [404] * 10 + [200]
+    assert not producer.is_paused
+    producer.send(b"ads HTTP/1.1\r\nHost: a\r\n\r\n")
+    door.acceptor.answer_all()
+    assert producer.statuses == [404] * 10 + [200] * 2
+
+
+def test_a_pipeline_that_ends_beyond_its_bound_is_answered_whole(make_door, post):
+    """Half closed, or with a last request: what waited for its turn is not lost."""
+    door = make_door(pipeline_max=4)
+    closed, last = door.connect(), door.connect()
+    closed.send(post(b"/leads", b"x") * 10)
+    closed.channel.readConnectionLost()
+    last.send(post(b"/leads", b"x") * 9 + post(b"/leads", b"x", b"Connection: close") * 2)
+    for _ in range(10):
+        door.acceptor.answer_all()
+        door.turn()
+    for producer in (closed, last):
+        assert producer.statuses == [200] * 10
+        assert producer.answers[-1].fields[b"connection"] == b"close"
+        assert producer.is_ending
+
+
 def test_bodies_in_flight_are_bounded_over_all_connections(make_door, post):
     """I7: at `limits.in_flight` connections wait for others' answers, in their order."""
     door = make_door(in_flight_bytes_max=300_000)

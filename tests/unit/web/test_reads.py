@@ -355,6 +355,15 @@ def test_many_pipelined_reads_pause_the_connection(make_door):
     assert not reader.is_paused
 
 
+def test_pipelined_reads_of_one_packet_do_not_take_all_places(make_door):
+    """One connection has at most as many under way as it may have requests unanswered."""
+    door = make_door(pipeline_max=2)
+    reader = door.connect()
+    reader.send(get() * 500)
+    assert door.upstreams.tally.in_flight == 2
+    assert why(door) == {}
+
+
 def test_a_small_answer_is_one_write(door, ask):
     """Head and body go out together."""
     reader, upstream = ask()

@@ -537,9 +537,9 @@ class Channel(TwistedProtocol):
 
     def expired(self) -> None:
         """End what took too long: the connection, or the request that is being read."""
-        now_s = self._shared.now_s
+        now_s, stage = self._shared.now_s, self._intake.stage
         stream = self._queue[0].stream if self._queue else None
-        if self._intake.stage is Stage.BETWEEN and not self._queue:
+        if stage is Stage.BETWEEN and not self._queue:
             self.deadline_s = now_s + self._limits.linger_s
             self._intake.end()
             self._hang_up()
@@ -550,8 +550,11 @@ class Channel(TwistedProtocol):
                 self._intake.refuse(problems.in_flight_full())
             else:
                 self._intake.refuse(problems.problem_reply(problems.TOO_SLOW))
-        elif self._watched is not None or stream is not None:
-            self._due_by(self._shared.answer_by_s)  # an upstream has deadlines of its own
+        elif stage is Stage.HEAD or stage is Stage.BODY:
+            self._due_by(self._shared.answer_by_s)
+            self._partial(stage)
+        elif stream is not None:
+            self._due_by(self._shared.answer_by_s)  # its upstream has deadlines of its own
         else:
             self.abort()
 

@@ -142,6 +142,23 @@ def test_who_waits_for_room_is_not_slow(make_door, post, rest):
     assert waiter.statuses == [200, 503]
 
 
+def test_who_has_room_and_is_not_read_is_not_cut(make_door, post):
+    """Its time begins when it is read again."""
+    door = make_door(in_flight_bytes_max=5_000, body_bytes_max=2_000)
+    holder, waiter = door.connect(), door.connect()
+    holder.send(post(b"/leads", bytes(1_500)))
+    waiter.send(post(b"/leads", bytes(1_500)) + HALVES["body"][0])
+    waiter.channel.pauseProducing()
+    door.acceptor.answer_all()
+    door.wait(125)
+    assert not waiter.transport.aborted
+    waiter.channel.resumeProducing()
+    door.turn()
+    waiter.send(b"x" * 8)
+    door.acceptor.answer_all()
+    assert waiter.statuses == [200, 200]
+
+
 def test_who_waited_for_room_has_all_its_time(make_door, post, half):
     rest, within_s = half
     door = make_door(in_flight_bytes_max=5_000, body_bytes_max=2_000)

@@ -341,4 +341,6 @@ class Crew(Service):
 
 def delay(failures: int) -> float:
     """Return how long to wait, in seconds, after so many workers in a row that did not serve."""
-    return 0.0 if not failures else float(min(DELAY_MOST_S, DELAY_FIRST_S * 2 ** (failures - 1)))
+    if not failures:
+        return 0.0
+    return min(DELAY_MOST_S, DELAY_FIRST_S * 2.0 ** min(failures - 1, 10))

@@ -182,6 +182,7 @@ def test_one_that_never_serves_is_started_ever_more_rarely(node):
     node.pass_s(1.0)
     assert len(node.processes) == begun + 1
     assert [delay(failures) for failures in range(4)] == [0.0, 0.1, 0.2, 0.4]
+    assert delay(10**6) == DELAY_MOST_S
 
 
 def test_one_that_served_is_started_again_at_once(node):

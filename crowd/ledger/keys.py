@@ -149,10 +149,9 @@ class Keys:
                 self._remember(key, request, first + place - without, log_time_us)
                 continue
             without += count
-            if record[DIGEST_BYTES:DIGESTS_BYTES] == request:
-                left_out.append((place, count, int.from_bytes(record[DIGESTS_BYTES:], "big")))
-            else:
-                left_out.append((place, count, MISMATCH))
+            position = _first_of(record, request)
+            left_out.append((place, count, position))
+            if position == MISMATCH:
                 mismatches += count
         self._look()
         if not left_out:
@@ -163,6 +162,32 @@ class Keys:
             mismatches=self.tally.mismatches + mismatches,
         )
         return pack_left_out(left_out)
+
+    def known(self, packed: bytes, log_time_us: int) -> bytes:
+        """Return what a batch with such keys would be left out of, if all of them are known; else nothing.
+
+        As `take` says it, but nothing changes. A key that is past the window by this log time is
+        not known, though it is held until the next batch.
+        """
+        past = self._past_through(log_time_us)
+        spans: list[tuple[int, int, int]] = []
+        for place, count, key, request in keyed_messages(packed):
+            record = self._index.find(key) if self.bounds.count_max else None
+            if record is None or _position_of(record) <= past:
+                return b""
+            spans.append((place, count, _first_of(record, request)))
+        return pack_left_out(spans)
+
+    def _past_through(self, log_time_us: int) -> int:
+        """Return the last position under a key that is past the window; 0 if there is none."""
+        through, since_us = 0, log_time_us - self.bounds.window_us
+        for segment in self._sealed:
+            if segment.last_us > since_us:
+                return through
+            through = _position_of(segment.section[-RECORD_BYTES:])
+        if self._open and self._last_us <= since_us:
+            through = _position_of(self._open[-RECORD_BYTES:])
+        return through
 
     def _remember(self, key: bytes, request: bytes, position: int, log_time_us: int) -> None:
         opened = self._open
@@ -277,6 +302,17 @@ class Keys:
         )
         self._since_us, self._last_us = opened.since_us, opened.last_us
         self._look()
+
+
+def _position_of(record: bytes | bytearray) -> int:
+    return int.from_bytes(record[DIGESTS_BYTES:], "big")
+
+
+def _first_of(record: bytes | bytearray, request: bytes) -> int:
+    """Return where the first message under a key stands, `MISMATCH` if that is another request."""
+    if record[DIGEST_BYTES:DIGESTS_BYTES] == request:
+        return _position_of(record)
+    return MISMATCH
 
 
 def _room(bounds: KeyBounds) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crowd.command import Index, SessionId, Term
+from crowd.idempotency import left_out_places
 from crowd.ledger.chunk import CHUNK_ROWS
 from crowd.ledger.definitions import Definitions, Gone, Route
 from crowd.ledger.heard import Heard
@@ -116,6 +117,16 @@ class Questions:
         """
         known = self._sessions.get(session)
         return b"" if known is None else known.left_out.get(number, b"")
+
+    def known(self, keys: bytes, messages: int) -> bytes:
+        """Return what is left out of so many messages with these keys, if that is all of them.
+
+        As `left_out` does; nothing if any of them would be stored now. What it says holds on every
+        node, as their first ones are committed; that nothing is known holds for this one alone.
+        Costs a few microseconds a key.
+        """
+        left_out = self._keys.known(keys, self.log_time_us)
+        return left_out if len(left_out_places(left_out)) == messages else b""
 
     @property
     def keys_held(self) -> int:

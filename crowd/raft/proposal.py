@@ -116,10 +116,24 @@ class Proposal:
             place = end
             if number < self.heard:
                 continue
-            if outcome is None:
-                accepted.errback(KeyReusedError("this key came with another request before"))
-            else:
-                accepted.callback(outcome)
+            _tell(accepted, outcome)
+
+
+def answer_known(waiter: Waiter, count: int, left_out: bytes) -> None:
+    """Answer one for whose message, or group of `count`, nothing is stored, as all of it is known.
+
+    `left_out` is of every message of it, as `crowd.idempotency` packs it.
+    """
+    spans = list(left_out_spans(left_out))
+    first = spans[0][2]  # of those that are stored, which are none: any one does
+    _tell(waiter, _outcome(first, 0, count, spans))
+
+
+def _tell(waiter: Waiter, outcome: Outcome | None) -> None:
+    if outcome is None:
+        waiter.errback(KeyReusedError("this key came with another request before"))
+    else:
+        waiter.callback(outcome)
 
 
 def _outcome(

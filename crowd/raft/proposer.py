@@ -16,6 +16,10 @@ idempotency key was known, the position of the first message under it, or a refu
 says which, and says the same of a proposal that was offered again. The messages of one request,
 a group, are in one proposal and have one answer.
 
+While nothing may be accepted, what is known to be stored is answered all the same, from this
+node's own ledger: its first one is committed, so no log has to be asked. What is not known there
+is refused, as another node's may be under way.
+
 Everything here runs in the reactor's thread. `accept` is on the hot path: plain calls, one
 Deferred and one tuple for a message, or for a group. `accept_many` takes what a worker gathered, and
 spares the Deferred.
@@ -26,7 +30,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from crowd.command import Accept, OpenSession, encode_command
@@ -39,7 +43,7 @@ from crowd.errors import (
 )
 from crowd.idempotency import NO_KEY, keyed, moved
 from crowd.raft.drain import in_turn
-from crowd.raft.proposal import MESSAGE_OVERHEAD_BYTES, Proposal, group_bytes
+from crowd.raft.proposal import MESSAGE_OVERHEAD_BYTES, Proposal, answer_known, group_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,7 +52,7 @@ if TYPE_CHECKING:
     from crowd.command import Command, SessionId
     from crowd.idempotency import Grouped, Replayed
     from crowd.message import Position, RouteId
-    from crowd.raft.proposal import Due, Offered, Wanted
+    from crowd.raft.proposal import Due, Offered, Waiter, Wanted
 
 IN_FLIGHT_MAX: Final = 4
 """Proposals under way: so that one who posts now and then need not wait for another's."""
@@ -92,6 +96,9 @@ class Acceptances(Protocol):
     def left_out(self, session: SessionId, number: int) -> bytes:
         """Return what of it took no position, as `crowd.idempotency.left_out_places` reads it."""
 
+    def known(self, keys: bytes, messages: int) -> bytes:
+        """Return the same of so many messages, if their keys are known, all of them; else nothing."""
+
 
 class Proposer:
     """This node's proposals, from the messages to the producers' answers."""
@@ -127,7 +134,7 @@ class Proposer:
         self._session_offered_s = float("-inf")
         self._drained: Deferred[None] | None = None
         self.refusal: RefusedError | None = None
-        """Set by the engine while nothing may be accepted; raised to every producer."""
+        """Set by the engine while nothing may be accepted; raised to every producer of something new."""
         self.refusals: Mapping[RouteId, RefusedError] = {}
         """The same for single routes, those that a full consumer takes."""
         self.refused = 0
@@ -170,15 +177,16 @@ class Proposer:
         """Take a message; the Deferred fires with its position once it is safe (I1).
 
         `digests` are of its idempotency key and of its request, if it has a key. Where that is
-        known, the Deferred fires with `Replayed`, or fails with KeyReusedError.
+        known, the Deferred fires with `Replayed`, or fails with KeyReusedError: at once, if it
+        would be refused otherwise.
 
         Fails with a RefusedError if it is certainly not stored, with OutcomeUnknownError if
         it may be. One of all these comes by `acknowledge_within_s`.
         """
         if self.refusal is not None:
-            return self._refuse(self.refusal)
+            return self._refuse(self.refusal, digests)
         if self.refusals and route in self.refusals:
-            return self._refuse(self.refusals[route])
+            return self._refuse(self.refusals[route], digests)
         accepted: Deferred[Any] = Deferred()
         deadline_s = self._clock.seconds() + self._within_s
         size = len(stored) + len(digests) + MESSAGE_OVERHEAD_BYTES
@@ -200,14 +208,14 @@ class Proposer:
         as well if `GROUPS_BYTES_MAX` wait already.
         """
         if self.refusal is not None:
-            return self._refuse(self.refusal)
+            return self._refuse(self.refusal, keys, len(stored))
         if self.refusals and route in self.refusals:
-            return self._refuse(self.refusals[route])
+            return self._refuse(self.refusals[route], keys, len(stored))
         count, size = len(stored), group_bytes(stored, keys)
         assert 0 < count <= BATCH_MESSAGES_MAX, "a group that no entry holds"
         assert size <= BATCH_BYTES_MAX or count == 1, "a group that no entry holds"
         if self._is_too_much(size):
-            return self._refuse(RefusedError(TOO_MANY, retry_after_s=1))
+            return self._refuse(RefusedError(TOO_MANY, retry_after_s=1), keys, count)
         accepted: Deferred[Any] = Deferred()
         deadline_s = self._clock.seconds() + self._within_s
         self._open.append((route, stored, accepted, deadline_s, keys, size, count))
@@ -236,7 +244,7 @@ class Proposer:
                 if refusal is None and self._is_too_much(size):
                     refusal = RefusedError(TOO_MANY, retry_after_s=1)
             if refusal is not None:
-                waiter.errback(self._refused(refusal))
+                self._decline(waiter, refusal, keys, count)
                 continue
             if count:
                 self._groups_bytes += size
@@ -249,15 +257,25 @@ class Proposer:
         """Tell whether another group has to come again later; one alone always gets in."""
         return bool(self._groups_bytes) and self._groups_bytes + group_size > GROUPS_BYTES_MAX
 
-    def _refuse(self, error: RefusedError) -> Deferred[Any]:
-        return fail(self._refused(error))
+    def _refuse(self, error: RefusedError, keys: bytes, count: int = 0) -> Deferred[Any]:
+        refused: Deferred[Any] = Deferred()
+        self._decline(refused, error, keys, count)
+        return refused
 
-    def _refused(self, error: RefusedError) -> RefusedError:
-        """Count a refusal; those who hear it together are to come back one after the other."""
+    def _decline(self, waiter: Waiter, error: RefusedError, keys: bytes, count: int) -> None:
+        """Refuse a message, or a group of `count`, that is not known to be stored; count that.
+
+        Those who hear it together are to come back one after the other.
+        """
+        if keys and self._ledger is not None:
+            left_out = self._ledger.known(keys if count else keyed(0, keys), count or 1)
+            if left_out:
+                answer_known(waiter, count, left_out)
+                return
         self.refused += 1
         if isinstance(error, BacklogFullError):
-            return error.at(in_turn(error.retry_after_s, self.refused))
-        return error
+            error = error.at(in_turn(error.retry_after_s, self.refused))
+        waiter.errback(error)
 
     def _take(self, came: int = 1) -> None:
         self._waiting += came

@@ -141,7 +141,7 @@ class LinkAcceptor:
         fails with a RefusedError if it is certainly not stored, with OutcomeUnknownError if it
         may be. One of these comes by `acknowledge_within_s` and `GRACE_S`.
         """
-        refusal = self._refusal_of(route)
+        refusal = self._refusal_of(route, digests)
         if refusal is not None:
             return fail(refusal)
         return self._gather(
@@ -152,7 +152,7 @@ class LinkAcceptor:
         self, route: RouteId, stored: Sequence[bytes], keys: bytes = NO_KEY
     ) -> Deferred[Grouped]:
         """Take the messages of one request, as `Proposer.accept_group` does."""
-        refusal = self._refusal_of(route)
+        refusal = self._refusal_of(route, keys)
         size_bytes = group_bytes(stored, keys)
         if refusal is None and self._groups_bytes + size_bytes > self._groups_bytes_max:
             # One alone always gets in, however many share the bound.
@@ -162,15 +162,17 @@ class LinkAcceptor:
         self._groups_bytes += size_bytes
         return self._gather(route, stored, keys, size_bytes, len(stored))
 
-    def _refusal_of(self, route: RouteId) -> Exception | None:
+    def _refusal_of(self, route: RouteId, keys: bytes) -> Exception | None:
         """Return why a route takes nothing now, and count who hears it.
 
-        Those who hear it together are to come back one after the other, as at the engine.
+        Those who hear it together are to come back one after the other, as at the engine. What has
+        a key is offered all the same, unless the node stops: it may be stored already, which only
+        the engine's process knows.
         """
         refusal: PassingError | None = self._ended or self._refusal
         if refusal is None and self._refusals:
             refusal = self._refusals.get(route)
-        if refusal is None:
+        if refusal is None or (keys and not isinstance(refusal, DrainingError)):
             return None
         self.refused_count += 1
         if isinstance(refusal, BacklogFullError):

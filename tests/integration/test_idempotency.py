@@ -7,9 +7,24 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.integration.cluster import eventually
+import pytest
+
+from tests.integration.cluster import Nodes, eventually, free_ports
 
 RACES = 200
+
+
+@pytest.fixture(params=[0, 1])
+def small(request, tmp_path):
+    """Return a node that takes three messages, as its consumer is gone: without a worker, and with one."""
+    nodes = Nodes(
+        tmp_path,
+        size=1,
+        upstream=f"http://127.0.0.1:{free_ports(1) + 5}",
+        extra={"limits": {"backlog_messages": 3}, "node": {"workers": request.param}},
+    )
+    yield nodes
+    nodes.close()
 
 
 def race(cluster, pool, names, key):
@@ -83,3 +98,29 @@ def test_a_key_of_another_request_is_refused_on_every_node(cluster):
     cluster.up()
     status, again, _ = cluster.post(others[1], b"1", headers=headers)
     assert (status, again["Crowd-Message-Id"]) == (200, answer["Crowd-Message-Id"])
+
+
+def test_a_node_without_room_answers_what_is_stored_already(small):
+    """And refuses only what is new to it."""
+    (name,) = small.nodes
+
+    def post(key, body):
+        headers = {"Content-Type": "application/json"}
+        if key:
+            headers["Idempotency-Key"] = key
+        return small.post(name, body, headers=headers)
+
+    first = [post(key, b"1") for key in ("k1", "k2", "k3")]
+    assert [status for status, _, _ in first] == [200] * 3
+    assert post("", b"1")[0] == 503
+    again = [post(key, b"1") for key in ("k1", "k2", "k3")]
+    assert [(status, headers["Idempotent-Replayed"]) for status, headers, _ in again] == [
+        (200, "true")
+    ] * 3
+    assert [headers["Crowd-Message-Id"] for _, headers, _ in again] == [
+        headers["Crowd-Message-Id"] for _, headers, _ in first
+    ]
+    for key, body, expected in (("k1", b"2", (422, "key-reused")), ("k4", b"1", (503, "full"))):
+        status, _, problem = post(key, body)
+        assert (status, json.loads(problem)["type"].endswith(expected[1])) == (expected[0], True)
+    assert small.status()["nodes"][0]["position"] == 3

@@ -48,7 +48,7 @@ CHECKS = tuple(
 EVENTS = (
     "batch", "appended", "cut", "opened", "recovered", "led", "sent", "committed", "acknowledged", "refused",
     "accepted", "attempted", "arrived", "answering", "heard", "looked", "disk_failed", "ended",
-    "taken", "restored", "ended_well", "not_healed", "told", "took", "settled",
+    "taken", "answered", "restored", "ended_well", "not_healed", "told", "took", "settled",
     "buried", "let_go", "released", "promoted", "reached", "covered",
 )  # fmt: skip
 """What checks may have a method for; the story's are among them."""
@@ -114,9 +114,6 @@ class Checks:
             routes=tuple(value.routes[place] for place in batch.stored),
             messages=tuple(value.messages[place] for place in batch.stored),
         )
-
-    def answered(self, process, one):
-        """An answer leaves; what it says is looked at when it is heard."""
 
     def look(self):
         """Look at every process that runs."""

@@ -12,7 +12,7 @@ import msgspec
 from crowd.idempotency import MISMATCH, left_out_spans
 from crowd.message import decode_message
 from tests.simulation.check import Check
-from tests.simulation.producers import token_of
+from tests.simulation.producers import NO_ROOM, read_answer, token_of
 
 SHARES = 16
 """A key is remembered for at most a sixteenth longer than the window, and all of that go at once."""
@@ -68,7 +68,8 @@ class KeyStoresOnce(Check):
 
     It is forgotten when it is older than the window, by the log's time, or when there are more than
     the bound, the oldest first; no sooner, and not much later. While it is known, its request is
-    a replay of what is stored, and another request is refused.
+    a replay of what is stored, and another request is refused: also by a node that has no room, which
+    refuses only what is new to it.
     """
 
     def __init__(self, checks):
@@ -131,6 +132,20 @@ class KeyStoresOnce(Check):
         elif position not in (MISMATCH, life.position):
             self.fail(f"{words} is a replay of {position}; the first is at {life.position}")
 
+    def answered(self, process, one, wire):
+        keys, ledger = one.post.posting.keys, process.engine.ledger
+        if NO_ROOM not in wire or sum(named.count for named in keys) != len(one.tokens):
+            return
+        lives = [self._newest.get(named.name) for named in keys]
+        if all(life is not None and self._is_surely_known(life, ledger) for life in lives):
+            self.fail(f"{one.token} hears that there is no room, and {lives[0].position} is stored")
+
+    def _is_surely_known(self, life, ledger):
+        """Return whether a node whose ledger this is must know a key."""
+        bounds, is_there = ledger.key_bounds, life.position <= ledger.tip
+        is_young = life.us + bounds.window_us > ledger.log_time_us
+        return is_there and is_young and bounds.count_max > 0 and life.number >= self._gone
+
     def told(self, ledger):
         """Look at which keys went with an entry: the oldest, and only for a reason."""
         bounds, tally, now_us = ledger.key_bounds, ledger.key_tally, ledger.log_time_us
@@ -182,13 +197,29 @@ class GroupsAreWhole(Check):
                     self.fail(f"{stored} of {named.count} messages of {one.token} are stored")
 
 
+class First(msgspec.Struct, frozen=True):
+    """What was stored under a key as the first, since when by the log's time, and of which request."""
+
+    position: int
+    us: int
+    request: tuple | None
+
+
 class AnswersAreTrue(Check):
-    """A producer hears of each of its messages what the log has: a position, a replay, a refusal."""
+    """A producer hears of each of its messages what the log has: a position, a replay, a refusal.
+
+    What is not in the log may be answered, too, by what the node's own ledger knows then.
+    """
 
     def __init__(self, checks):
         super().__init__(checks)
         self._outcomes = {}
         self._refused = {}
+        self._firsts = {}
+        """By a key's name, all that ever were."""
+        self._unlogged = {}
+        """As outcomes: of tries that were answered without the log."""
+        self._span_us = 0
 
     def batch(self, batch):
         """Note what became of each try; the log says it once."""
@@ -199,15 +230,59 @@ class AnswersAreTrue(Check):
                 self.fail(f"{one.token} is in the log twice")
             if one.token in self._refused:
                 self.fail(f"{one.token} is in the log, and was told {self._refused[one.token]}")
+            if one.token in self._unlogged:
+                self.fail(f"{one.token} is in the log, and was answered without it")
+            self._remember(batch, one, place)
             places = range(place, place + count)
             self._outcomes[one.token] = (
                 tuple(batch.stored.get(at, batch.left_out.get(at)) for at in places),
                 frozenset(at - place for at in places if at in batch.left_out),
             )
 
+    def _remember(self, batch, one, place):
+        bounds, now_us = batch.ledger.key_bounds, batch.ledger.log_time_us
+        self._span_us = max(self._span_us, bounds.window_us // SHARES + 1)
+        for named in one.post.posting.keys if bounds.count_max else ():
+            position = batch.stored.get(place + named.place)
+            if position is not None:
+                first = First(position, now_us, named.request)
+                self._firsts.setdefault(named.name, []).append(first)
+
+    def answered(self, process, one, wire):
+        """Note what is answered without an entry, if the node's ledger can know it."""
+        status = int(wire[9:12])
+        if one.token in self._outcomes or status not in (200, 422):
+            return
+        answer = read_answer(one, wire) if status == 200 else None
+        places = {}
+        for named in one.post.posting.keys:
+            firsts = self._known(named, process.engine.ledger)
+            if answer is None:
+                is_other = any(first.request != named.request for first in firsts)
+                places[named.place] = MISMATCH if is_other else None
+                continue
+            position = answer.positions[named.place]
+            if any((each.position, each.request) == (position, named.request) for each in firsts):
+                places.update((named.place + n, position + n) for n in range(named.count))
+        positions = tuple(places.get(place) for place in range(len(one.tokens)))
+        if answer is None or None not in positions:
+            self._unlogged[one.token] = positions, frozenset(range(len(one.tokens)))
+
+    def _known(self, named, ledger):
+        """Return what a node whose ledger this is may know of a key."""
+        past_us = ledger.log_time_us - ledger.key_bounds.window_us - self._span_us
+        return [
+            first
+            for first in self._firsts.get(named.name, ())
+            if first.position <= ledger.tip and first.us > past_us
+        ]
+
+    def _outcome(self, one):
+        return self._outcomes.get(one.token) or self._unlogged.get(one.token)
+
     def acknowledged(self, one, answer):
         told = answer.positions, answer.replayed
-        outcome = self._outcomes.get(one.token)
+        outcome = self._outcome(one)
         if told != outcome or MISMATCH in answer.positions:
             self.fail(f"{one.token} hears {told}; the log has {outcome}")
             return
@@ -223,7 +298,7 @@ class AnswersAreTrue(Check):
                 self.fail(f"{one.token} hears of a replay, and another request is stored")
 
     def refused(self, one, status, wire):
-        positions, _ = self._outcomes.get(one.token, ((), frozenset()))
+        positions, _ = self._outcome(one) or ((), frozenset())
         if status != 422:
             self._refused[one.token] = status
             if positions:

@@ -210,6 +210,14 @@ KEYED = (
         "            if number < self.heard:\n                continue\n", "", profile="keys",
     ),
     Mutation(
+        "a refusal goes first", "who has no room refuses only what is new", PROPOSER,
+        "        if keys and self._ledger is not None:\n", "        if False:\n", profile="disk",
+    ),
+    Mutation(
+        "known for ever at a refusal", "what is past the window is not known", KEYS_OF_LEDGER,
+        "if record is None or _position_of(record) <= past:", "if record is None:", profile="disk",
+    ),
+    Mutation(
         "a group in part is taken out", "who was refused leaves with all its messages", PROPOSAL,
         "gone = sum([count or 1 for _, _, count in self.waiters[: self.heard]])",
         "gone = self.heard", profile="keys",

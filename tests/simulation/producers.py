@@ -29,6 +29,7 @@ ID = b"Crowd-Message-Id: "
 REPLAYED = b"Idempotent-Replayed: true"
 UNKNOWN = b"/problems/outcome-unknown"
 REUSED = b"/problems/idempotency-key-reused"
+NO_ROOM = b"/problems/backlog-full"
 HOST = (b"Host", b"crowd.example")
 AGAIN_S = 0.1
 RACED = 0.5
@@ -81,7 +82,7 @@ class Try:
         process.requests.pop(self, None)
         if process.alive:
             world = self.post.producers.world
-            self.post.producers.checks.answered(process, self)
+            self.post.producers.checks.answered(process, self, wire)
             world.at(process.clock.look() + LATENCY_S, self.post.heard, self, wire)
 
 

@@ -338,3 +338,62 @@ def test_a_group_under_a_known_key_takes_no_position():
     assert list(left_out_spans(history.ledger.left_out(session, number))) == [(0, 1, 8), (1, 3, 0)]
     assert history.ledger.tip == 8
     assert history.ledger.key_tally.mismatches == 3
+
+
+# --- Asked without an entry -------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 1), st.integers(0, 130)), max_size=99))
+def test_what_is_known_is_what_the_next_batch_would_leave_out(steps):
+    """While there is room for all; and asking changes nothing."""
+    keys, now_us, position = Keys(), 0, 0
+    keys.bound(KeyBounds(WINDOW_US, 1_000), 0)
+    for key, request, step_us in steps:
+        now_us += step_us * step_us
+        packed = keyed(0, digests(key, request))
+        before = keys.state(), list(keys.sections())
+        known = keys.known(packed, now_us)
+        assert (keys.state(), list(keys.sections())) == before
+        if now_us >= keys.due_us:
+            keys.tidy(now_us)
+        assert known == keys.take(packed, position + 1, now_us)
+        position += not known
+
+
+def test_keys_that_are_past_the_window_are_not_known_though_nothing_came_since():
+    """Sealed ones and open ones, which only the next batch drops."""
+    keys = Keys()
+    keys.bound(KeyBounds(WINDOW_US, 32), 0)
+    for n in range(3):
+        take(keys, n, first=n + 1, now_us=n)
+
+    def known(key: int, now_us: int) -> bool:
+        return bool(keys.known(keyed(0, digests(key)), now_us))
+
+    assert [known(n, WINDOW_US) for n in range(3)] == [True] * 3
+    assert [known(n, WINDOW_US + 1) for n in range(3)] == [False, False, True]
+    assert [known(n, WINDOW_US + 2) for n in range(3)] == [False] * 3
+    assert keys.held == 3
+
+
+def test_messages_are_known_if_all_of_them_are():
+    """Where the first ones stand, or that one key came with another request."""
+    history = History()
+    history.define(route("/x"))
+    session = history.open()
+    history.accept_keyed(session, (1, "k", "r", 2), (1, "l", "r"))
+    whole, reused = (keyed(0, digests("k", (request, 2)), 2) for request in "rs")
+    single, new = (keyed(0, digests(key, ("r", 1))) for key in "lm")
+
+    def known(messages: int, *packed: bytes) -> list[tuple[int, int, int]]:
+        return list(left_out_spans(history.ledger.known(b"".join(packed), messages)))
+
+    assert known(2, whole) == [(0, 2, 1)]
+    assert known(2, reused) == [(0, 2, 0)]
+    assert known(3, single, moved(whole, 1)) == [(0, 1, 3), (1, 2, 1)]
+    assert known(2, single, moved(new, 1)) == []
+    assert known(3, whole) == []
+    assert known(1) == []
+    history.bound(7_000_000, 0)
+    assert known(1, single) == []

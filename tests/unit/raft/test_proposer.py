@@ -31,7 +31,7 @@ class FakeLedger:
 
     def __init__(self):
         self.nonces, self.accepted, self.open, self.tip = {}, {}, set(), 0
-        self.known, self.without = {}, {}
+        self.known_keys, self.without = {}, {}
 
     def session_of(self, node, nonce):
         return self.nonces.get((node, nonce))
@@ -45,6 +45,15 @@ class FakeLedger:
     def left_out(self, session, number):
         return pack_left_out(self.without.get((session, number), []))
 
+    def known(self, keys, messages):
+        spans = []
+        for place, count, key, request in keyed_messages(keys):
+            first, position = self.known_keys.get(key, (None, 0))
+            if first is None:
+                return b""
+            spans.append((place, count, position if first == request else 0))
+        return pack_left_out(spans) if sum(size for _, size, _ in spans) == messages else b""
+
     def take(self, command):
         if isinstance(command, OpenSession):
             session = len(self.nonces) + 1
@@ -57,10 +66,10 @@ class FakeLedger:
             without = self.without[command.session, command.number] = []
             gone = 0
             for place, count, key, request in keyed_messages(command.keys):
-                if key not in self.known:
-                    self.known[key] = request, self.tip + 1 + place - gone
+                if key not in self.known_keys:
+                    self.known_keys[key] = request, self.tip + 1 + place - gone
                     continue
-                first, position = self.known[key]
+                first, position = self.known_keys[key]
                 without.append((place, count, position if first == request else 0))
                 gone += count
             self.tip += len(command.messages) - gone
@@ -427,6 +436,43 @@ def test_who_gave_up_does_not_hear_again_and_the_others_hear_their_own():
     assert kinds_of(young) == [Replayed(IN_FLIGHT_MAX + 1), IN_FLIGHT_MAX + 2]
 
 
+REFUSALS = [BacklogFullError("full", retry_after_s=9), DrainingError("stopping")]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_i2_what_is_stored_already_is_not_refused(refusal):
+    """Its producer hears the first answer again, or 422: "not stored" would be untrue."""
+    node = Node()
+    node.accept(b"x", b"k")
+    node.pump().commit()
+    node.proposer.refusal = refusal
+    heard = [
+        node.accept(b"x", b"k"), node.accept(b"y", b"k", "s"), node.accept(b"z", b"new"),
+        node.accept(b"x"),
+    ]  # fmt: skip
+    assert kinds_of(heard) == [Replayed(1), KeyReusedError, type(refusal), type(refusal)]
+    assert node.proposer.refused == 2
+    node.pump()
+    assert (node.offered, node.proposer.waiting) == ([], False)
+
+
+def test_i2_a_route_that_is_refused_answers_what_is_stored_already():
+    node = Node()
+    node.accept(b"x", b"k")
+    node.pump().commit()
+    node.proposer.refusals = {1: BacklogFullError("full")}
+    heard = [node.accept(b"x", b"k"), node.accept(b"x", b"new")]
+    assert kinds_of(heard) == [Replayed(1), BacklogFullError]
+
+
+def test_before_there_is_a_ledger_every_key_is_refused():
+    proposer = Proposer("a", Clock(), None, None, acknowledge_within_s=5.0)
+    proposer.refusal = DrainingError("stopping")
+    heard = []
+    proposer.accept(1, b"x", b"k" * 32).addErrback(lambda failure: heard.append(failure.type))
+    assert heard == [DrainingError]
+
+
 # --- Groups ---------------------------------------------------------------------------------------
 
 
@@ -512,6 +558,27 @@ def test_a_group_is_refused_as_a_message_is():
     assert kinds_of([node.accept_group(b"1")]) == [DrainingError]
 
 
+def test_i2_a_group_that_is_stored_already_is_not_refused():
+    """All of it, under one key or each message's own; a part of it is not enough."""
+    node = Node()
+    whole, each = keyed(0, b"w" * 32, 2), keyed(0, b"x" * 32) + keyed(1, b"y" * 32)
+    node.accept_group(b"1", b"2", keys=whole)
+    node.accept_group(b"3", b"4", keys=each)
+    node.pump().commit()
+    node.proposer.refusals = {1: BacklogFullError("full")}
+    known = [node.accept_group(b"1", b"2", keys=whole), node.accept_group(b"4", b"3", keys=each)]
+    assert [one.positions() for (one,) in known] == [[1, 2], [3, 4]]
+    assert [sum(count for _, count, _ in one.replayed) for (one,) in known] == [2, 2]
+    heard = [
+        node.accept_group(b"1", b"0", keys=keyed(0, b"w" * 16 + b"z" * 16, 2)),
+        node.accept_group(b"3", b"4", b"5", keys=each),
+        node.accept_group(b"3", b"5", keys=keyed(0, b"x" * 32) + keyed(1, b"z" * 32)),
+        node.accept_group(b"1", b"2"),
+    ]
+    assert kinds_of(heard) == [KeyReusedError, *[BacklogFullError] * 3]
+    assert node.proposer.refused == 3
+
+
 def test_i7_groups_that_wait_have_a_bound():
     """While nothing is taken; what was taken makes room again."""
     node = Node(session=False)
@@ -568,6 +635,20 @@ def test_many_messages_are_refused_at_once_where_one_is():
     node.proposer.drain()
     assert isinstance(many(node, 1)[0][0], DrainingError)
     assert node.proposer.waiting_count == 1
+
+
+def test_i2_among_many_too_what_is_stored_already_is_not_refused():
+    node = Node()
+    group = ((b"b", b"c"), keyed(0, b"k" * 32, 2))
+    places = [(b"a", b"j" * 32), group, (b"d", b"n" * 32)]
+    wanted(node, places[:2])
+    node.pump().commit()
+    node.proposer.refusals = {1: BacklogFullError("full")}
+    first, second, new = wanted(node, places)
+    assert first == [Replayed(1)]
+    assert second[0].positions() == [2, 3]
+    assert kinds_of([new]) == [BacklogFullError]
+    assert not node.proposer.waiting
 
 
 def test_what_messages_waited_before_they_came_counts():

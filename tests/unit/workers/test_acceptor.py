@@ -214,6 +214,28 @@ def test_what_the_engine_refuses_is_refused_without_asking(worker):
     assert [len(offer.messages) for offer in worker.link.offers] == [2]
 
 
+def test_i2_a_key_is_asked_for_though_the_engine_refuses(worker):
+    """What came under it before may be stored. Without a key, or while the node stops, nobody is asked."""
+    full = refusal_of(BacklogFullError("full", retry_after_s=10))
+    keys = keyed(0, b"k" * 32, 2)
+    worker.tell(refusals=((2, full),))
+    heard = [worker.post(b"a", route=2, digests=b"j" * 32)]
+    worker.tell(refusal=full)
+    heard += [worker.post(b"b", digests=b"i" * 32), worker.post_group(b"c", b"d", keys=keys)]
+    assert [type(worker.post()[0]), type(worker.post_group(b"x")[0])] == [BacklogFullError] * 2
+    worker.turn()
+    assert [offer.messages for offer in worker.link.offers] == [(b"a", b"b", b"c", b"d")]
+    worker.acceptor.known(Known(1, 0, 3))
+    worker.acceptor.refused(Refused(1, 1, 1, full))
+    worker.acceptor.together(Together(1, 2, 4, 2, ((0, 2, 4),)))
+    assert (heard[0], heard[2]) == ([Replayed(3)], [Grouped(4, 2, ((0, 2, 4),))])
+    assert isinstance(heard[1][0], BacklogFullError)
+    assert worker.acceptor.refused_count == 2  # whom the engine refuses, it counts itself
+    worker.tell(refusal=refusal_of(DrainingError("stops")))
+    assert isinstance(worker.post(digests=b"j" * 32)[0], DrainingError)
+    assert isinstance(worker.post_group(b"c", b"d", keys=keys)[0], DrainingError)
+
+
 def test_routes_are_those_that_the_ledger_has(worker):
     assert worker.acceptor.route_id("/x") == 2
     assert worker.acceptor.route_id("/y") is None

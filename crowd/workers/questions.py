@@ -16,7 +16,7 @@ from crowd.errors import DrainingError, MalformedFrameError, RefusedError
 from crowd.ledger.standings import Standing, WithConsumer
 from crowd.message import ConsumerId
 from crowd.web.messages import Absence
-from crowd.workers.wire import Await, Ended, Found, Look
+from crowd.workers.wire import NUMBER_MAX, Await, Ended, Found, Look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,13 @@ class LinkQuestions:
     # --- What the web asks -----------------------------------------------------------------------
 
     def find(self, position: Position) -> Deferred[Standing | Absence]:
-        """Fire with where a message stands; fail with a RefusedError if nobody can say now."""
+        """Fire with where a message stands; fail with a RefusedError if nobody can say now.
+
+        Whatever stands in an id may be asked for. What no message is at needs no question, and no
+        frame holds it.
+        """
+        if not 1 <= position <= NUMBER_MAX:
+            return succeed(Absence.UNKNOWN)
         if self._ended is not None:
             return fail(self._ended)
         if self._is_full:

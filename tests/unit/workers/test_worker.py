@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from crowd.delivery.awaited import Ending
 from crowd.errors import BacklogFullError, KeyReusedError, MalformedFrameError, NoQuorumError
@@ -165,11 +166,13 @@ def test_a_tally_makes_it_ready(stage):
     "data", [b"", b"\xff", encode(Tally((("crowd_nothing", 1.0),))), encode(Accepted(1, 0, 1, 1))]
 )
 def test_what_is_no_frame_of_a_worker_ends_its_link(stage, data):
-    stage.theirs.write(len(data).to_bytes(4, "big") + data)
-    settle(stage.clock)
+    with capturedLogs() as events:
+        stage.theirs.write(len(data).to_bytes(4, "big") + data)
+        settle(stage.clock)
     assert stage.other.lost is not None
     assert stage.worker.link is None
     assert stage.worker.why_lost
+    assert [event["why"] for event in events] == [stage.worker.why_lost]
 
 
 def test_a_tally_of_what_is_no_metric_is_malformed(stage):

@@ -34,7 +34,7 @@ from crowd.web.request import Request
 from crowd.web.rules import rules_of
 from crowd.web.target import is_deliverable
 from crowd.web.twin import answer, fields_of, origin_of
-from crowd.web.waiting import passed_back
+from crowd.web.waiting import Producer, passed_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -217,7 +217,7 @@ class Ingest:
         accepted = acceptor.accept(route, stored, digests)
         if wait is not None:
             browsers = door is not None and door.answers_browsers
-            told = (request, fields.encodings, extra, wait, browsers)
+            told = (request, fields.encodings, extra, wait, browsers, Producer(request))
             return accepted.addCallbacks(self._wait, self._refused, told, {}, (request, extra))
         return accepted.addCallbacks(
             self._accepted, self._refused, (request, fields.encodings, extra), {}, (request, extra)
@@ -287,6 +287,7 @@ class Ingest:
     def _wait(
         self, position: Position | Replayed, request: Any, encodings: bytes,
         extra: tuple[Field, ...], wait: Wait, browsers: bool,  # noqa: FBT001  as Deferreds pass it
+        producer: Producer,
     ) -> Any:  # fmt: skip
         """Have the producer of a message that was accepted wait. Returns what Klein waits for."""
         waiting = self._waiting
@@ -303,7 +304,7 @@ class Ingest:
             reply = ACCEPTED_GZIP if encodings and accepts_gzip(encodings) else ACCEPTED
             return answer(request, reply, (*waiting.usual(ending, wait, name), *own))
 
-        ended = waiting.wait(wait, where, request)
+        ended = waiting.wait(wait, where, request, producer)
         return tell(None) if ended is None else ended.addCallback(tell)
 
     def _refused(self, failure: Failure, request: Any, extra: tuple[Field, ...]) -> bytes | None:

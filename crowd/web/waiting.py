@@ -7,6 +7,7 @@ never changes, to `ingest`; and the waiting to `Waits`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from crowd.message import ConsumerId, wait_mark
@@ -16,7 +17,7 @@ from crowd.web.reply import make_reply
 from crowd.web.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from twisted.internet.defer import Deferred
 
@@ -28,13 +29,16 @@ _STATE: Final = b"Crowd-State"
 _CORS: Final = b"access-control-"
 """What a consumer says to browsers is dropped where the route's door says it."""
 
+_RESET: Final = 205
+"""Its answer has no content (RFC 9110, 15.3.6), whatever a consumer sends."""
+
 
 class Ending(Protocol):
     """How a message ended for the consumer that is waited for."""
 
     @property
     def state(self) -> str:
-        """``delivered`` or ``dead``."""
+        """``delivered``, ``dead`` or ``settled``."""
 
     @property
     def status(self) -> int:
@@ -58,12 +62,34 @@ class Waits(Protocol):
     def wait(self, position: Position, consumer: ConsumerId, within_s: float) -> Deferred[Any]:
         """Fire with the message's `Ending`, or None if that is not known in time. Never fails."""
 
+    def leave(self, position: Position, consumer: ConsumerId, ended: Deferred[Any]) -> None:
+        """End a wait whose producer is gone. `ended`, of `wait`, does not fire any more."""
+
 
 class Wait(NamedTuple):
     """One producer's wait: for whom (nobody, if no consumer takes the route), and how long."""
 
     consumer: ConsumerId | None
     within_s: int
+
+
+class Producer:
+    """Whether the producer of a request is still there. To be made before anything is awaited.
+
+    A wait of one that is gone would keep its place among the others until its time is over.
+    """
+
+    __slots__ = ("is_gone", "leave")
+
+    def __init__(self, request: Any) -> None:
+        self.is_gone = False
+        self.leave: Callable[[], None] | None = None
+        request.notifyFinish().addErrback(self._lost)
+
+    def _lost(self, _: object) -> None:
+        self.is_gone = True
+        if self.leave is not None:
+            self.leave()
 
 
 class Waiting:
@@ -101,17 +127,22 @@ class Waiting:
             (b"Location", MESSAGES.encode("ascii") + name),
         )
 
-    def wait(self, wait: Wait, position: Position, request: Any) -> Deferred[Any] | None:
-        """Wait for the consumer; None if there is nothing to wait for.
+    def wait(
+        self, wait: Wait, position: Position, request: Any, producer: Producer
+    ) -> Deferred[Any] | None:
+        """Wait for the consumer; None if there is nothing to wait for, or nobody who waits.
 
-        The message is stored, so the request need not hold its body any longer.
+        The message is stored, so the request need not hold its body any longer. The Deferred does
+        not fire once the producer is gone.
         """
-        if wait.consumer is None:
+        if wait.consumer is None or producer.is_gone:
             return None
         if type(request) is Request:
             request.connection.release(request)
             request.held, request.body = 0, b""
-        return self._waits.wait(position, wait.consumer, wait.within_s)
+        ended = self._waits.wait(position, wait.consumer, wait.within_s)
+        producer.leave = partial(self._waits.leave, position, wait.consumer, ended)
+        return ended
 
 
 def passed_back(ending: Ending, wait: Wait, *, for_browsers: bool) -> Reply:
@@ -126,4 +157,5 @@ def passed_back(ending: Ending, wait: Wait, *, for_browsers: bool) -> Reply:
     ]
     headers.append((b"Preference-Applied", b"wait=%d" % wait.within_s))
     headers.append((_STATE, ending.state.encode("ascii")))
-    return make_reply(ending.status, tuple(headers), ending.body)
+    body = b"" if ending.status == _RESET else ending.body
+    return make_reply(ending.status, tuple(headers), body)

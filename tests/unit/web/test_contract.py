@@ -105,6 +105,9 @@ class Waits:
         reactor.callLater(0, ended.callback, made if self.late else None)
         return ended
 
+    def leave(self, *_: object) -> None:
+        """Nothing: every wait is over soon."""
+
 
 class Standings:
     """Knows two messages, and one that is gone."""

@@ -16,6 +16,7 @@ from crowd.workers.wire import (
     Ended,
     Found,
     Known,
+    Leave,
     Look,
     Offer,
     Refused,
@@ -251,3 +252,14 @@ def test_a_wait_that_ends_behind_its_worker_is_nothing(stage):
     settle(stage.clock)
     stage.waits.asked[0][3].callback(None)
     assert stage.heard() == []
+
+
+def test_waits_of_producers_that_are_gone_give_their_places_back(stage):
+    """They said so through their worker, or went with it."""
+    stage.say(Await(7, 5, 2, 1500), Await(8, 6, 3, 1500), Await(9, 7, 3, 1500))
+    stage.waits.asked[2][3].callback(None)
+    stage.say(Leave(7), Leave(7), Leave(9), Leave(99))
+    assert stage.waits.left == [(5, 2, stage.waits.asked[0][3])]
+    stage.link.close("crash")
+    settle(stage.clock)
+    assert stage.waits.left[1:] == [(6, 3, stage.waits.asked[1][3])]

@@ -34,7 +34,7 @@ from crowd.web.request import Request
 from crowd.web.rules import rules_of
 from crowd.web.target import is_deliverable
 from crowd.web.twin import answer, fields_of, origin_of
-from crowd.web.waiting import Producer, passed_back
+from crowd.web.waiting import passed_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from crowd.web.fields import Field, Fields
     from crowd.web.messages import MessagePages
     from crowd.web.through import Through
-    from crowd.web.waiting import Ending, Wait, Waiting
+    from crowd.web.waiting import Ending, Producer, Wait, Waiting
 
 METHODS_NEVER_STORED: Final = frozenset(("GET", "HEAD", "OPTIONS", "CONNECT", "TRACE"))
 """They ask instead of telling, or are about the connection."""
@@ -217,7 +217,9 @@ class Ingest:
         accepted = acceptor.accept(route, stored, digests)
         if wait is not None:
             browsers = door is not None and door.answers_browsers
-            told = (request, fields.encodings, extra, wait, browsers, Producer(request))
+            assert self._waiting is not None, "it has begun"
+            producer = self._waiting.producer(request)
+            told = (request, fields.encodings, extra, wait, browsers, producer)
             return accepted.addCallbacks(self._wait, self._refused, told, {}, (request, extra))
         return accepted.addCallbacks(
             self._accepted, self._refused, (request, fields.encodings, extra), {}, (request, extra)

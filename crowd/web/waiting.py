@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
+    from crowd.clock import Clock
     from crowd.message import Position, RouteId
     from crowd.web.fields import Field
     from crowd.web.reply import Reply
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _STATE: Final = b"Crowd-State"
 _CORS: Final = b"access-control-"
 """What a consumer says to browsers is dropped where the route's door says it."""
+
+GONE_S: Final = 3.0
+"""How long a producer waits on who sends no more: as long as a read's reader (`WebLimits.gone_s`)."""
 
 _RESET: Final = 205
 """Its answer has no content (RFC 9110, 15.3.6), whatever a consumer sends."""
@@ -76,26 +80,45 @@ class Wait(NamedTuple):
 class Producer:
     """Whether the producer of a request is still there. To be made before anything is awaited.
 
-    A wait of one that is gone would keep its place among the others until its time is over.
+    A wait of one that is gone would keep its place among the others until its time is over. Who closes
+    his connection, and who only sends no more, look alike: his wait ends soon, and he is answered.
     """
 
-    __slots__ = ("is_gone", "leave")
+    __slots__ = ("_clock", "_ended", "_leave", "is_gone")
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, clock: Clock) -> None:
         self.is_gone = False
-        self.leave: Callable[[], None] | None = None
+        self._clock = clock
+        self._ended: Deferred[Any] | None = None
+        self._leave: Callable[[Deferred[Any]], None] | None = None
         request.notifyFinish().addErrback(self._lost)
+        if type(request) is Request:
+            request.half_closed = self._half_closed
 
-    def _lost(self, _: object) -> None:
+    def begin(self, ended: Deferred[Any], leave: Callable[[Deferred[Any]], None]) -> None:
+        """Take note of the wait that `ended` ends, or `leave`, after which it does not fire."""
+        self._ended, self._leave = ended, leave
+
+    def _lost(self, _: object = None) -> bool:
         self.is_gone = True
-        if self.leave is not None:
-            self.leave()
+        if self._ended is None or self._leave is None or self._ended.called:
+            return False
+        self._leave(self._ended)
+        return True
+
+    def _half_closed(self) -> None:
+        self._clock.callLater(GONE_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._lost() and self._ended is not None:
+            self._ended.callback(None)
 
 
 class Waiting:
     """The waits on a node's routes: `within_s` are the longest ones, by the routes' paths."""
 
-    def __init__(self, waits: Waits, within_s: Mapping[str, float]) -> None:
+    def __init__(self, waits: Waits, within_s: Mapping[str, float], clock: Clock) -> None:
+        self._clock = clock
         self._waits = waits
         self._within_s = within_s
 
@@ -127,6 +150,10 @@ class Waiting:
             (b"Location", MESSAGES.encode("ascii") + name),
         )
 
+    def producer(self, request: Any) -> Producer:
+        """Return whose request it is, as `wait` wants to know."""
+        return Producer(request, self._clock)
+
     def wait(
         self, wait: Wait, position: Position, request: Any, producer: Producer
     ) -> Deferred[Any] | None:
@@ -141,7 +168,7 @@ class Waiting:
             request.connection.release(request)
             request.held, request.body = 0, b""
         ended = self._waits.wait(position, wait.consumer, wait.within_s)
-        producer.leave = partial(self._waits.leave, position, wait.consumer, ended)
+        producer.begin(ended, partial(self._waits.leave, position, wait.consumer))
         return ended
 
 

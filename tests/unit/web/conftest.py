@@ -254,7 +254,7 @@ class Door:
         pages = MessagePages(self.standings, paths, self.entrance, waits, proxies)
         self.ingest = Ingest(
             self.acceptor, taken, self.wall_us, through, self.entrance, proxies,
-            Waiting(self.waits, waits) if waits else None, pages,
+            Waiting(self.waits, waits, self.clock) if waits else None, pages,
         )  # fmt: skip
         self.router = Router(self.ingest.app, (), self.entrance)
         self.producers = Producers(

@@ -342,7 +342,7 @@ class TestContract(TestCase):
         pages = MessagePages(Standings(), {"/leads", "/keyed"}, entrance)
         ingest = Ingest(
             acceptor, (*routes, reads), lambda: time.time_ns() // 1000, through, entrance, None,
-            Waiting(Waits(), {"/any/<path:rest>": 9.0}), pages,
+            Waiting(Waits(), {"/any/<path:rest>": 9.0}, reactor), pages,
         )  # fmt: skip
         endpoint = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
         if stock:

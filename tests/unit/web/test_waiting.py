@@ -18,6 +18,7 @@ from crowd.policy import (
     Policy,
     RatePolicy,
 )
+from crowd.web.waiting import GONE_S
 
 KEY = KeyPolicy("shop", (sha256(b"crowd_one").hexdigest(),))
 SHOWN = b"Authorization: Bearer crowd_one"
@@ -208,6 +209,39 @@ def test_a_producer_that_went_away_before_does_not_even_begin(waiting, post):
     waiting.acceptor.answer_all()
     assert (waiting.waits.asked, waiting.waits.left) == ([], [])
     assert waiting.producers.budget.used == 0
+
+
+def test_a_producer_that_sends_no_more_waits_a_moment_longer(waiting, post):
+    """Who closes, and who only sends no more, look alike. The one is gone; the other hears where to ask."""
+    producer = accepted(waiting, post, b"Prefer: wait=10")
+    producer.channel.readConnectionLost()
+    waiting.clock.advance(GONE_S - 0.1)
+    assert (producer.answers, waiting.waits.left) == ([], [])
+    waiting.clock.advance(0.2)
+    ((position, consumer, _, ended),) = waiting.waits.asked
+    assert waiting.waits.left == [(position, consumer, ended)]
+    (answer,) = producer.answers
+    assert (answer.status, answer.fields[b"crowd-state"]) == (200, b"accepted")
+    assert producer.is_ending
+
+
+def test_a_producer_that_sends_no_more_hears_what_comes_within_that(waiting, post):
+    producer = accepted(waiting, post, b"Prefer: wait=10")
+    producer.channel.readConnectionLost()
+    waiting.waits.asked[0][3].callback(MADE)
+    waiting.clock.advance(GONE_S + 1)
+    assert producer.statuses == [201]
+    assert waiting.waits.left == []
+
+
+def test_a_producer_that_sends_no_more_for_long_does_not_begin_to_wait(waiting, post):
+    producer = waiting.connect()
+    producer.send(post(b"/leads", b"x", b"Prefer: wait=10"))
+    producer.channel.readConnectionLost()
+    waiting.clock.advance(GONE_S + 1)
+    waiting.acceptor.answer_all()
+    assert producer.answers[0].fields[b"crowd-state"] == b"accepted"
+    assert waiting.waits.asked == []
 
 
 def test_a_producer_that_was_answered_and_goes_leaves_nothing(waiting, post):

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 WAITS_MAX: Final = 1_024
 """Producers of one node that wait at once. Each holds a connection, and no body: 1 KiB or so."""
 
+_Asked = tuple[Position, ConsumerId]
+"""What is waited for: who repeats a key may wait for another consumer than the first one did."""
+
 _HERE: Final = ""
 """This node, among those that ask: a peer's name is none."""
 
@@ -72,7 +75,7 @@ class EngineWaits:
         self._clock = clock
         self._engine = engine
         self._awaited = awaited
-        self._waiting: dict[Position, dict[Deferred[Ending | None], Timer]] = {}
+        self._waiting: dict[_Asked, dict[Deferred[Ending | None], Timer]] = {}
         self._count = 0
         self._turning = False
         self._closed = False
@@ -103,29 +106,30 @@ class EngineWaits:
             self.tally.unknown += 1
             return succeed(None)
         ended: Deferred[Ending | None] = Deferred()
-        timer = self._clock.callLater(within_s, self._late, position, ended)
-        self._waiting.setdefault(position, {})[ended] = timer
+        asked = (position, consumer)
+        timer = self._clock.callLater(within_s, self._late, asked, ended)
+        self._waiting.setdefault(asked, {})[ended] = timer
         self._count += 1
         if self._engine.raft.is_leader:
-            tell = partial(self._ended, position)
-            self._ask(position, consumer, within_s, _HERE, tell)
+            self._ask(position, consumer, within_s, _HERE, partial(self._ended, asked))
         elif not self._engine.send(leader, Await(position, consumer, int(within_s * 1000))):
-            self._ended(position, UNKNOWN)
+            self._ended(asked, UNKNOWN)
         return ended
 
     def leave(
         self, position: Position, consumer: ConsumerId, ended: Deferred[Ending | None]
     ) -> None:
         """End a wait whose producer is gone: `ended`, of `wait`, does not fire (any more)."""
-        timer = self._waiting.get(position, {}).pop(ended, None)
+        asked = (position, consumer)
+        timer = self._waiting.get(asked, {}).pop(ended, None)
         if timer is None:
             return
         timer.cancel()
         self._count -= 1
         self.tally.gone += 1
-        if self._waiting[position]:
+        if self._waiting[asked]:
             return
-        del self._waiting[position]
+        del self._waiting[asked]
         leader = self._engine.raft.leader
         if self._engine.raft.is_leader:
             self._awaited.leave(consumer, position, _HERE)
@@ -153,15 +157,15 @@ class EngineWaits:
     # --- What peers say -----------------------------------------------------------------------------
 
     def _said(self, name: str, message: Await | AwaitEnded) -> None:
+        position, consumer = Position(message.position), ConsumerId(message.consumer)
         if isinstance(message, AwaitEnded):
             ending = Ending(message.state, message.status, message.headers, message.body)
-            self._ended(Position(message.position), ending)
+            self._ended((position, consumer), ending)
             return
-        position, consumer = Position(message.position), ConsumerId(message.consumer)
 
         def tell(ending: Ending) -> None:
             told = (ending.state, ending.status, ending.headers, ending.body)
-            self._engine.send(name, AwaitEnded(position, *told))
+            self._engine.send(name, AwaitEnded(position, consumer, *told))
 
         if not self._engine.raft.is_leader:
             tell(UNKNOWN)
@@ -173,19 +177,19 @@ class EngineWaits:
 
     # --- Ends ---------------------------------------------------------------------------------------
 
-    def _ended(self, position: Position, ending: Ending) -> None:
+    def _ended(self, asked: _Asked, ending: Ending) -> None:
         """Tell all that wait for a message. What comes late, or unasked, is for nobody."""
-        waiting = self._waiting.pop(position, {})
+        waiting = self._waiting.pop(asked, {})
         self._count -= len(waiting)
         for ended, timer in waiting.items():
             timer.cancel()
             setattr(self.tally, ending.state, getattr(self.tally, ending.state) + 1)
             ended.callback(None if ending.state == "unknown" else ending)
 
-    def _late(self, position: Position, late: Deferred[Ending | None]) -> None:
-        del self._waiting[position][late]
-        if not self._waiting[position]:
-            del self._waiting[position]
+    def _late(self, asked: _Asked, late: Deferred[Ending | None]) -> None:
+        del self._waiting[asked][late]
+        if not self._waiting[asked]:
+            del self._waiting[asked]
         self._count -= 1
         self.tally.late += 1
         late.callback(None)
@@ -198,5 +202,5 @@ class EngineWaits:
 
     def _end_all(self) -> None:
         self._turning = False
-        for position in list(self._waiting):
-            self._ended(position, UNKNOWN)
+        for asked in list(self._waiting):
+            self._ended(asked, UNKNOWN)

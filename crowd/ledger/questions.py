@@ -193,7 +193,7 @@ class Questions:
         A ledger keeps that a message is settled, not why. So what is settled and no letter was
         ``delivered``, unless an operator had this consumer skip messages or gave letters of its
         up, or their age did: then it is ``settled``, and no more is claimed; nor of a message that
-        was released, or is not the consumer's. KeyError if there is no such consumer. Costs
+        was released, or is not the consumer's, or may not have been as it took other routes. KeyError if there is no such consumer. Costs
         some microseconds.
         """
         if position > self.tip:
@@ -204,6 +204,8 @@ class Questions:
         known = self.consumers[consumer]
         if not known.is_settled(position, self._rows):
             return None
+        if position <= known.routes_known_after:
+            return "settled"
         try:
             is_own = known.owns(position, self._rows)
         except LookupError:

@@ -242,6 +242,7 @@ class AwaitEnded(
     """
 
     position: Number
+    consumer: Number
     state: Literal["delivered", "dead", "settled", "unknown"]
     status: Annotated[int, Meta(ge=0, le=999)]
     headers: Annotated[tuple[tuple[bytes, bytes], ...], Meta(max_length=ANSWER_FIELDS_MAX)]

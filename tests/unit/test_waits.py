@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from crowd.command import Settle
+from crowd.command import Define, Settle
 from crowd.delivery.awaited import Awaited, Ending
 from crowd.message import ConsumerId, Position
 from crowd.raft.wire import Await, AwaitEnded
 from crowd.waits import WAITS_MAX, EngineWaits
-from tests.unit.raft.cluster import Cluster
+from tests.unit.raft.cluster import LEADS, REST_API, Cluster
 
 DONE = Ending("delivered", 201, ((b"X-A", b"b"),), b"made")
 FIRST = ConsumerId(1)
@@ -98,6 +99,21 @@ def test_a_consumer_that_is_none_is_not_waited_for(cluster):
 
 
 @pytest.mark.parametrize("leads", [True, False])
+def test_who_waits_for_another_consumer_hears_nothing_of_this_one(cluster, leads):
+    """A key may come again once another consumer is the first of the file."""
+    second = msgspec.structs.replace(REST_API, name="second")
+    cluster.engines[cluster.leader].propose(Define("a", b"g" * 32, (LEADS,), (REST_API, second)))
+    cluster.run(0.1)
+    cluster.fill(1)
+    name = cluster.leader if leads else cluster.followers[0]
+    told = [wait(cluster, name, 1), wait(cluster, name, 1, of=ConsumerId(2))]
+    cluster.run(0.1)
+    end(cluster, 1)
+    cluster.run(0.1)
+    assert told == [[DONE], []]
+
+
+@pytest.mark.parametrize("leads", [True, False])
 def test_a_producer_that_is_gone_gives_its_place_back(cluster, leads):
     """At once, on its node and on the leader; the others that wait for the same go on."""
     cluster.fill(1)
@@ -133,7 +149,7 @@ def test_a_node_that_does_not_lead_says_so(cluster):
     one, two = cluster.followers
     cluster.engines[two].peer_message(one, Await(1, 1, 1000))
     answers = [m for _, to, m in cluster.wires.sent if isinstance(m, AwaitEnded) and to == one]
-    assert answers == [AwaitEnded(1, "unknown", 0, (), b"")]
+    assert answers == [AwaitEnded(1, 1, "unknown", 0, (), b"")]
 
 
 def test_i7_waits_are_bounded(cluster):

@@ -85,6 +85,17 @@ def test_how_a_message_ended_for_a_consumer(history):
         ended_as(9, 1)
 
 
+def test_of_what_came_under_other_routes_no_more_is_claimed_than_is_kept(history):
+    """Whether it was the consumer's is known above its watermark alone."""
+    history.apply(Settle(1, ((1, 10),)))
+    history.define(route("/x"), route("/y"), consumer("c", "/x", "/y"), consumer("d"))
+    history.accept(history.open("b"), 1)
+    history.apply(Settle(1, ((12, 12),)))
+    assert [history.ledger.ended_as(1, position) for position in (11, 10, 12)] == [
+        "settled", "settled", "delivered",
+    ]  # fmt: skip
+
+
 def test_of_what_was_released_no_more_is_claimed_than_is_kept():
     """A letter is there still; of all others nobody knows whose they were."""
     history = History(chunk_rows=2)

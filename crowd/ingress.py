@@ -173,7 +173,7 @@ class Routes:
             )
             ingest = Ingest(
                 self._behind.acceptor, routes, wall_us, self._through, entrance, proxies,
-                Waiting(self._behind.waits, waits) if waits else None, pages,
+                Waiting(self._behind.waits, waits, self._reactor) if waits else None, pages,
             )  # fmt: skip
             return Router(ingest.app, [host.encode("ascii") for host in node.hosts], entrance)
         except (LookupError, ValueError) as error:

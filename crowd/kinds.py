@@ -105,6 +105,10 @@ def _bounded(unit: Callable[[str], int], least: int, most: int) -> Callable[[Any
     return parse
 
 
+def _keys(value: Any) -> int:
+    return _number(value) and _bounded(_number, 2, KEYS_MAX)(value)
+
+
 def _number(value: Any) -> int:
     if type(value) is not int:
         raise ValueError
@@ -324,9 +328,8 @@ SIZE: Final = Kind(
 MESSAGES: Final = Kind(
     "a whole number from 1 to 1000000000", 1, _bounded(_number, 1, 1_000_000_000)
 )
-KEYS: Final = Kind(
-    f"a whole number from 0, for none, to {KEYS_MAX}", 0, _bounded(_number, 0, KEYS_MAX)
-)
+# Room for a key to come is kept: of one nothing would be remembered.
+KEYS: Final = Kind(f"a whole number from 2 to {KEYS_MAX}, or 0 for none", 0, _keys)
 # Below a second a producer could not try again; above a month the count is the bound.
 WINDOW: Final = Kind(
     'a duration from "1 s" to "30 d", with its unit', 1, _bounded(duration_us, _S, 720 * _H)

@@ -10,6 +10,7 @@ the leader changes, a link breaks or time is over, the wait alone ends.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -23,11 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from crowd.clock import Clock, Timer
-    from crowd.delivery.awaited import Awaited
+    from crowd.delivery.awaited import Awaited, State
     from crowd.message import RouteId
 
 WAITS_MAX: Final = 1_024
 """Producers of one node that wait at once. Each holds a connection, and no body: 1 KiB or so."""
+
+_Asked = tuple[Position, ConsumerId]
+"""What is waited for: who repeats a key may wait for another consumer than the first one did."""
+
+_HERE: Final = ""
+"""This node, among those that ask: a peer's name is none."""
 
 
 class Cluster(Protocol):
@@ -43,12 +50,17 @@ class Cluster(Protocol):
 
 
 class Tally(msgspec.Struct):
-    """How waits ended: ``late`` for want of time, ``unknown`` as nobody could tell."""
+    """How waits ended: ``late`` for want of time, ``unknown`` as nobody could tell.
+
+    Of those that are ``gone`` the producer was, before the end.
+    """
 
     delivered: int = 0
     dead: int = 0
+    settled: int = 0
     late: int = 0
     unknown: int = 0
+    gone: int = 0
 
 
 class EngineWaits:
@@ -63,7 +75,7 @@ class EngineWaits:
         self._clock = clock
         self._engine = engine
         self._awaited = awaited
-        self._waiting: dict[Position, list[tuple[Deferred[Ending | None], Timer]]] = {}
+        self._waiting: dict[_Asked, dict[Deferred[Ending | None], Timer]] = {}
         self._count = 0
         self._turning = False
         self._closed = False
@@ -94,14 +106,35 @@ class EngineWaits:
             self.tally.unknown += 1
             return succeed(None)
         ended: Deferred[Ending | None] = Deferred()
-        timer = self._clock.callLater(within_s, self._late, position, ended)
-        self._waiting.setdefault(position, []).append((ended, timer))
+        asked = (position, consumer)
+        timer = self._clock.callLater(within_s, self._late, asked, ended)
+        self._waiting.setdefault(asked, {})[ended] = timer
         self._count += 1
         if self._engine.raft.is_leader:
-            self._ask(position, consumer, within_s, lambda ending: self._ended(position, ending))
+            self._ask(position, consumer, within_s, _HERE, partial(self._ended, asked))
         elif not self._engine.send(leader, Await(position, consumer, int(within_s * 1000))):
-            self._ended(position, UNKNOWN)
+            self._ended(asked, UNKNOWN)
         return ended
+
+    def leave(
+        self, position: Position, consumer: ConsumerId, ended: Deferred[Ending | None]
+    ) -> None:
+        """End a wait whose producer is gone: `ended`, of `wait`, does not fire (any more)."""
+        asked = (position, consumer)
+        timer = self._waiting.get(asked, {}).pop(ended, None)
+        if timer is None:
+            return
+        timer.cancel()
+        self._count -= 1
+        self.tally.gone += 1
+        if self._waiting[asked]:
+            return
+        del self._waiting[asked]
+        leader = self._engine.raft.leader
+        if self._engine.raft.is_leader:
+            self._awaited.leave(consumer, position, _HERE)
+        elif leader is not None:
+            self._engine.send(leader, Await(position, consumer, 0))
 
     def close(self) -> None:
         """End all waits, and take no more: this node stops."""
@@ -109,49 +142,54 @@ class EngineWaits:
         self._end_all()
 
     def _ask(
-        self, position: Position, consumer: ConsumerId, within_s: float,
+        self, position: Position, consumer: ConsumerId, within_s: float, who: str,
         tell: Callable[[Ending], None],
     ) -> None:  # fmt: skip
-        """Ask on this node, which leads."""
+        """Ask on this node, which leads.
+
+        Its ledger may not have the message yet: a follower can apply an entry before it does.
+        """
         ledger, now_s = self._engine.ledger, self._clock.seconds()
-        settled = consumer not in ledger.consumers or ledger.is_settled(consumer, position)
-        self._awaited.ask(position, now_s, now_s + within_s, tell, settled=settled)
+        is_there = consumer in ledger.consumers
+        end: State | None = ledger.ended_as(consumer, position) if is_there else "unknown"
+        self._awaited.ask(consumer, position, who, tell, now_s, now_s + within_s, end)
 
     # --- What peers say -----------------------------------------------------------------------------
 
     def _said(self, name: str, message: Await | AwaitEnded) -> None:
+        position, consumer = Position(message.position), ConsumerId(message.consumer)
         if isinstance(message, AwaitEnded):
             ending = Ending(message.state, message.status, message.headers, message.body)
-            self._ended(Position(message.position), ending)
+            self._ended((position, consumer), ending)
             return
-        position = Position(message.position)
 
         def tell(ending: Ending) -> None:
             told = (ending.state, ending.status, ending.headers, ending.body)
-            self._engine.send(name, AwaitEnded(position, *told))
+            self._engine.send(name, AwaitEnded(position, consumer, *told))
 
         if not self._engine.raft.is_leader:
             tell(UNKNOWN)
             return
-        self._ask(position, ConsumerId(message.consumer), message.within_ms / 1000, tell)
+        if message.within_ms:
+            self._ask(position, consumer, message.within_ms / 1000, name, tell)
+        else:
+            self._awaited.leave(consumer, position, name)
 
     # --- Ends ---------------------------------------------------------------------------------------
 
-    def _ended(self, position: Position, ending: Ending) -> None:
+    def _ended(self, asked: _Asked, ending: Ending) -> None:
         """Tell all that wait for a message. What comes late, or unasked, is for nobody."""
-        waiting = self._waiting.pop(position, [])
+        waiting = self._waiting.pop(asked, {})
         self._count -= len(waiting)
-        for ended, timer in waiting:
+        for ended, timer in waiting.items():
             timer.cancel()
             setattr(self.tally, ending.state, getattr(self.tally, ending.state) + 1)
             ended.callback(None if ending.state == "unknown" else ending)
 
-    def _late(self, position: Position, late: Deferred[Ending | None]) -> None:
-        left = [each for each in self._waiting[position] if each[0] is not late]
-        if left:
-            self._waiting[position] = left
-        else:
-            del self._waiting[position]
+    def _late(self, asked: _Asked, late: Deferred[Ending | None]) -> None:
+        del self._waiting[asked][late]
+        if not self._waiting[asked]:
+            del self._waiting[asked]
         self._count -= 1
         self.tally.late += 1
         late.callback(None)
@@ -164,5 +202,5 @@ class EngineWaits:
 
     def _end_all(self) -> None:
         self._turning = False
-        for position in list(self._waiting):
-            self._ended(position, UNKNOWN)
+        for asked in list(self._waiting):
+            self._ended(asked, UNKNOWN)

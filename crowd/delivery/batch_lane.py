@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from crowd.delivery.batch_plan import BatchPlan
-from crowd.delivery.lane import MEND_S, Lane
+from crowd.delivery.lane import MEND_S, Lane, told
 from crowd.delivery.outcome import Failed, FailureKind, Outcome, in_words
 from crowd.delivery.request import Naming
 from crowd.errors import MalformedMessageError
@@ -159,10 +159,11 @@ class BatchLane(Lane):
         bad = next((answer for answer, outcome in pairs if outcome is not Outcome.DELIVERED), None)
         self.last_problem = "" if bad is None else in_words(bad)
         for place, position in awaited:
+            answer = answers[place]
             if outcomes[place] is Outcome.DELIVERED:
-                self._end(position, "delivered", answers[place])
+                around.awaited.delivered(self.consumer, position, told("delivered", answer), now_s)
             elif any(each.position == position for each in plan.endings.dead[dead:]):
-                self._end(position, "dead", answers[place])
+                self._died(position, answer, now_s)
         if closed != plan.breaker.closed:
             self._turned(now_s)
         self.stirred = True

@@ -231,6 +231,7 @@ class Dispatcher(Service):
         """Have a lane for each consumer, as it is defined now, and for no other."""
         for gone in self._lanes.keys() - self._ledger.consumers.keys():
             self._lanes.pop(gone).close()
+            self.awaited.gone(gone)
         for consumer, known in self._ledger.consumers.items():
             lane = self._lanes.get(consumer)
             if lane is None:

@@ -19,7 +19,7 @@ from crowd.delivery.order import Order
 from crowd.delivery.outcome import Answered, Failed, FailureKind, Outcome, in_words
 from crowd.delivery.pace import Rate
 from crowd.delivery.plan import Plan
-from crowd.delivery.reports import Reports, remembered_of
+from crowd.delivery.reports import BURY_AWAITED_S, Reports, remembered_of
 from crowd.delivery.request import Naming
 from crowd.delivery.rules import Rules
 from crowd.delivery.trial import letter_number, letter_place
@@ -227,6 +227,7 @@ class Lane:
         if known.passed != self._passed:
             self._passed = known.passed
             plan.pass_over(known.passed, now_s)
+        self._around.awaited.look(self.consumer, ledger, now_s)
         self._look_at_letters(now_s)
         if self._came:
             self._hasten_letters(now_s)
@@ -265,7 +266,7 @@ class Lane:
             dues.append(self._read_from_s)
         if self._letters_skipped:
             dues.append(self._letters_s)
-        dues.append(plan.endings.letters_due_s())
+        dues += plan.endings.letters_due_s(), self._around.awaited.due_s(self.consumer)
         return min((due_s for due_s in dues if due_s is not None), default=None)
 
     # --- Order --------------------------------------------------------------------------------------
@@ -453,22 +454,20 @@ class Lane:
             else:
                 counts.retried += 1
             self.last_problem = in_words(answer)
-        if awaited:
+        if awaited or around.awaited.asks(self.consumer, position):
             if outcome is Outcome.DELIVERED:
-                self._end(position, "delivered", answer)
+                around.awaited.delivered(self.consumer, position, told("delivered", answer), now_s)
             elif len(plan.endings.dead) > dead:
-                self._end(position, "dead", answer)
+                self._died(position, answer, now_s)
         if closed != plan.breaker.closed:
             self._turned(now_s)
         self.stirred = True
         around.wake()
 
-    def _end(self, position: Position, state: State, answer: Answer) -> None:
-        """Tell who waits for a message what its consumer said."""
-        ending = Ending(state)
-        if isinstance(answer, Answered) and answer.whole is not None:
-            ending = ending_of(state, answer.status, *answer.whole)
-        self._around.awaited.ended(position, ending, self._around.clock.seconds())
+    def _died(self, position: Position, answer: Answer, now_s: float) -> None:
+        """Have who waits for a message told that it died, soon: once it is a letter."""
+        self._around.awaited.died(self.consumer, position, told("dead", answer), now_s)
+        self._reports.heard(now_s, BURY_AWAITED_S)
 
     def _broke(self, failure: Failure) -> None:
         """End the node: the plan is not what the attempts are, which is never to be."""
@@ -511,6 +510,13 @@ class Lane:
                 courier.abort()
             else:
                 courier.close()
+
+
+def told(state: State, answer: Answer) -> Ending:
+    """Return what is told of an attempt that ended a message so."""
+    if isinstance(answer, Answered) and answer.whole is not None:
+        return ending_of(state, answer.status, *answer.whole)
+    return Ending(state)
 
 
 def _rules_of(definition: ConsumerDefinition) -> Rules:

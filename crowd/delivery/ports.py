@@ -5,7 +5,7 @@ Everything here runs in the reactor's thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -102,6 +102,11 @@ class LedgerView(Protocol):
 
     def is_settled(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether a position needs no attempt."""
+
+    def ended_as(
+        self, consumer: ConsumerId, position: Position
+    ) -> Literal["delivered", "dead", "settled"] | None:
+        """Return how a message ended for a consumer, as far as that is kept; None if it did not."""
 
     def settled_of(
         self, consumer: ConsumerId, positions: Collection[Position]

@@ -30,6 +30,10 @@ SETTLE_EVERY_S: Final = 0.1
 """Outcomes wait this long for others: at most ten entries a second for each consumer, and a
 leader's death repeats no more than a tenth of a second's deliveries."""
 
+BURY_AWAITED_S: Final = 0.01
+"""The dead of which a producer waits to hear wait no longer: as long as two slices. Such producers
+are few (`crowd.waits.WAITS_MAX`), and an entry has the deaths of all."""
+
 SETTLE_AT: Final = 500
 """Outcomes that do not wait longer: about 5 000 deliveries a second make an entry each 0.1 s."""
 
@@ -86,10 +90,10 @@ class Reports:
         self.no_room = ""
         """Which bound leaves no room for the next letter, for people."""
 
-    def heard(self, now_s: float) -> None:
-        """Have an outcome proposed soon; others may come with it."""
-        if self._due_s is None:
-            self._due_s = now_s + SETTLE_EVERY_S
+    def heard(self, now_s: float, within_s: float = SETTLE_EVERY_S) -> None:
+        """Have an outcome proposed within `within_s`; others may come with it."""
+        if self._due_s is None or self._due_s > now_s + within_s:
+            self._due_s = now_s + within_s
 
     def due_s(self) -> float | None:
         """Return when `send` has something to do, or None if only an event brings it."""

@@ -128,6 +128,11 @@ class Consumer:
         self._epochs.append(_Epoch(after, routes))
 
     @property
+    def routes_known_after(self) -> Position:
+        """Behind which position `owns` is certain: up to there it may have taken other routes."""
+        return Position(self._epochs[0].after)
+
+    @property
     def backlog(self) -> int:
         """The number of its own messages that are not settled."""
         return self.own - self.done

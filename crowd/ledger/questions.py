@@ -8,7 +8,7 @@ Invariant: no question changes the state. What is kept only for speed is never p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from crowd.command import Index, SessionId, Term
 from crowd.idempotency import left_out_places
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from crowd.command import Remember
     from crowd.definition import KeyBounds
     from crowd.ledger.consumers import Consumer
+
+
+End: TypeAlias = Literal["delivered", "dead", "settled"]
 
 
 class Questions:
@@ -194,6 +197,33 @@ class Questions:
     def is_settled(self, consumer: ConsumerId, position: Position) -> bool:
         """Return whether `position` needs no attempt: it is settled, or not this consumer's."""
         return self.consumers[consumer].is_settled(position, self._rows)
+
+    def ended_as(self, consumer: ConsumerId, position: Position) -> End | None:
+        """Return how a message ended for a consumer; None if it did not, or is not here yet.
+
+        A ledger keeps that a message is settled, not why. So what is settled and no letter was
+        ``delivered``, unless an operator had this consumer skip messages or gave letters of its
+        up, or their age did: then it is ``settled``, and no more is claimed; nor of a message that
+        was released, or is not the consumer's, or may not have been as it took other routes. KeyError if there is no such consumer. Costs
+        some microseconds.
+        """
+        if position > self.tip:
+            return None
+        number = self.letter_at(consumer, position)
+        if number is not None:
+            return "dead" if self._letters[number].state == "dead" else None
+        known = self.consumers[consumer]
+        if not known.is_settled(position, self._rows):
+            return None
+        if position <= known.routes_known_after:
+            return "settled"
+        try:
+            is_own = known.owns(position, self._rows)
+        except LookupError:
+            return "settled"
+        tally = self.letter_tally(consumer)
+        surely = is_own and not (known.skipped or tally.purged or tally.expired)
+        return "delivered" if surely else "settled"
 
     def settled_of(
         self, consumer: ConsumerId, positions: Collection[Position]

@@ -2,10 +2,6 @@
 
 Decides what is said of a message from what is kept: whether it is settled, whether it is a letter,
 and what the leader last had remembered of its trials. Leaves who may hear it to ``crowd/web``.
-
-A ledger keeps that a message is settled, not why. So what is settled and no letter was delivered,
-unless an operator had this consumer skip messages or gave letters of its up, or their age did: then
-it is ``settled``, and no more is claimed.
 """
 
 from __future__ import annotations
@@ -63,16 +59,13 @@ def standing_of(ledger: Questions, position: Position) -> Standing:
 
 
 def _with_consumer(ledger: Questions, consumer: ConsumerId, position: Position) -> WithConsumer:
-    known = ledger.consumers[consumer]
-    name = known.definition.name
+    name = ledger.consumers[consumer].definition.name
+    end = ledger.ended_as(consumer, position)
     number = ledger.letter_at(consumer, position)
     if number is not None:
-        letter = ledger.letters[number]
-        return WithConsumer(name, "dead" if letter.state == "dead" else "retrying", letter.attempts)
-    if ledger.is_settled(consumer, position):
-        tally = ledger.letter_tally(consumer)
-        surely = not (known.skipped or tally.purged or tally.expired)
-        return WithConsumer(name, "delivered" if surely else "settled")
+        return WithConsumer(name, end or "retrying", ledger.letters[number].attempts)
+    if end is not None:
+        return WithConsumer(name, end)
     memory = ledger.remembered(consumer)
     for trial in () if memory is None else memory.trials:
         if trial.position == position and not trial.letter:

@@ -225,7 +225,7 @@ class Await(
 ):
     """A producer of the sender's waits for what `consumer` answers to the message at `position`.
 
-    For `within_ms` from now on. Clocks differ, so it is no time of day.
+    For `within_ms` from now on. Clocks differ, so it is no time of day. With 0 none waits any more.
     """
 
     position: Number
@@ -236,13 +236,14 @@ class Await(
 class AwaitEnded(
     msgspec.Struct, frozen=True, array_like=True, tag=33, forbid_unknown_fields=True, gc=False
 ):
-    """How the message that was asked for ended: ``delivered``, ``dead``, or ``unknown``.
+    """How the message that was asked for ended: ``delivered``, ``dead``, ``settled``, or ``unknown``.
 
     `status` is 0 where no answer of the consumer's is passed back, and the rest is empty then.
     """
 
     position: Number
-    state: Literal["delivered", "dead", "unknown"]
+    consumer: Number
+    state: Literal["delivered", "dead", "settled", "unknown"]
     status: Annotated[int, Meta(ge=0, le=999)]
     headers: Annotated[tuple[tuple[bytes, bytes], ...], Meta(max_length=ANSWER_FIELDS_MAX)]
     body: Annotated[bytes, Meta(max_length=ANSWER_BYTES_MAX)]

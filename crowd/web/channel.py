@@ -160,6 +160,9 @@ class Channel(TwistedProtocol):
         """
         self._read_lost = True
         self._feed_rest()
+        for request in self._queue:
+            if request.half_closed is not None:
+                request.half_closed()
         stream = self._queue[0].stream if self._queue else None
         if stream is not None and stream.phase is Phase.ASKED:
             stream.due_s = self._shared.now_s + self._limits.gone_s

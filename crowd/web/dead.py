@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from crowd.command import LETTERS_MAX
 from crowd.errors import MalformedMessageError, UnknownLetterError
-from crowd.message import decode_message
+from crowd.message import WAIT_FIELD, decode_message
 from crowd.quantity import rate_per_s
 from crowd.value import INTEGER_MAX
 from crowd.web.gate import AskedWrongError, answered, shown, told, wrong
@@ -228,14 +228,15 @@ def shown_message(stored: bytes) -> dict[str, Any]:
 
     The body is base64, at most `BODY_SHOWN_MAX` bytes of it, and beside that ``text`` if it is
     printable UTF-8; ``body_bytes`` is how many it has. Octets of heads stand as the characters
-    of the same number.
+    of the same number. That the producer waited is no field of its own (`crowd.message.wait_mark`).
     """
     message = decode_message(stored)
+    fields = [field for field in message.headers if field[0] != WAIT_FIELD]
     body = message.body[:BODY_SHOWN_MAX]
     fact: dict[str, Any] = {
         "method": message.method.decode("latin-1"),
         "target": message.target.decode("latin-1"),
-        "headers": [[n.decode("latin-1"), v.decode("latin-1")] for n, v in message.headers],
+        "headers": [[n.decode("latin-1"), v.decode("latin-1")] for n, v in fields],
         "received_us": message.received_us,
         "client": message.client.decode("latin-1"),
         "scheme": message.scheme.decode("latin-1"),

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from crowd.web.fields import Field, Fields
     from crowd.web.messages import MessagePages
     from crowd.web.through import Through
-    from crowd.web.waiting import Ending, Wait, Waiting
+    from crowd.web.waiting import Ending, Producer, Wait, Waiting
 
 METHODS_NEVER_STORED: Final = frozenset(("GET", "HEAD", "OPTIONS", "CONNECT", "TRACE"))
 """They ask instead of telling, or are about the connection."""
@@ -218,7 +218,9 @@ class Ingest:
         accepted = acceptor.accept(route, stored, digests)
         if wait is not None:
             browsers = door is not None and door.answers_browsers
-            told = (request, fields.encodings, extra, wait, browsers)
+            assert self._waiting is not None, "it has begun"
+            producer = self._waiting.producer(request)
+            told = (request, fields.encodings, extra, wait, browsers, producer)
             return accepted.addCallbacks(self._wait, self._refused, told, {}, (request, extra))
         return accepted.addCallbacks(
             self._accepted, self._refused, (request, fields.encodings, extra), {}, (request, extra)
@@ -288,6 +290,7 @@ class Ingest:
     def _wait(
         self, position: Position | Replayed, request: Any, encodings: bytes,
         extra: tuple[Field, ...], wait: Wait, browsers: bool,  # noqa: FBT001  as Deferreds pass it
+        producer: Producer,
     ) -> Any:  # fmt: skip
         """Have the producer of a message that was accepted wait. Returns what Klein waits for."""
         waiting = self._waiting
@@ -304,7 +307,7 @@ class Ingest:
             reply = ACCEPTED_GZIP if encodings and accepts_gzip(encodings) else ACCEPTED
             return answer(request, reply, (*waiting.usual(ending, wait, name), *own))
 
-        ended = waiting.wait(wait, where, request)
+        ended = waiting.wait(wait, where, request, producer)
         return tell(None) if ended is None else ended.addCallback(tell)
 
     def _refused(self, failure: Failure, request: Any, extra: tuple[Field, ...]) -> bytes | None:

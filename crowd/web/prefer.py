@@ -20,14 +20,19 @@ _ELEMENT: Final = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)
 """A preference with its parameters. A comma within quotes ends none."""
 
 _WAIT: Final = re.compile(
-    rb'wait[ \t]*=[ \t]*(?:"([0-9]{1,9})"|([0-9]{1,9}))[ \t]*(?:;.*)?\Z', re.IGNORECASE | re.DOTALL
+    rb'wait[ \t]*=[ \t]*(?:"([0-9]+)"|([0-9]+))[ \t]*(?:;.*)?\Z', re.IGNORECASE | re.DOTALL
 )
-"""RFC 7240, sections 2 and 4.3: whole seconds. Of ten digits nobody means any."""
+"""RFC 7240, sections 2 and 4.3: whole seconds."""
+
+_DIGITS_MAX: Final = 9
+SECONDS_MAX: Final = 10**_DIGITS_MAX - 1
+"""Thirty years: more is as good as this. Thousands of digits would be no number to Python."""
 
 
 def read_wait(headers: Iterable[Field]) -> tuple[int | None, list[Field]]:
     """Return the seconds of the first ``wait`` among `headers`, if any, and the fields without one.
 
+    The seconds are `SECONDS_MAX` at most, whatever is asked for.
     What cannot be read is no wait, and stays as it came; so does a field that has none.
     """
     wait_s: int | None = None
@@ -43,7 +48,8 @@ def read_wait(headers: Iterable[Field]) -> tuple[int | None, list[Field]]:
             if found is None:
                 others.append(element)
             elif wait_s is None:  # of several, the first counts (section 2)
-                wait_s = int(found[1] or found[2])
+                digits = (found[1] or found[2]).lstrip(b"0")
+                wait_s = int(digits or b"0") if len(digits) <= _DIGITS_MAX else SECONDS_MAX
         if len(others) == len(elements):
             kept.append((name, value))
         elif any(others):

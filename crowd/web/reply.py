@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 NO_CONTENT: Final = 204
 
+LENGTHLESS: Final = frozenset({NO_CONTENT, 304})
+"""They have no body, and say no length: RFC 9110, 8.6, forbids it to the one, and what the other would
+say is not that of the nothing that it sends."""
+
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
     """A whole answer. ``head`` is its status line and header fields as they go out."""
@@ -38,10 +42,10 @@ def phrase(status: int) -> bytes:
 def make_reply(status: int, headers: tuple[Field, ...], body: bytes) -> Reply:
     """Return the answer of `status` with `headers` and `body`; its length is added.
 
-    But to 204, which has no body and must not say so (RFC 9110 section 8.6).
+    But to those that are `LENGTHLESS`.
     """
     lines = [b"HTTP/1.1 %d %s\r\n" % (status, phrase(status))]
     lines += [b"%s: %s\r\n" % field for field in headers]
-    if status != NO_CONTENT:
+    if status not in LENGTHLESS:
         lines.append(b"Content-Length: %d\r\n" % len(body))
     return Reply(status, headers, body, b"".join(lines))

@@ -62,17 +62,40 @@ class Request:
     `raw_headers` (in their order and case), `fields` (the same, sorted), `body`.
     `held` is what the in-flight budget holds for it. Whoever sets `answers_itself` promises
     to call `reply` later; the channel then waits for nothing else. `stream`: it is answered in
-    pieces. `old_version`: it came as HTTP/1.0.
+    pieces. `old_version`: it came as HTTP/1.0. `half_closed` is called, if it was set, when the producer
+    sends no more.
     """
 
     __slots__ = (
-        "_args", "_code", "_content", "_finish", "_parts", "_request_headers",
-        "_response_headers", "answers_itself", "body", "connection", "fields", "finished", "held",
-        "keep_alive", "method", "notified", "old_version", "path", "postpath", "prepath",
-        "raw_headers", "stream", "uri", "wire",
+        "_args",
+        "_code",
+        "_content",
+        "_finish",
+        "_parts",
+        "_request_headers",
+        "_response_headers",
+        "answers_itself",
+        "body",
+        "connection",
+        "fields",
+        "finished",
+        "half_closed",
+        "held",
+        "keep_alive",
+        "method",
+        "notified",
+        "old_version",
+        "path",
+        "postpath",
+        "prepath",
+        "raw_headers",
+        "stream",
+        "uri",
+        "wire",
     )  # fmt: skip
 
     old_version: bool
+    half_closed: Callable[[], None] | None
 
     # Everything that is not set here is set when it is first needed: `_lazy` makes it.
     def __init__(
@@ -240,6 +263,7 @@ _LAZY: dict[str, Callable[[Request], Any]] = {
     "_parts": lambda _: [],
     "_request_headers": _request_headers,
     "_response_headers": lambda _: Headers(),
+    "half_closed": lambda _: None,
     "old_version": lambda _: False,
     "postpath": _postpath,
     "prepath": lambda _: [],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crowd.web.fields import Fields, sort_fields
-from crowd.web.reply import NO_CONTENT, Reply
+from crowd.web.reply import LENGTHLESS, Reply
 from crowd.web.request import Request
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def answer(request: Any, reply: Reply, extra: tuple[Field, ...] = ()) -> bytes |
     request.setResponseCode(reply.status)
     for name, value in (*reply.headers, *extra):
         request.responseHeaders.addRawHeader(name, value)
-    if reply.status != NO_CONTENT:
+    if reply.status not in LENGTHLESS:
         request.setHeader(b"Content-Length", b"%d" % len(reply.body))
     return reply.body
 

@@ -7,6 +7,7 @@ never changes, to `ingest`; and the waiting to `Waits`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from crowd.message import ConsumerId, wait_mark
@@ -16,10 +17,11 @@ from crowd.web.reply import make_reply
 from crowd.web.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from twisted.internet.defer import Deferred
 
+    from crowd.clock import Clock
     from crowd.message import Position, RouteId
     from crowd.web.fields import Field
     from crowd.web.reply import Reply
@@ -28,13 +30,19 @@ _STATE: Final = b"Crowd-State"
 _CORS: Final = b"access-control-"
 """What a consumer says to browsers is dropped where the route's door says it."""
 
+GONE_S: Final = 3.0
+"""How long a producer waits on who sends no more: as long as a read's reader (`WebLimits.gone_s`)."""
+
+_RESET: Final = 205
+"""Its answer has no content (RFC 9110, 15.3.6), whatever a consumer sends."""
+
 
 class Ending(Protocol):
     """How a message ended for the consumer that is waited for."""
 
     @property
     def state(self) -> str:
-        """``delivered`` or ``dead``."""
+        """``delivered``, ``dead`` or ``settled``."""
 
     @property
     def status(self) -> int:
@@ -58,6 +66,9 @@ class Waits(Protocol):
     def wait(self, position: Position, consumer: ConsumerId, within_s: float) -> Deferred[Any]:
         """Fire with the message's `Ending`, or None if that is not known in time. Never fails."""
 
+    def leave(self, position: Position, consumer: ConsumerId, ended: Deferred[Any]) -> None:
+        """End a wait whose producer is gone. `ended`, of `wait`, does not fire any more."""
+
 
 class Wait(NamedTuple):
     """One producer's wait: for whom (nobody, if no consumer takes the route), and how long."""
@@ -66,10 +77,48 @@ class Wait(NamedTuple):
     within_s: int
 
 
+class Producer:
+    """Whether the producer of a request is still there. To be made before anything is awaited.
+
+    A wait of one that is gone would keep its place among the others until its time is over. Who closes
+    his connection, and who only sends no more, look alike: his wait ends soon, and he is answered.
+    """
+
+    __slots__ = ("_clock", "_ended", "_leave", "is_gone")
+
+    def __init__(self, request: Any, clock: Clock) -> None:
+        self.is_gone = False
+        self._clock = clock
+        self._ended: Deferred[Any] | None = None
+        self._leave: Callable[[Deferred[Any]], None] | None = None
+        request.notifyFinish().addErrback(self._lost)
+        if type(request) is Request:
+            request.half_closed = self._half_closed
+
+    def begin(self, ended: Deferred[Any], leave: Callable[[Deferred[Any]], None]) -> None:
+        """Take note of the wait that `ended` ends, or `leave`, after which it does not fire."""
+        self._ended, self._leave = ended, leave
+
+    def _lost(self, _: object = None) -> bool:
+        self.is_gone = True
+        if self._ended is None or self._leave is None or self._ended.called:
+            return False
+        self._leave(self._ended)
+        return True
+
+    def _half_closed(self) -> None:
+        self._clock.callLater(GONE_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._lost() and self._ended is not None:
+            self._ended.callback(None)
+
+
 class Waiting:
     """The waits on a node's routes: `within_s` are the longest ones, by the routes' paths."""
 
-    def __init__(self, waits: Waits, within_s: Mapping[str, float]) -> None:
+    def __init__(self, waits: Waits, within_s: Mapping[str, float], clock: Clock) -> None:
+        self._clock = clock
         self._waits = waits
         self._within_s = within_s
 
@@ -101,17 +150,26 @@ class Waiting:
             (b"Location", MESSAGES.encode("ascii") + name),
         )
 
-    def wait(self, wait: Wait, position: Position, request: Any) -> Deferred[Any] | None:
-        """Wait for the consumer; None if there is nothing to wait for.
+    def producer(self, request: Any) -> Producer:
+        """Return whose request it is, as `wait` wants to know."""
+        return Producer(request, self._clock)
 
-        The message is stored, so the request need not hold its body any longer.
+    def wait(
+        self, wait: Wait, position: Position, request: Any, producer: Producer
+    ) -> Deferred[Any] | None:
+        """Wait for the consumer; None if there is nothing to wait for, or nobody who waits.
+
+        The message is stored, so the request need not hold its body any longer. The Deferred does
+        not fire once the producer is gone.
         """
-        if wait.consumer is None:
+        if wait.consumer is None or producer.is_gone:
             return None
         if type(request) is Request:
             request.connection.release(request)
             request.held, request.body = 0, b""
-        return self._waits.wait(position, wait.consumer, wait.within_s)
+        ended = self._waits.wait(position, wait.consumer, wait.within_s)
+        producer.begin(ended, partial(self._waits.leave, position, wait.consumer))
+        return ended
 
 
 def passed_back(ending: Ending, wait: Wait, *, for_browsers: bool) -> Reply:
@@ -126,4 +184,5 @@ def passed_back(ending: Ending, wait: Wait, *, for_browsers: bool) -> Reply:
     ]
     headers.append((b"Preference-Applied", b"wait=%d" % wait.within_s))
     headers.append((_STATE, ending.state.encode("ascii")))
-    return make_reply(ending.status, tuple(headers), ending.body)
+    body = b"" if ending.status == _RESET else ending.body
+    return make_reply(ending.status, tuple(headers), body)

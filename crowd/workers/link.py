@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from crowd.errors import MalformedFrameError
@@ -48,6 +49,7 @@ class LinkKeeper(Protocol):
 class WorkerLink(TwistedProtocol):
     """One end. `writable` says whether the other one keeps up with what is written."""
 
+    _log = Logger()
     transport: Any
 
     def __init__(self, keeper: LinkKeeper) -> None:
@@ -106,6 +108,8 @@ class WorkerLink(TwistedProtocol):
                     return
                 self._keeper.link_frame(frame)
         except MalformedFrameError as error:
+            # The other end only sees the connection end, and a worker ends with it.
+            self._log.error("the link is closed: {why}", why=str(error))
             self.close(str(error))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's

@@ -16,7 +16,7 @@ from crowd.errors import DrainingError, MalformedFrameError, RefusedError
 from crowd.ledger.standings import Standing, WithConsumer
 from crowd.message import ConsumerId
 from crowd.web.messages import Absence
-from crowd.workers.wire import Await, Ended, Found, Look
+from crowd.workers.wire import NUMBER_MAX, Await, Ended, Found, Leave, Look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ process answers all others within a turn."""
 class Link(Protocol):
     """Where questions go: ``link.WorkerLink`` is one."""
 
-    def write(self, frames: Sequence[Look | Await]) -> None:
+    def write(self, frames: Sequence[Look | Await | Leave]) -> None:
         """Send questions."""
 
 
@@ -46,12 +46,19 @@ class LinkQuestions:
         self._consumers: dict[RouteId, ConsumerId] = {}
         self._looks: dict[int, tuple[Position, Deferred[Standing | Absence]]] = {}
         self._waits: dict[int, Deferred[Ending | None]] = {}
+        self._numbers: dict[Deferred[Ending | None], int] = {}  # of those
         self._ended: DrainingError | None = None
 
     # --- What the web asks -----------------------------------------------------------------------
 
     def find(self, position: Position) -> Deferred[Standing | Absence]:
-        """Fire with where a message stands; fail with a RefusedError if nobody can say now."""
+        """Fire with where a message stands; fail with a RefusedError if nobody can say now.
+
+        Whatever stands in an id may be asked for. What no message is at needs no question, and no
+        frame holds it.
+        """
+        if not 1 <= position <= NUMBER_MAX:
+            return succeed(Absence.UNKNOWN)
         if self._ended is not None:
             return fail(self._ended)
         if self._is_full:
@@ -78,8 +85,19 @@ class LinkQuestions:
         ended: Deferred[Ending | None] = Deferred()
         self._number += 1
         self._waits[self._number] = ended
+        self._numbers[ended] = self._number
         self._link.write([Await(self._number, position, consumer, int(within_s * 1000))])
         return ended
+
+    def leave(
+        self, position: Position, consumer: ConsumerId, ended: Deferred[Ending | None]
+    ) -> None:
+        """End a wait whose producer is gone: `ended`, of `wait`, does not fire (any more)."""
+        del position, consumer  # its number says it all
+        number = self._numbers.pop(ended, None)
+        if number is not None:
+            del self._waits[number]
+            self._link.write([Leave(number)])
 
     @property
     def _is_full(self) -> bool:
@@ -111,6 +129,7 @@ class LinkQuestions:
         """Tell who waits how the wait ended."""
         ended = self._waits.pop(answer.number, None)
         if ended is not None:
+            del self._numbers[ended]
             known = Ending(answer.state, answer.status, answer.headers, answer.body)
             ended.callback(None if answer.state == "unknown" else known)
 
@@ -119,6 +138,7 @@ class LinkQuestions:
         self._ended = DrainingError(words)
         looks, self._looks = self._looks, {}
         waits, self._waits = self._waits, {}
+        self._numbers.clear()
         for _, found in looks.values():
             found.errback(self._ended)
         for ended in waits.values():

@@ -110,6 +110,14 @@ class Await(
     within_ms: Annotated[int, Meta(ge=0, le=WITHIN_MS_MAX)]
 
 
+class Leave(
+    msgspec.Struct, frozen=True, array_like=True, tag=5, forbid_unknown_fields=True, gc=False
+):
+    """From a worker: whoever waited with the `Await` of this ``number`` is gone. Nothing answers."""
+
+    number: _Counted
+
+
 class Tally(
     msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True, gc=False
 ):
@@ -262,13 +270,13 @@ class Ended(
     """
 
     number: _Counted
-    state: Literal["delivered", "dead", "unknown"]
+    state: Literal["delivered", "dead", "settled", "unknown"]
     status: Annotated[int, Meta(ge=0, le=999)]
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
 
 
-FromWorker: TypeAlias = Offer | Tally | Look | Await
+FromWorker: TypeAlias = Offer | Tally | Look | Await | Leave
 ToWorker: TypeAlias = (
     Configure | Renew | State | Accepted | Known | Together | Refused | Drain | Found | Ended
 )

@@ -27,6 +27,7 @@ from crowd.workers.wire import (
     Ended,
     Found,
     Known,
+    Leave,
     Look,
     Offer,
     Refused,
@@ -38,8 +39,11 @@ from crowd.workers.wire import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from twisted.internet.defer import Deferred
+
     from crowd.clock import Clock
     from crowd.delivery.awaited import Ending
+    from crowd.message import ConsumerId, Position
     from crowd.raft.proposal import Outcome, Wanted
     from crowd.web.messages import Standing, Standings
     from crowd.web.waiting import Waits
@@ -149,6 +153,7 @@ class Worker:
         self._state: State | None = None
         self._runs: list[_Run] = []
         self._answering = False
+        self._waits: dict[int, tuple[Position, ConsumerId, Deferred[Any]]] = {}
 
     # --- What the crew does ---------------------------------------------------------------------
 
@@ -175,6 +180,8 @@ class Worker:
             self._look(frame)
         elif isinstance(frame, Await):
             self._wait(frame)
+        elif isinstance(frame, Leave):
+            self._leave(frame.number)
         else:
             self._counted(frame)
 
@@ -187,6 +194,8 @@ class Worker:
         self.why_lost = why
         self.link = None
         self._runs.clear()
+        for number in list(self._waits):
+            self._leave(number)
 
     # --- Messages --------------------------------------------------------------------------------
 
@@ -260,12 +269,19 @@ class Worker:
         """Tell how a message ended for its consumer. A wait never fails."""
 
         def ended(ending: Ending | None) -> None:
+            self._waits.pop(wait.number, None)
             known = UNKNOWN if ending is None else ending
             self.tell(Ended(wait.number, known.state, known.status, known.headers, known.body))
 
-        self._engine.waits.wait(wait.position, wait.consumer, wait.within_ms / 1000).addCallback(
-            ended
-        )
+        waited = self._engine.waits.wait(wait.position, wait.consumer, wait.within_ms / 1000)
+        self._waits[wait.number] = (wait.position, wait.consumer, waited)
+        waited.addCallback(ended)
+
+    def _leave(self, number: int) -> None:
+        """End a wait of which nobody is to hear, unless it has ended already."""
+        wait = self._waits.pop(number, None)
+        if wait is not None:
+            self._engine.waits.leave(*wait)
 
     # --- Numbers ---------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from tests.simulation import (
     node_checks,
     pace_checks,
     trial_checks,
+    wait_checks,
 )
 from tests.simulation.check import Check, Truth
 from tests.simulation.story import Story
@@ -37,6 +38,7 @@ ROOMS = (
     trial_checks,
     node_checks,
     key_checks,
+    wait_checks,
 )
 CHECKS = tuple(
     value
@@ -49,7 +51,7 @@ EVENTS = (
     "batch", "appended", "cut", "opened", "recovered", "led", "sent", "committed", "acknowledged", "refused",
     "accepted", "attempted", "arrived", "answering", "heard", "looked", "disk_failed", "ended",
     "taken", "answered", "restored", "ended_well", "not_healed", "told", "took", "settled",
-    "buried", "let_go", "released", "promoted", "reached", "covered",
+    "buried", "let_go", "released", "promoted", "reached", "covered", "waited",
 )  # fmt: skip
 """What checks may have a method for; the story's are among them."""
 

@@ -476,4 +476,34 @@ DELIVERY = (
         first=330695, seeds=1,
         alone="what is under way when it is skipped is few here. A unit test of the dispatcher has it",
     ),
+    # --- What producers hear that wait --------------------------------------------------------------
+    Mutation(
+        "dead before the log has it", "dead is told once the ledger shows it", DELIVER + "awaited.py",
+        "        self._keep(consumer, position, ending, now_s, is_certain=False)\n",
+        "        self._keep(consumer, position, ending, now_s, is_certain=False)\n"
+        "        self._tell(consumer, position, ending)\n",
+        profile="waiting",
+    ),
+    Mutation(
+        "whatever is kept is certain", "who asks late hears what the ledger shows, too",
+        DELIVER + "awaited.py", "now_s, is_certain=False)\n", "now_s, is_certain=True)\n",
+        profile="waiting",
+    ),
+    Mutation(
+        "what has not come is settled", "a follower may be ahead of its leader",
+        LEDGER + "questions.py",
+        "        if position > self.tip:\n            return None\n        number", "        number",
+        profile="waiting", alone="a leader here applies in the very turn in which it commits. A unit "
+        "test of the waits asks one that is behind",
+    ),
+    Mutation(
+        "what is parked is dead", "a letter that waits is tried on", LEDGER + "questions.py",
+        'return "dead" if self._letters[number].state == "dead" else None', 'return "dead"',
+        profile="waiting",
+    ),
+    Mutation(
+        "what was skipped was delivered", "no more is claimed than is kept", LEDGER + "questions.py",
+        "surely = is_own and not (known.skipped or tally.purged or tally.expired)", "surely = is_own",
+        profile="waiting",
+    ),
 )  # fmt: skip

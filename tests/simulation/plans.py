@@ -72,6 +72,8 @@ class Plan(msgspec.Struct, frozen=True):
     bent: str = ""
     keys: KeyPlan | None = None
     """Without it nobody has a key."""
+    waits: bool = False
+    """Whether producers wait for consumers."""
     are_apart: bool = False
     """Whether the nodes' wall clocks are up to a year off."""
 
@@ -136,6 +138,11 @@ FAMILIES = {
         "consumer-poison", "consumer-poison", "consumer-failing", "consumer-slow",
         "consumer-gone", "letters-replay", "kill", "cut-off", "power",
     ),
+    "waiting": (
+        "consumer-refusing", "consumer-refusing", "consumer-poison", "consumer-failing",
+        "consumer-skip", "letters-replay", "letters-elsewhere", "letters-purge", "cut-off",
+        "kill", "half-open", "slow-network", "slow-disk", "slow-disk",
+    ),
     "keys": (
         "cut-off", "cut-off", "partition", "one-way", "half-open", "slow-network", "kill", "power",
         "restart", "pause-cut-off", "slow-disk", "slow-disk", "clock-jump", "replace-disk",
@@ -155,7 +162,7 @@ BENTS = ("letters", "orders", "trials", "straggling")
 """Hunts that draw most consumers with one kind of manner, too."""
 HUNTS = (
     "torn", "rotten", "deposed", "relapse", "backlog", "birth", "room", "woken", "snapshots",
-    "keys", *BENTS,
+    "keys", "waiting", *BENTS,
 )  # fmt: skip
 """Profiles that no seed draws by itself: each looks for what a certain guard keeps away."""
 BIRTH_S = 1.5
@@ -208,8 +215,9 @@ def make_plan(seed, *, profile=None, size=None):
         if profile in {"snapshots", "letters"}
         else chance.choice((20, 60, 60, 10_000)),
         window=_window(profile, chance),
-        mannerly=1.0 if profile in BENTS else MANNERLY,
-        bent=profile if profile in BENTS else "",
+        mannerly=1.0 if profile in BENTS or profile == "waiting" else MANNERLY,
+        bent=profile if profile in BENTS else "letters" if profile == "waiting" else "",
+        waits=_waits(seed, profile),
         **_keys(seed, profile),
     )
 
@@ -232,6 +240,13 @@ def _keys(seed, profile):
     }
 
 
+def _waits(seed, profile):
+    """Return whether producers wait: in a quarter of the seeds, and where a hunt is for them."""
+    if profile in HUNTS:
+        return profile == "waiting"
+    return random.Random(f"{seed} waits").random() < 0.25
+
+
 def _bounds(chance):
     """Return for how long keys are remembered, in log time, and how many."""
     window_us = chance.choice((400_000, 2_000_000, 20_000_000, DAY_US, DAY_US))
@@ -242,7 +257,7 @@ def _bounds(chance):
 def _window(profile, chance):
     """Return how far cursors run ahead of watermarks."""
     small, large = chance.randrange(10, 60), 100_000
-    if profile == "straggling":
+    if profile in {"straggling", "waiting"}:
         return small
     return small if chance.random() < 0.25 else large
 

@@ -36,6 +36,7 @@ from tests.simulation.disk import (
     SimulatedWriter,
 )
 from tests.simulation.network import SimulatedLinks
+from tests.simulation.waits import Waits
 from tests.simulation.world import WALL_AT_START_US, ProcessClock, ProcessEndedError
 from tests.unit.journal.fakes import PowerCutError
 from tests.unit.letters.fakes import FaultyShelf
@@ -123,6 +124,7 @@ class Process:
             EngineAcceptor(engine), cluster.routes, self._wall_us, entrance=entrance
         )  # fmt: skip
         self.router = Router(ingest.app, entrance=entrance)
+        self.waits = Waits(self, engine, dispatcher) if plan.waits else None
         self.accepting = True
 
     def _want_definitions(self, engine):
@@ -276,6 +278,8 @@ class Process:
 
     async def _drain(self):
         self.orders.close()
+        if self.waits is not None:
+            self.waits.close()
         await self.dispatcher.stopService()
         await self.engine.stopService()
         self.background.close()
@@ -283,6 +287,10 @@ class Process:
         self.node.died(self, "stopped", power=False)
 
     def _drain_failed(self, failure):
+        self.broke(failure, "cannot stop")
+
+    def broke(self, failure, words="has a Deferred that failed"):
+        """Take what ended in a Deferred as if it had come out of its turn."""
         if not self.alive:
             return
         if failure.check(PowerCutError):
@@ -290,7 +298,7 @@ class Process:
         elif failure.check(FatalError):
             self.node.ended(self, failure.value)
         else:
-            self.node.world.fail("NoErrorIsLost", f"{self.name} cannot stop: {failure.value!r}")
+            self.node.world.fail("NoErrorIsLost", f"{self.name} {words}: {failure.value!r}")
 
     def _end(self, error):
         """End now, as ``os._exit`` does: nothing more of this turn has an effect."""

@@ -83,6 +83,8 @@ class Try:
         if process.alive:
             world = self.post.producers.world
             self.post.producers.checks.answered(process, self, wire)
+            if process.waits is not None and wire[9:12] == b"200":
+                process.waits.wait(read_answer(self, wire).positions)
             world.at(process.clock.look() + LATENCY_S, self.post.heard, self, wire)
 
 

@@ -20,6 +20,7 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.plans import KINDS, PROFILES, make_plan
 from tests.simulation.postings import TRY, Postings
 from tests.simulation.run import run_plan, run_seeds, summary
+from tests.simulation.wait_checks import WaitsAreTrue
 from tests.simulation.world import START_S, World
 
 KEY_FIGURES = ("replayed", "reused", "evicted", "expired")
@@ -92,6 +93,17 @@ def test_keys_are_replayed_refused_and_forgotten():
     assert [one.violation for one in figures] == [None] * len(plans)
     assert min(sum(getattr(one, name) for one in figures) for name in KEY_FIGURES) > 0
     assert any(plan.are_apart for plan in plans)
+
+
+def test_producers_that_wait_are_told_of_every_end():
+    """The hunt for waits meets what it is for: deliveries, deaths, and what was ended otherwise."""
+    told = {}
+    for seed in range(8):
+        cluster = Cluster(make_plan(seed, profile="waiting"))
+        assert cluster.run().violation is None
+        for state, count in cluster.checks.one(WaitsAreTrue).counts.items():
+            told[state] = told.get(state, 0) + count
+    assert told.keys() == {"delivered", "dead", "settled"}
 
 
 def test_a_request_is_the_same_each_time_and_its_try_is_not():

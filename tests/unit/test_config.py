@@ -225,6 +225,7 @@ def test_six_mistakes_are_reported_at_once():
         ("[limits]\nin_flight = '1 MiB'\nbody = '2 MiB'", "limits.in_flight: found"),
         ("[limits]\nacknowledge_within = 5", "limits.acknowledge_within: found 5; expected a dur"),
         ("[limits]\nidempotency_keys = true", "limits.idempotency_keys: found true"),
+        ("[limits]\nidempotency_keys = 1", "expected a whole number from 2 to 5000000, or 0"),
         ("[limits]\nidempotency_keys = 5_000_001", "limits.idempotency_keys: found 5000001"),
         ("[limits]\nidempotency_window = '31 d'", 'limits.idempotency_window: found "31 d"'),
         ("[[route]]", "route[1].path: found nothing; expected a path"),

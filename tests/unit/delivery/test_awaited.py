@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from crowd.command import Dismiss, Settle, Skip
 from crowd.definition import Answers, Batch
 from crowd.delivery.awaited import (
     ASKED_MAX,
@@ -11,12 +12,14 @@ from crowd.delivery.awaited import (
     KEPT_BYTES_MAX,
     KEPT_MAX,
     KEPT_S,
+    LOOK_EVERY_S,
     UNKNOWN,
     Awaited,
     Ending,
     ending_of,
 )
 from crowd.delivery.outcome import Answered
+from crowd.ledger.records import Records
 from crowd.message import ConsumerId, Position, wait_mark
 from tests.unit.delivery.rig import DOWN, OK, Cluster, Node, consumer, stored
 
@@ -24,17 +27,24 @@ DONE = Ending("delivered", 201, ((b"X-A", b"b"),), b"made")
 CREATED = Answered(201, whole=(((b"X-A", b"b"), (b"Content-Length", b"4")), b"made"))
 
 
-def ask(awaited, position=1, now_s=0.0, until_s=10.0, *, settled=False):
+FIRST, OTHER = ConsumerId(1), ConsumerId(2)
+
+
+def ask(awaited, position=1, now_s=0.0, until_s=10.0, *, end=None, who="a", of=FIRST):
     told = []
-    awaited.ask(Position(position), now_s, until_s, told.append, settled=settled)
+    awaited.ask(of, Position(position), who, told.append, now_s, until_s, end)
     return told
+
+
+def deliver(awaited, position=1, now_s=0.0, ending=DONE):
+    awaited.delivered(FIRST, Position(position), ending, now_s)
 
 
 def test_who_asks_early_is_told_and_who_asks_late_finds_it():
     awaited = Awaited()
     early = ask(awaited)
     assert (early, awaited.asked) == ([], 1)
-    awaited.ended(Position(1), DONE, 1.0)
+    deliver(awaited, now_s=1.0)
     assert early == [DONE]
     assert ask(awaited, now_s=1.0 + KEPT_S - 0.01) == [DONE]
     assert (awaited.asked, awaited.kept) == (0, 1)
@@ -42,19 +52,46 @@ def test_who_asks_early_is_told_and_who_asks_late_finds_it():
 
 def test_an_answer_is_kept_for_a_while():
     awaited = Awaited()
-    awaited.ended(Position(1), DONE, 1.0)
-    assert ask(awaited, now_s=1.0 + KEPT_S, settled=True) == [UNKNOWN]
+    deliver(awaited, now_s=1.0)
+    assert ask(awaited, now_s=1.0 + KEPT_S, end="delivered") == [Ending("delivered")]
     assert awaited.kept == 0
 
 
-def test_what_is_settled_and_not_kept_is_unknown_at_once():
-    assert ask(Awaited(), settled=True) == [UNKNOWN]
+@pytest.mark.parametrize("end", ["delivered", "dead", "settled", "unknown"])
+def test_what_ended_and_is_not_kept_is_what_the_ledger_shows_at_once(end):
+    assert ask(Awaited(), end=end) == [Ending(end)]
+
+
+def test_a_node_is_told_once_for_all_of_its_producers():
+    awaited = Awaited()
+    first, again, elsewhere = ask(awaited), ask(awaited), ask(awaited, who="b")
+    assert awaited.asked == 2
+    deliver(awaited)
+    assert (first, again, elsewhere) == ([], [DONE], [DONE])
+
+
+def test_who_waits_for_another_consumer_hears_nothing_of_this_one():
+    awaited = Awaited()
+    told = ask(awaited, of=OTHER)
+    deliver(awaited)
+    assert told == []
+
+
+def test_a_node_whose_producers_are_gone_keeps_no_place():
+    awaited = Awaited()
+    gone, told = ask(awaited), ask(awaited, who="b")
+    awaited.leave(FIRST, Position(1), "a")
+    awaited.leave(FIRST, Position(9), "a")
+    awaited.leave(OTHER, Position(1), "a")
+    assert awaited.asked == 1
+    deliver(awaited)
+    assert (gone, told) == ([], [DONE])
 
 
 def test_a_leader_that_is_none_any_more_tells_all_that_it_does_not_know():
     awaited = Awaited()
-    told = [ask(awaited, position) for position in (1, 2, 2)]
-    awaited.ended(Position(9), DONE, 0.0)
+    told = [ask(awaited, 1), ask(awaited, 2), ask(awaited, 2, who="b")]
+    deliver(awaited, 9)
     awaited.clear()
     assert told == [[UNKNOWN]] * 3
     assert (awaited.asked, awaited.kept) == (0, 0)
@@ -63,12 +100,12 @@ def test_a_leader_that_is_none_any_more_tells_all_that_it_does_not_know():
 def test_i7_what_is_kept_is_bounded_in_number_and_bytes():
     awaited = Awaited()
     for position in range(1, KEPT_MAX + 3):
-        awaited.ended(Position(position), DONE, 0.0)
+        deliver(awaited, position)
     assert awaited.kept == KEPT_MAX
-    assert ask(awaited, 2, settled=True) == [UNKNOWN]
+    assert ask(awaited, 2, end="delivered") == [Ending("delivered")]
     large = Ending("delivered", 200, (), bytes(BODY_BYTES_MAX))
     for position in range(1000, 1000 + KEPT_MAX):
-        awaited.ended(Position(position), large, 0.0)
+        deliver(awaited, position, ending=large)
     assert awaited.kept == KEPT_BYTES_MAX // BODY_BYTES_MAX
 
 
@@ -87,14 +124,23 @@ def test_what_is_passed_back_of_an_answer():
         (b"X-B", b"1"), (b"content-length", b"4"), (b"x-a", b"2"), (b"Date", b"now"),
         (b"Connection", b"close, X-Hop"), (b"X-Hop", b"3"), (b"Keep-Alive", b"4"),
         (b"Transfer-Encoding", b"chunked"), (b"Crowd-State", b"forged"), (b"Set-Cookie", b"a=b"),
-        (b"Set-Cookie", b"c=d"), (b"Location", b"/made/1"),
+        (b"Set-Cookie", b"c=d"), (b"Location", b"/made/1"), (b"Crowdfunding", b"yes"), (b"Idempotent-Replayed", b"true"),
     ]  # fmt: skip
     ending = ending_of("delivered", 201, headers, b"made")
     assert ending.headers == (
         (b"X-B", b"1"), (b"x-a", b"2"), (b"Set-Cookie", b"a=b"), (b"Set-Cookie", b"c=d"),
-        (b"Location", b"/made/1"), (b"Via", b"1.1 crowd"),
+        (b"Location", b"/made/1"), (b"Crowdfunding", b"yes"), (b"Via", b"1.1 crowd"),
     )  # fmt: skip
     assert (ending.status, ending.body) == (201, b"made")
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"gzip", b"chunked, chunked"])
+def test_an_answer_in_another_coding_than_chunked_is_left_out(coding):
+    """Without its field nobody could read the body."""
+    headers = [(b"transfer-encoding", coding), (b"A", b"b")]
+    assert ending_of("delivered", 200, headers, b"\x1f\x8b") == Ending("delivered")
+    twice = [(b"Transfer-Encoding", b"gzip"), (b"Transfer-Encoding", b"chunked")]
+    assert ending_of("delivered", 200, twice, b"\x1f\x8b") == Ending("delivered")
 
 
 @pytest.mark.parametrize(
@@ -185,4 +231,101 @@ def test_who_leads_no_more_tells_so():
     told = ask(node.dispatcher.awaited)
     node.pass_s(0.1)
     node.dispatcher.unlead()
+    assert told == [UNKNOWN]
+
+
+def test_i3_a_death_is_told_once_the_ledger_shows_it():
+    """A leader that ended before would have told what the next one, which knows nothing of it, undoes."""
+    refused = Answered(422, whole=(((b"A", b"b"),), b"no"))
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: refused)
+    node.dispatcher.lead()
+    cluster.held = True
+    cluster.accept(stored(b"x", headers=(wait_mark(FIRST),)))
+    told = ask(node.dispatcher.awaited)
+    node.pass_s(3)
+    assert len(node.attempts) == 1
+    assert told == []
+    assert ask(node.dispatcher.awaited, now_s=cluster.clock.seconds(), who="b") == []
+    cluster.commit()
+    node.pass_s(0.1)
+    assert told == [ending_of("dead", 422, *refused.whole)]
+
+
+def test_a_death_that_is_waited_for_goes_into_the_log_soon():
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster, answer=lambda *_: Answered(422))
+    node.dispatcher.lead()
+    cluster.accept(stored(b"x", headers=(wait_mark(FIRST),)))
+    told = ask(node.dispatcher.awaited)
+    node.pass_s(0.03)
+    assert told == [Ending("dead")]
+
+
+def test_a_death_without_a_letter_is_told_to_nobody():
+    """The new leader of a consumer that has no room for letters attempts it again."""
+    cluster = Cluster(consumer("c"))
+    cluster.ledger._letters._records = Records(count_max=0)
+    node = Node(cluster, answer=lambda *_: Answered(422))
+    node.dispatcher.lead()
+    cluster.accept(stored(b"x", headers=(wait_mark(FIRST),)))
+    told = ask(node.dispatcher.awaited)
+    node.pass_s(1)
+    assert told == []
+    node.dispatcher.unlead()
+    assert told == [UNKNOWN]
+
+
+def test_of_a_message_without_a_mark_it_is_told_that_it_was_delivered():
+    """Its producer did not wait; one that comes with its key does."""
+    told, node = delivered(lambda *_: CREATED, mark=2)
+    assert told == [Ending("delivered")]
+    assert node.dispatcher.awaited.asked == 0
+
+
+def test_what_a_batch_delivers_without_a_mark_is_told_once_it_is_settled():
+    batch = Batch("ndjson", 10, 1 << 20, 0)
+    told, _ = delivered(lambda *_: OK, mark=2, batch=batch)
+    assert told == [Ending("delivered")]
+
+
+def test_what_an_operator_skips_is_told():
+    told, node = delivered(lambda *_: DOWN)
+    assert told == []
+    node.cluster.append(Skip(FIRST, 1))
+    node.pass_s(0.2)
+    assert told == [Ending("settled")]
+
+
+def test_what_the_leader_before_settled_is_told():
+    """It was asked for before this leader had applied that."""
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster)
+    node.dispatcher.lead()
+    told = ask(node.dispatcher.awaited)
+    with cluster.one_turn():
+        cluster.accept(b"x")
+        cluster.append(Settle(FIRST, ((Position(1), Position(1)),)))
+    node.pass_s(0.2)
+    assert told == [Ending("delivered")]
+    assert node.attempts == []
+
+
+def test_what_the_ledger_shows_is_looked_at_now_and_then():
+    cluster = Cluster(consumer("c"))
+    node = Node(cluster)
+    node.dispatcher.lead()
+    cluster.accept(b"x", b"y")
+    told = [ask(node.dispatcher.awaited, position) for position in (1, 2)]
+    for position in (1, 2):
+        cluster.append(Settle(FIRST, ((Position(position), Position(position)),)))
+    assert told == [[Ending("delivered")], []]
+    node.pass_s(LOOK_EVERY_S + 0.02)
+    assert told[1] == [Ending("delivered")]
+
+
+def test_a_consumer_that_is_removed_tells_nobody_anything():
+    told, node = delivered(lambda *_: DOWN)
+    node.cluster.append(Dismiss(FIRST, "drop"))
+    node.pass_s(0.1)
     assert told == [UNKNOWN]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crowd.command import Bury, Conclude, Purge, Remember, Replay, Settle, Trial
+from crowd.command import Bury, Conclude, Purge, Release, Remember, Replay, Settle, Trial
 from crowd.ledger.standings import Standing, WithConsumer, standing_of
 from tests.unit.ledger.history import History, burial, consumer, route
 
@@ -71,6 +71,45 @@ def test_where_something_was_given_up_no_more_is_claimed_than_is_kept(history):
     assert [states(history, position)[1][0] for position in (1, 2)] == ["settled"] * 2
     history.apply(Settle(2, ((1, 1),)))
     assert states(history, 1) == ("settled", ["settled", "delivered"])
+
+
+def test_how_a_message_ended_for_a_consumer(history):
+    """Not before it is there, nor while it is tried; and no more is claimed than is kept."""
+    ended_as = history.ledger.ended_as
+    history.apply(Settle(1, ((1, 1),)))
+    history.apply(Bury(1, (burial(2), burial(4, "parked"))))
+    assert [ended_as(1, position) for position in (1, 2, 3, 4, 11, 12)] == [
+        "delivered", "dead", None, None, "settled", None,
+    ]  # fmt: skip
+    with pytest.raises(KeyError):
+        ended_as(9, 1)
+
+
+def test_of_what_came_under_other_routes_no_more_is_claimed_than_is_kept(history):
+    """Whether it was the consumer's is known above its watermark alone."""
+    history.apply(Settle(1, ((1, 10),)))
+    history.define(route("/x"), route("/y"), consumer("c", "/x", "/y"), consumer("d"))
+    history.accept(history.open("b"), 1)
+    history.apply(Settle(1, ((12, 12),)))
+    assert [history.ledger.ended_as(1, position) for position in (11, 10, 12)] == [
+        "settled", "settled", "delivered",
+    ]  # fmt: skip
+
+
+def test_of_what_was_released_no_more_is_claimed_than_is_kept():
+    """A letter is there still; of all others nobody knows whose they were."""
+    history = History(chunk_rows=2)
+    history.define(route("/x"), consumer("c", "/x"))
+    session = history.open()
+    for _ in range(10):
+        history.accept(session, 1)
+    history.apply(Bury(1, (burial(1),)))
+    history.apply(Settle(1, ((1, 10),)))
+    history.apply(Release(history.ledger.applied_index - 2))
+    history.ledger.forget(history.ledger.released_index)
+    assert [history.ledger.ended_as(1, position) for position in (1, 2, 10)] == [
+        "dead", "settled", "delivered",
+    ]  # fmt: skip
 
 
 def test_a_consumer_that_came_later_has_no_part_in_it(history):

@@ -74,7 +74,8 @@ PEER_MESSAGES = st.one_of(
     st.builds(
         AwaitEnded,
         numbers,
-        st.sampled_from(["delivered", "dead", "unknown"]),
+        numbers,
+        st.sampled_from(["delivered", "dead", "settled", "unknown"]),
         st.integers(0, 999),
         st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=4).map(tuple),
         st.binary(max_size=100),
@@ -130,8 +131,8 @@ EXAMPLES = (
     FetchLetter(7, bytes(range(32))),
     LetterFetched(7, b"a message"),
     Await(9, 1, 30_000),
-    AwaitEnded(9, "delivered", 201, ((b"X-A", b"b"), (b"X-A", b"")), b"made"),
-    AwaitEnded(9, "unknown", 0, (), b""),
+    AwaitEnded(9, 1, "delivered", 201, ((b"X-A", b"b"), (b"X-A", b"")), b"made"),
+    AwaitEnded(9, 1, "unknown", 0, (), b""),
 )
 """One or two of each kind."""
 

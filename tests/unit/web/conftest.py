@@ -98,11 +98,15 @@ class FakeAcceptor:
 
 
 class FakeWaits:
-    """Waits for consumer 7, and ends when told to: `asked` has each wait and its Deferred."""
+    """Waits for consumer 7, and ends when told to: `asked` has each wait and its Deferred.
+
+    `left` has those whose producers went.
+    """
 
     def __init__(self) -> None:
         self.consumer: ConsumerId | None = ConsumerId(7)
         self.asked: list[tuple[Position, ConsumerId, float, Deferred[Any]]] = []
+        self.left: list[tuple[Position, ConsumerId, Deferred[Any]]] = []
 
     def consumer_of(self, route: RouteId) -> ConsumerId | None:
         del route
@@ -112,6 +116,9 @@ class FakeWaits:
         ended: Deferred[Any] = Deferred()
         self.asked.append((position, consumer, within_s, ended))
         return ended
+
+    def leave(self, position: Position, consumer: ConsumerId, ended: Deferred[Any]) -> None:
+        self.left.append((position, consumer, ended))
 
 
 class FakeStandings:
@@ -247,7 +254,7 @@ class Door:
         pages = MessagePages(self.standings, paths, self.entrance, waits, proxies)
         self.ingest = Ingest(
             self.acceptor, taken, self.wall_us, through, self.entrance, proxies,
-            Waiting(self.waits, waits) if waits else None, pages,
+            Waiting(self.waits, waits, self.clock) if waits else None, pages,
         )  # fmt: skip
         self.router = Router(self.ingest.app, (), self.entrance)
         self.producers = Producers(

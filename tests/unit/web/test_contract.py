@@ -105,6 +105,9 @@ class Waits:
         reactor.callLater(0, ended.callback, made if self.late else None)
         return ended
 
+    def leave(self, *_: object) -> None:
+        """Nothing: every wait is over soon."""
+
 
 class Standings:
     """Knows two messages, and one that is gone."""
@@ -340,7 +343,7 @@ class TestContract(TestCase):
         pages = MessagePages(Standings(), {"/leads", "/keyed"}, entrance)
         ingest = Ingest(
             acceptor, (*routes, reads), lambda: time.time_ns() // 1000, through, entrance, None,
-            Waiting(Waits(), {"/any/<path:rest>": 9.0}), pages,
+            Waiting(Waits(), {"/any/<path:rest>": 9.0}, reactor), pages,
         )  # fmt: skip
         endpoint = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
         if stock:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import succeed
 
 from crowd.errors import ChangeRefusedError, UnknownLetterError, UnknownOrderError
-from crowd.message import Message, encode_message
+from crowd.message import ConsumerId, Message, encode_message, wait_mark
 from crowd.web.admin import Operators, admin_site
 from crowd.web.dead import BODY_SHOWN_MAX, Selection, shown_message
 from tests.unit.web.port import JSON, SHOWN, TOKEN, Nobody, asking, problem
@@ -145,6 +145,12 @@ def test_any_body_is_shown_as_json(body):
     assert (
         shown.get("text", body.decode("utf-8", "replace")).encode() == body or "text" not in shown
     )
+
+
+def test_that_a_producer_waited_is_none_of_its_fields():
+    fields = ((b"X-A", b"b"), wait_mark(ConsumerId(1)))
+    shown = shown_message(encode_message(Message(b"P", b"/", fields, b"", 0, b"", b"http")))
+    assert shown["headers"] == [["X-A", "b"]]
 
 
 def test_of_a_large_body_a_part_is_shown():

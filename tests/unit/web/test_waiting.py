@@ -18,6 +18,7 @@ from crowd.policy import (
     Policy,
     RatePolicy,
 )
+from crowd.web.waiting import GONE_S
 
 KEY = KeyPolicy("shop", (sha256(b"crowd_one").hexdigest(),))
 SHOWN = b"Authorization: Bearer crowd_one"
@@ -89,8 +90,33 @@ def test_a_dead_letters_answer_is_passed_back_as_it_is(waiting, post):
     assert answer.fields[b"crowd-state"] == b"dead"
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_that_has_no_content_says_no_length(waiting, post, status):
+    """RFC 9110, 8.6 and 15.4.5: none is allowed with a 204, and 0 would be untrue of a 304."""
+    producer = accepted(waiting, post, b"Prefer: wait=10")
+    waiting.waits.asked[0][3].callback(Ending("delivered", status, ((b"ETag", b'"a"'),), b""))
+    (answer,) = producer.answers
+    assert answer.status == status
+    assert b"content-length" not in answer.fields
+    assert answer.fields[b"etag"] == b'"a"'
+
+
+def test_an_answer_that_resets_has_no_content(waiting, post):
+    """RFC 9110, 15.3.6, whatever the consumer sends."""
+    producer = accepted(waiting, post, b"Prefer: wait=10")
+    waiting.waits.asked[0][3].callback(Ending("delivered", 205, (), b"made"))
+    (answer,) = producer.answers
+    assert (answer.status, answer.body) == (205, b"")
+    assert answer.fields[b"content-length"] == b"0"
+
+
 @pytest.mark.parametrize(
-    ("ending", "state"), [(None, b"accepted"), (Ending("delivered"), b"delivered")]
+    ("ending", "state"),
+    [
+        (None, b"accepted"),
+        (Ending("delivered"), b"delivered"),
+        (Ending("settled"), b"settled"),
+    ],
 )
 def test_otherwise_the_usual_answer_with_the_place_to_ask(waiting, post, ending, state):
     """Time is over, nobody can tell, or the answer is none that is passed back."""
@@ -166,6 +192,63 @@ def test_an_answer_to_a_producer_that_went_away_is_nobodys(waiting, post):
     producer.channel.connectionLost()
     waiting.waits.asked[0][3].callback(MADE)
     assert waiting.producers.budget.used == 0
+
+
+def test_a_producer_that_went_away_waits_no_more(waiting, post):
+    producer = accepted(waiting, post, b"Prefer: wait=10")
+    assert waiting.waits.left == []
+    producer.channel.connectionLost()
+    ((position, consumer, _, ended),) = waiting.waits.asked
+    assert waiting.waits.left == [(position, consumer, ended)]
+
+
+def test_a_producer_that_went_away_before_does_not_even_begin(waiting, post):
+    producer = waiting.connect()
+    producer.send(post(b"/leads", b"x", b"Prefer: wait=10"))
+    producer.channel.connectionLost()
+    waiting.acceptor.answer_all()
+    assert (waiting.waits.asked, waiting.waits.left) == ([], [])
+    assert waiting.producers.budget.used == 0
+
+
+def test_a_producer_that_sends_no_more_waits_a_moment_longer(waiting, post):
+    """Who closes, and who only sends no more, look alike. The one is gone; the other hears where to ask."""
+    producer = accepted(waiting, post, b"Prefer: wait=10")
+    producer.channel.readConnectionLost()
+    waiting.clock.advance(GONE_S - 0.1)
+    assert (producer.answers, waiting.waits.left) == ([], [])
+    waiting.clock.advance(0.2)
+    ((position, consumer, _, ended),) = waiting.waits.asked
+    assert waiting.waits.left == [(position, consumer, ended)]
+    (answer,) = producer.answers
+    assert (answer.status, answer.fields[b"crowd-state"]) == (200, b"accepted")
+    assert producer.is_ending
+
+
+def test_a_producer_that_sends_no_more_hears_what_comes_within_that(waiting, post):
+    producer = accepted(waiting, post, b"Prefer: wait=10")
+    producer.channel.readConnectionLost()
+    waiting.waits.asked[0][3].callback(MADE)
+    waiting.clock.advance(GONE_S + 1)
+    assert producer.statuses == [201]
+    assert waiting.waits.left == []
+
+
+def test_a_producer_that_sends_no_more_for_long_does_not_begin_to_wait(waiting, post):
+    producer = waiting.connect()
+    producer.send(post(b"/leads", b"x", b"Prefer: wait=10"))
+    producer.channel.readConnectionLost()
+    waiting.clock.advance(GONE_S + 1)
+    waiting.acceptor.answer_all()
+    assert producer.answers[0].fields[b"crowd-state"] == b"accepted"
+    assert waiting.waits.asked == []
+
+
+def test_a_producer_that_was_answered_and_goes_leaves_nothing(waiting, post):
+    producer = accepted(waiting, post, b"Prefer: wait=10")
+    waiting.waits.asked[0][3].callback(MADE)
+    producer.channel.connectionLost()
+    assert waiting.waits.left == []
 
 
 def test_the_door_speaks_to_browsers_and_the_consumer_does_not(make_door, post):

@@ -143,7 +143,7 @@ class Waits:
     """Who waits for consumers: `asked` are (position, consumer, seconds, Deferred)."""
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.left = [], []
 
     def consumer_of(self, route):
         return route
@@ -151,6 +151,9 @@ class Waits:
     def wait(self, position, consumer, within_s):
         self.asked.append((position, consumer, within_s, Deferred()))
         return self.asked[-1][3]
+
+    def leave(self, position, consumer, ended):
+        self.left.append((position, consumer, ended))
 
 
 def settle(clock):

@@ -9,7 +9,7 @@ from crowd.errors import DrainingError, MalformedFrameError, RefusedError
 from crowd.ledger.standings import Standing, WithConsumer
 from crowd.web.messages import Absence
 from crowd.workers.questions import QUESTIONS_MAX, LinkQuestions
-from crowd.workers.wire import Await, Ended, Found, Look, State
+from crowd.workers.wire import Await, Ended, Found, Leave, Look, State, decode_from_worker, encode
 
 
 class Link:
@@ -45,10 +45,37 @@ def test_each_question_hears_its_own_answer(questions):
     assert waits == [Ending("dead", 422, ((b"A", b"b"),), b"no")]
 
 
+@pytest.mark.parametrize("position", [0, 2**63, 2**64 - 1])
+def test_what_no_message_is_at_is_unknown_without_a_question(questions, position):
+    """Producers may ask for any id: the engine's process would refuse the frame, and end the link."""
+    assert heard(questions.find(position)) == [Absence.UNKNOWN]
+    assert questions._link.asked == []
+
+
+def test_the_last_position_that_there_can_be_is_asked_for(questions):
+    questions.find(2**63 - 1)
+    (look,) = questions._link.asked
+    assert decode_from_worker(encode(look)) == look
+
+
 def test_a_wait_without_an_answer_in_time_is_none(questions):
     told = heard(questions.wait(5, 7, 2.5))
     questions.ended(Ended(1, "unknown", 0, (), b""))
     assert told == [None]
+
+
+def test_a_producer_that_is_gone_ends_its_wait(questions):
+    ended = questions.wait(5, 7, 2.5)
+    told = heard(ended)
+    questions.leave(5, 7, ended)
+    questions.leave(5, 7, ended)
+    assert questions._link.asked[1:] == [Leave(1)]
+    questions.ended(Ended(1, "dead", 0, (), b""))
+    over = questions.wait(5, 7, 2.5)
+    questions.ended(Ended(2, "dead", 0, (), b""))
+    questions.leave(5, 7, over)
+    assert questions._link.asked[2:] == [Await(2, 5, 7, 2500)]
+    assert told == []
 
 
 def test_whom_a_route_s_producers_wait_for_is_what_the_engine_said(questions):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from crowd.delivery.awaited import Ending
 from crowd.errors import BacklogFullError, KeyReusedError, MalformedFrameError, NoQuorumError
@@ -15,6 +16,7 @@ from crowd.workers.wire import (
     Ended,
     Found,
     Known,
+    Leave,
     Look,
     Offer,
     Refused,
@@ -165,11 +167,13 @@ def test_a_tally_makes_it_ready(stage):
     "data", [b"", b"\xff", encode(Tally((("crowd_nothing", 1.0),))), encode(Accepted(1, 0, 1, 1))]
 )
 def test_what_is_no_frame_of_a_worker_ends_its_link(stage, data):
-    stage.theirs.write(len(data).to_bytes(4, "big") + data)
-    settle(stage.clock)
+    with capturedLogs() as events:
+        stage.theirs.write(len(data).to_bytes(4, "big") + data)
+        settle(stage.clock)
     assert stage.other.lost is not None
     assert stage.worker.link is None
     assert stage.worker.why_lost
+    assert [event["why"] for event in events] == [stage.worker.why_lost]
 
 
 def test_a_tally_of_what_is_no_metric_is_malformed(stage):
@@ -248,3 +252,14 @@ def test_a_wait_that_ends_behind_its_worker_is_nothing(stage):
     settle(stage.clock)
     stage.waits.asked[0][3].callback(None)
     assert stage.heard() == []
+
+
+def test_waits_of_producers_that_are_gone_give_their_places_back(stage):
+    """They said so through their worker, or went with it."""
+    stage.say(Await(7, 5, 2, 1500), Await(8, 6, 3, 1500), Await(9, 7, 3, 1500))
+    stage.waits.asked[2][3].callback(None)
+    stage.say(Leave(7), Leave(7), Leave(9), Leave(99))
+    assert stage.waits.left == [(5, 2, stage.waits.asked[0][3])]
+    stage.link.close("crash")
+    settle(stage.clock)
+    assert stage.waits.left[1:] == [(6, 3, stage.waits.asked[1][3])]

@@ -51,6 +51,9 @@ RECALL_MAX: Final = 1_000
 RECALL_S: Final = 1.0
 """The time over which those are spread, in their order."""
 
+_BEFORE_S: Final = 1e-3
+"""By how much a letter that goes first is due before the others."""
+
 LETTERS_MAX: Final = 10_000
 """Letters taken to be attempted, about 2 MB; the rest wait in the ledger."""
 
@@ -293,9 +296,13 @@ class Backlog:
             heappush(self.letters, trial)
 
     def hasten(self, places: Container[Position], now_s: float) -> None:
-        """Have the letters at these places attempted now: what they waited for is here."""
+        """Have the letters at these places attempted now: what they waited for is here.
+
+        Before all others, so that it is still here by then.
+        """
+        first_s = min([now_s, *(trial.due_s for trial in self.letters)]) - _BEFORE_S
         self.letters = [
-            replace(trial, due_s=min(trial.due_s, now_s)) if trial.position in places else trial
+            replace(trial, due_s=first_s) if trial.position in places else trial
             for trial in self.letters
         ]
         heapify(self.letters)

@@ -52,7 +52,7 @@ class Breaker:
         self.state = BreakerState.CLOSED
         self.closed = True
         self.opened = 0
-        self.until_s = 0.0
+        self.until_s = self._own_until_s = 0.0
         self.why = ""
         self.follow(definition)
         self._clear()
@@ -69,6 +69,7 @@ class Breaker:
         """Go on where another leader's breaker was, in its `opened`-th wait; 0 for closed."""
         if opened:
             self.opened, self.until_s, self.why = opened, until_s, why
+            self._own_until_s = until_s
             self._set(BreakerState.OPEN)
 
     def _set(self, state: BreakerState) -> None:
@@ -94,6 +95,10 @@ class Breaker:
         self.until_s = max(self.until_s, until_s)
         self._set(BreakerState.OPEN)
 
+    def hasten(self) -> None:
+        """Take note that what a probe lacked is here: the next one need not wait for that."""
+        self.until_s = min(self.until_s, self._own_until_s)
+
     def lived(self, *, probe: bool) -> bool:
         """Count a sign of life; return whether it closed the breaker."""
         if self.closed:
@@ -105,7 +110,8 @@ class Breaker:
             return False
         if not probe:
             return False
-        self.opened, self.until_s, self.why = 0, 0.0, ""
+        self.opened, self.why = 0, ""
+        self.until_s = self._own_until_s = 0.0
         self._set(BreakerState.CLOSED)
         self._clear()
         return True
@@ -133,5 +139,6 @@ class Breaker:
         # The doubling stops long before the power could become too large to be a float.
         wait_s = min(self._most_s, self._first_s * 2.0 ** min(self.opened, 64))
         self.opened += 1
-        self.until_s, self.why = now_s + wait_s, why
+        self.until_s = self._own_until_s = now_s + wait_s
+        self.why = why
         self._set(BreakerState.OPEN)

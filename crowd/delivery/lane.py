@@ -368,7 +368,7 @@ class Lane:
             here = set(islice(self._lacking, self._came))
             for place in here:
                 del self._lacking[place]
-            self.plan.backlog.hasten(here, now_s)
+            self.plan.hasten(here, now_s)
         self._came = 0
 
     def _start_letter(self, attempt: Attempt, courier: Courier) -> None:

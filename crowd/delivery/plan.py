@@ -58,7 +58,7 @@ from crowd.delivery.outcome import (
 from crowd.delivery.trial import Attempt, Dead, Flight, Remembered, Trial, letter_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Container, Iterable, Sequence
 
     from crowd.delivery.outcome import Answer
     from crowd.delivery.pace import Rate
@@ -324,6 +324,11 @@ class Plan:
     def postpone(self, position: Position, due_s: float) -> None:
         """Put back what `next_attempt` returned last, as nothing was sent, until `due_s`."""
         self._put_back(self._in_flight.pop(position), due_s)
+
+    def hasten(self, places: Container[Position], now_s: float) -> None:
+        """Have the letters at these places attempted first: the bytes that they lacked are here."""
+        self.backlog.hasten(places, now_s)
+        self.breaker.hasten()
 
     def _put_back(self, flight: Flight, due_s: float) -> None:
         if flight.probe:

@@ -97,6 +97,23 @@ def test_a_probe_that_was_not_sent_is_made_again():
         breaker.abandoned()
 
 
+def test_what_a_probe_lacked_delays_no_other_once_it_is_here():
+    """A wait of the breaker's own stays as it is."""
+    breaker = opened()
+    breaker.started()
+    breaker.abandoned(5.0)
+    assert breaker.until_s == 5.0
+    breaker.hasten()
+    assert breaker.until_s == 1.0
+    breaker.started()
+    fail(breaker, 6.0, probe=True)
+    breaker.hasten()
+    assert breaker.until_s == 8.0
+    breaker.restore(5, 12.0, "as it was")
+    breaker.hasten()
+    assert breaker.until_s == 12.0
+
+
 def test_a_new_leader_goes_on_with_the_wait():
     """An outage that a leader has seen for long is not met with a burst by the next one."""
     breaker = Breaker(TEN)

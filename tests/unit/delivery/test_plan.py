@@ -387,6 +387,21 @@ def test_letters_that_fail_come_back_and_those_gone_do_not():
     assert list(plan.endings.concluded) == []
 
 
+def test_in_an_outage_a_letter_goes_as_soon_as_its_bytes_are_here():
+    """Otherwise each letter would cost the time in which bytes may come, and be gone by its turn."""
+    plan = plan_of(1, breaker=BreakerDefinition(failures=1, ratio=2.0))
+    plan.take_letters([3, 7, 9], 0.0)
+    assert started(plan) == [letter_place(3)]
+    plan.answered(letter_place(3), DOWN, 0.0, 0.5)
+    now_s = plan.breaker.until_s
+    assert plan.next_attempt(now_s).letter == 7
+    plan.postpone(letter_place(7), now_s + 1.5)  # its bytes have to be read
+    assert plan.next_attempt(now_s) is None
+    plan.hasten({letter_place(7)}, now_s)
+    assert plan.next_due_s() <= now_s
+    assert plan.next_attempt(now_s).letter == 7
+
+
 def test_a_letter_ages_from_its_first_attempt_on():
     """What waits for its turn, or for its bytes, is not nearer to its end for that."""
     for full in (False, True):

@@ -476,6 +476,12 @@ DELIVERY = (
         first=330695, seeds=1,
         alone="what is under way when it is skipped is few here. A unit test of the dispatcher has it",
     ),
+    Mutation(
+        "a letter that came waits its turn", "in an outage a letter goes as soon as its bytes are here",
+        DELIVER + "lane.py", "self.plan.hasten(here, now_s)", "self.plan.backlog.hasten(here, now_s)",
+        profile="waiting", first=162, seeds=1,
+        also=((DELIVER + "backlog.py", "- _BEFORE_S", ""),),
+    ),
     # --- What producers hear that wait --------------------------------------------------------------
     Mutation(
         "dead before the log has it", "dead is told once the ledger shows it", DELIVER + "awaited.py",

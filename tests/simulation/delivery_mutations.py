@@ -480,7 +480,7 @@ DELIVERY = (
         "a letter that came waits its turn", "in an outage a letter goes as soon as its bytes are here",
         DELIVER + "lane.py", "self.plan.hasten(here, now_s)", "self.plan.backlog.hasten(here, now_s)",
         profile="waiting", first=162, seeds=1,
-        also=((DELIVER + "backlog.py", "- _BEFORE_S", ""),),
+        also=((DELIVER + "backlog.py", "due_s=first_s)", "due_s=now_s)"),),
     ),
     # --- What producers hear that wait --------------------------------------------------------------
     Mutation(

@@ -67,31 +67,10 @@ class Request:
     """
 
     __slots__ = (
-        "_args",
-        "_code",
-        "_content",
-        "_finish",
-        "_parts",
-        "_request_headers",
-        "_response_headers",
-        "answers_itself",
-        "body",
-        "connection",
-        "fields",
-        "finished",
-        "half_closed",
-        "held",
-        "keep_alive",
-        "method",
-        "notified",
-        "old_version",
-        "path",
-        "postpath",
-        "prepath",
-        "raw_headers",
-        "stream",
-        "uri",
-        "wire",
+        "_args", "_code", "_content", "_finish", "_parts", "_request_headers", "_response_headers",
+        "answers_itself", "body", "connection", "fields", "finished", "half_closed", "held",
+        "keep_alive", "method", "notified", "old_version", "path", "postpath", "prepath",
+        "raw_headers", "stream", "uri", "wire",
     )  # fmt: skip
 
     old_version: bool

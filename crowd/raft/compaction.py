@@ -38,6 +38,9 @@ SIZE_FACTOR: Final = 2
 writing, however large a ledger with a long backlog becomes."""
 STILL_S: Final = 5.0
 """No message for so long, on a disk that is short: the log's growth releases nothing any more."""
+AGAIN_S: Final = 20.0
+ROUNDS_MAX: Final = 3
+"""How often, and how many times more, it is released on a short disk, for a node that came later."""
 NUDGE_S: Final = 10.0
 """Between two entries that only move the log on, and its time, while what is settled is retained."""
 SEGMENTS_AT_ONCE: Final = 4
@@ -83,7 +86,9 @@ class Compaction:
         self._nudged_s = -NUDGE_S
         self._tip = -1
         self._owed = False
-        self._whole_index: int | None = None  # since when all messages are released
+        self._goal: int | None = None  # the entry that releases are to go beyond
+        self._goal_s = 0.0
+        self._rounds = 0
 
     def restored(self) -> None:
         """Begin to count anew: the ledger is as a checkpoint has it."""
@@ -122,25 +127,29 @@ class Compaction:
     def mind(self, now_s: float, *, short: bool) -> None:
         """Note whether the disk is `short` of room that a release would make. `now_s` is monotonic.
 
-        That is so while no message comes, all are settled, and the log still holds them. It ends
-        when what was released is beyond the entry by which all were, so that every node, whose
-        checkpoints are at other entries, has one that is released.
+        That is so while no message comes, all are settled, and the log still holds them. It goes
+        on until what is released is beyond the entry by which this node's is cut, and some times
+        more: other nodes' checkpoints are at other entries, and may come later.
         """
         ledger = self._ledger
         self._now_s = now_s
         if ledger.tip != self._tip:
-            self._tip, self._still_since_s = ledger.tip, now_s
-        if ledger.beginning < ledger.tip:
-            self._whole_index = None
-        elif self._whole_index is None:
-            self._whole_index = ledger.applied_index
-        whole = self._whole_index
+            self._tip, self._still_since_s, self._rounds = ledger.tip, now_s, 0
+        floor = self._store.floor
+        if floor is None or floor.tip < ledger.tip:
+            self._goal = None
+        elif self._goal is None:
+            self._goal, self._goal_s = ledger.applied_index, now_s
+        elif short and now_s - self._goal_s >= AGAIN_S and self._rounds < ROUNDS_MAX:
+            self._goal, self._goal_s = ledger.applied_index, now_s
+            self._rounds += 1
+        goal = self._goal
         self._owed = (
             short
             and bool(ledger.consumers)
             and ledger.lowest_watermark >= ledger.tip
             and now_s - self._still_since_s >= STILL_S
-            and (whole is None or ledger.released_index < whole)
+            and (goal is None or ledger.released_index < goal)
         )
 
     def _take(self) -> None:

@@ -382,8 +382,8 @@ MUTATIONS = (
     ),
     Mutation(
         "I7 one release on a short disk", "until every node has a checkpoint that is released",
-        RAFT + "compaction.py", "and (whole is None or ledger.released_index < whole)",
-        "and whole is None",
+        RAFT + "compaction.py", "and (goal is None or ledger.released_index < goal)",
+        "and goal is None",
     ),
     Mutation(
         "release what is needed, proposer and ledger", "nothing unsettled is released", RAFT + "compaction.py",

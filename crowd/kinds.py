@@ -138,9 +138,8 @@ def _endpoint(value: Any) -> str:
 
 def _door(value: Any) -> str:
     endpoint = split_door(_text(value)).endpoint
-    if endpoint.startswith(
-        ("haproxy:", "tls:")
-    ):  # twice, or the one that comes first in second place
+    # One of them twice, or in the wrong order: Twisted's own, which believe anybody, would take it.
+    if endpoint.startswith(("haproxy:", "tls:")):
         raise ValueError
     _endpoint(endpoint)
     return str(value)

@@ -187,7 +187,7 @@ KEY_FROM: Final[Kind[tuple[str, ...]]] = Kind(
     array_of(_key_place, 1, 4),
 )
 HASHES: Final[Kind[tuple[str, ...]]] = Kind(
-    f"an array of 1 to {HASHES_MAX} SHA-256 in hexadecimal, as `crowd key` prints them, none of nothing",
+    f"an array of 1 to {HASHES_MAX} SHA-256 in hexadecimal, as `crowd key` prints them; not an empty key's",
     (),
     array_of(matching(_SHA256), 1, HASHES_MAX),
     veiled=True,  # it may well be the key itself

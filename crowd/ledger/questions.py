@@ -204,8 +204,8 @@ class Questions:
         A ledger keeps that a message is settled, not why. So what is settled and no letter was
         ``delivered``, unless an operator had this consumer skip messages or gave letters of its
         up, or their age did: then it is ``settled``, and no more is claimed; nor of a message that
-        was released, or is not the consumer's, or may not have been as it took other routes. KeyError if there is no such consumer. Costs
-        some microseconds.
+        was released, or is not the consumer's, or may not have been as it took other routes.
+        KeyError if there is no such consumer. Costs some microseconds.
         """
         if position > self.tip:
             return None

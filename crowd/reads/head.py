@@ -2,8 +2,8 @@
 
 Decides which fields of either travel (all that are end-to-end, in their order and case) and
 what this hop adds: to the request what a delivery gets, too, and the list ``Crowd-Through``; to
-the answer ``Via``; and whether OPTIONS may go further. Decides as well what of an answer's framing is acceptable. Leaves how the
-answer is framed on the way out to whoever sends it.
+the answer ``Via``; and whether OPTIONS may go further. Decides as well what of an answer's framing
+is acceptable. Leaves how the answer is framed on the way out to whoever sends it.
 
 RFC 9110 sections 7.6 (forwarding), 7.6.2 (Max-Forwards) and 7.6.3 (Via); RFC 9112 section 6 (framing).
 """

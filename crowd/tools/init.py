@@ -130,9 +130,9 @@ def add_node(directory: Path, name: str, host: str, port: int | None) -> Path:
 
     Its `cluster.peers` are the nodes whose configurations stand there, and itself; all but its
     name, ports and proofs is as in the first of those. `port` is its first, as in a
-    `NodePlan`; None takes the next one behind those that are on its host. Raises ValueError or ConfigurationError for a node that cannot be, and
-    DirectoryError if the directory holds no cluster and its authority, or one of the node's
-    files. Nothing is written then.
+    `NodePlan`; None takes the next one behind those that are on its host. Raises ValueError or
+    ConfigurationError for a node that cannot be, and DirectoryError if the directory holds no
+    cluster and its authority, or one of the node's files. Nothing is written then.
     """
     cluster, peers, extra = _described(directory)
     if port is None:

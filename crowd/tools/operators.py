@@ -177,7 +177,10 @@ def add_dead(commands: _Commands) -> None:
         verb.add_argument("numbers", metavar="NUMBER", type=int, nargs="*")
         verb.add_argument("--all", action="store_true", help="all that --consumer and the rest say")
         verb.add_argument(
-            "--rate", type=_rate, metavar="RATE", help="not faster than, such as 50/s"
+            "--rate",
+            type=_text_of(rate_per_s),
+            metavar="RATE",
+            help="not faster than, such as 50/s",
         )
         _changing(verb, 3_600.0)
     for verb in (listing, replaying, purging):
@@ -185,9 +188,14 @@ def add_dead(commands: _Commands) -> None:
         verb.add_argument("--reason", choices=REASONS)
         verb.add_argument("--state", choices=STATES)
         verb.add_argument(
-            "--since", type=_time, metavar="TIME", help="buried then or later (RFC 3339)"
+            "--since",
+            type=_text_of(time_us),
+            metavar="TIME",
+            help="buried then or later (RFC 3339)",
         )
-        verb.add_argument("--until", type=_time, metavar="TIME", help="buried before then")
+        verb.add_argument(
+            "--until", type=_text_of(time_us), metavar="TIME", help="buried before then"
+        )
 
 
 def _count(text: str) -> int:
@@ -199,20 +207,17 @@ def _count(text: str) -> int:
 _count.__name__ = "count"  # what argparse calls a wrong value
 
 
-def _rate(text: str) -> str:
-    try:
-        rate_per_s(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+def _text_of(read: Callable[[str], object]) -> Callable[[str], str]:
+    """Return what takes text that `read` can read, which the node does that is asked."""
 
+    def take(text: str) -> str:
+        try:
+            read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
 
-def _time(text: str) -> str:
-    try:
-        time_us(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+    return take
 
 
 def _filters(options: argparse.Namespace) -> dead.Filters:

@@ -1,7 +1,8 @@
 """`crowd status`: what each node says of itself, side by side.
 
 Decides which node's word counts for the cluster: the leader is who calls itself leader in
-the highest term, or, where other nodes were not asked, whom those that were name. Leaves what a node knows to its ``/api/status``.
+the highest term, or, where other nodes were not asked, whom those that were name. Leaves what a
+node knows to its ``/api/status``.
 """
 
 from __future__ import annotations

@@ -173,9 +173,8 @@ def sort_fields(headers: Iterable[Field]) -> Fields:
                 fields.unusual, fields.flaw = True, "Host is no name or address with a port"
             kept.append(field)
         elif kind is _LENGTH:
-            fields.length = int(
-                field[1].lstrip(b"0") or field[1][-1:]
-            )  # int() has a bound on digits
+            # Without the zeros before it: there may be any number, and int() has a bound on digits.
+            fields.length = int(field[1].lstrip(b"0") or field[1][-1:])
             kept.append(field)
         elif kind is _ENCODINGS:
             fields.encodings = _joined(fields.encodings or None, field[1])
